@@ -1,0 +1,38 @@
+"""What distribution does a categorical sampler really draw from?
+
+    from precision_lab import SAMPLERS, law
+    law("gumbel_max_fp32", logits).probs
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .laws.law import Law, target_law
+    from .samplers import SAMPLERS, resolve
+
+__all__ = ["SAMPLERS", "Law", "law", "resolve", "target_law"]
+__version__ = "0.1.0"
+
+
+def law(sampler: Any, logits: Any) -> Law:
+    """The law of ``sampler`` (a name, a Sampler, or ``file.py:fn`` naming one) on one row of logits, (vocab,).
+
+    Returns a :class:`~precision_lab.laws.law.Law`: ``.probs``, ``.log_probs``, ``.error``, ``.guarantee``.
+    """
+    from .samplers import resolve
+
+    return resolve(sampler).law(logits)
+
+
+def __getattr__(name: str) -> Any:  # heavy imports only when asked for
+    if name in ("SAMPLERS", "resolve"):
+        from . import samplers
+
+        return getattr(samplers, name)
+    if name in ("Law", "target_law"):
+        from .laws import law as module
+
+        return getattr(module, name)
+    raise AttributeError(name)

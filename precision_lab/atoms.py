@@ -1,0 +1,81 @@
+"""A finite law on the reals: values with integer weights that sum to 2^bits exactly."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import InputError
+from .types import Float, Int
+
+
+@dataclass(frozen=True)
+class Atoms:
+    """P(X = values[k]) = counts[k] / 2^bits.  values: (k,) float64, ascending, distinct, no NaN; counts: (k,) int64 > 0."""
+
+    values: Float
+    counts: Int
+    bits: int
+
+    def __post_init__(self) -> None:
+        if self.values.shape != self.counts.shape or self.values.ndim != 1 or not len(self.values):
+            raise InputError(
+                f"values {self.values.shape} and counts {self.counts.shape}", "one count per value", "pair them"
+            )
+        if not 0 <= self.bits <= 62:
+            raise InputError(f"bits = {self.bits}", "0..62", "use a coarser grid")
+        if np.isnan(self.values).any() or (np.diff(self.values) <= 0).any():
+            raise InputError("values that are NaN, repeated or unsorted", "ascending distinct values", "use Atoms.of")
+        if (self.counts <= 0).any() or int(self.counts.sum()) != 1 << self.bits:
+            raise InputError(
+                f"counts that sum to {int(self.counts.sum())}",
+                f"positive counts that sum to 2^{self.bits} = {1 << self.bits}",
+                "the weights of a law sum to one exactly",
+            )
+
+    @staticmethod
+    def of(values: Float, counts: Int | int, bits: int) -> Atoms:
+        """Sort and merge equal values (-0 is 0)."""
+        values = np.asarray(values, dtype=np.float64) + 0.0
+        if (np.diff(values) > 0).all():
+            distinct, merged = values, np.broadcast_to(np.asarray(counts, dtype=np.int64), values.shape)
+        elif np.ndim(counts) == 0:
+            distinct, merged = np.unique(values, return_counts=True)
+            merged = merged * counts
+        else:
+            order = np.argsort(values, kind="stable")
+            distinct, start = np.unique(values[order], return_index=True)
+            merged = np.add.reduceat(np.asarray(counts, dtype=np.int64)[order], start)
+        return Atoms(distinct, np.ascontiguousarray(merged, dtype=np.int64), bits)
+
+    def push(self, function: Callable[[Float], Float]) -> Atoms:
+        """The law of ``function(X)``; the function need not be monotone."""
+        return Atoms.of(function(self.values), self.counts, self.bits)
+
+    @property
+    def probs(self) -> Float:
+        """Exact in float64: counts below 2^53 times a power of two."""
+        return np.ldexp(self.counts.astype(np.float64), -self.bits)
+
+    def below(self, x: Float, *, inclusive: bool) -> Float:
+        """P(X < x), or P(X <= x) if ``inclusive``; any shape of x."""
+        cumulative = np.concatenate([[0], np.cumsum(self.counts)])
+        at = np.searchsorted(self.values, x, side="right" if inclusive else "left")
+        return np.ldexp(cumulative[at].astype(np.float64), -self.bits)
+
+    @property
+    def ceiling(self) -> float:
+        return float(self.values[-1])
+
+    @property
+    def floor(self) -> float:
+        return float(self.values[0])
+
+    def sha256(self) -> str:
+        """A hash of the table: little-endian values, counts and bits."""
+        digest = hashlib.sha256(self.values.astype("<f8").tobytes())
+        digest.update(self.counts.astype("<i8").tobytes() + bytes([self.bits]))
+        return digest.hexdigest()

@@ -1,0 +1,101 @@
+"""Run a study: cells on disk are kept, the others are measured, in this process or several; then table, figure, verdict."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+
+from .errors import InputError, unknown_name
+from .provenance import git_commit, processor, versions
+from .result import Result
+from .store import Store
+from .study import Cell, Study
+from .types import Profile
+
+FOLDER = Path(__file__).parent.parent / "experiments"
+
+
+def experiments(folder: Path = FOLDER) -> dict[str, Path]:
+    """Name -> file of every experiment in the folder."""
+    return {path.stem: path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
+
+
+def load_study(name: str, folder: Path = FOLDER) -> Study:
+    """The STUDY literal of one experiment file."""
+    known = experiments(folder)
+    if name not in known:
+        raise unknown_name("experiment", name, known)
+    spec = importlib.util.spec_from_file_location(f"experiments.{name}", known[name])
+    assert spec is not None and spec.loader is not None  # the file exists and ends in .py
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module.STUDY
+
+
+def _measure(name: str, folder: Path, cell: Cell, seed: int, out: Path) -> dict:
+    """One cell, in whatever process; the record goes to disk before it is returned."""
+    study = load_study(name, folder)
+    started = time.monotonic()
+    rows = study.measure(cell, study.rng(cell, seed))
+    return Store(out, study, seed).put(cell, rows, time.monotonic() - started)
+
+
+def run(
+    name: str, profile: Profile, out: Path, *, seed: int = 0, jobs: int = 1, folder: Path = FOLDER
+) -> tuple[Result, list[Path]]:
+    """Measure, save and draw one experiment. Interrupt it at will: the same command resumes.
+
+    Returns the result and the files written: table, manifest, figure as SVG and PNG. Raises InputError for a name that
+    is not an experiment and for jobs < 1.
+    """
+    if jobs < 1:
+        raise InputError(f"jobs = {jobs}", "at least 1", "use -j 1")
+    study = load_study(name, folder)
+    cells, store, started = study.cells(profile), Store(out, study, seed), time.monotonic()
+    records = {i: found for i, cell in enumerate(cells) if (found := store.get(cell)) is not None}
+    kept, todo = len(records), [i for i in range(len(cells)) if i not in records]
+
+    def report(i: int) -> None:
+        what = " ".join(f"{k}={v}" for k, v in cells[i].items())
+        print(f"{name}: {len(records)}/{len(cells)}  {what}  {records[i]['seconds']:.1f} s", file=sys.stderr, flush=True)
+
+    if kept:
+        print(f"{name}: {kept}/{len(cells)} cells kept from {store.folder}", file=sys.stderr, flush=True)
+    if jobs == 1:
+        for i in todo:
+            records[i] = _measure(name, folder, cells[i], seed, out)
+            report(i)
+    else:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            futures = {pool.submit(_measure, name, folder, cells[i], seed, out): i for i in todo}
+            for future in as_completed(futures):
+                records[futures[future]] = future.result()
+                report(futures[future])
+    frame = pd.DataFrame([row for i in range(len(cells)) for row in records[i]["rows"]])
+    manifest = {
+        "experiment": name,
+        "question": study.question,
+        "verdict": study.verdict(frame),
+        "profile": profile.value,
+        "seed": seed,
+        "cells": len(cells),
+        "seconds_measuring": round(sum(record["seconds"] for record in records.values()), 1),
+        "seconds_this_run": round(time.monotonic() - started, 1),
+        "device": f"cpu, {processor()}",
+        "versions": versions(),
+        "commit": git_commit(),
+        "format": 1,
+    }
+    result = Result(name, frame, manifest)
+    files = result.save(out)
+    from . import figures
+
+    return result, files + figures.save(study.draw(frame), out / name)

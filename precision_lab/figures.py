@@ -1,0 +1,69 @@
+"""How our figures look, and how they are saved. Colours are Okabe and Ito's; every series also has its own marker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .files import atomic
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+STYLE: dict[str, Any] = {
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.markersize": 4.5,
+    "lines.linewidth": 1.4,
+    "svg.hashsalt": "precision_lab",
+    "svg.fonttype": "none",
+}
+
+
+def canvas(columns: int = 1, rows: int = 1, *, width: float = 4.2, height: float = 3.2) -> tuple[Figure, list[Axes]]:
+    """A figure in the house style and its axes, row by row."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
+    return figure, list(axes.flat)
+
+
+def series(index: int) -> dict[str, Any]:
+    """Colour and marker of the index-th series, the same in every figure."""
+    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+
+
+def interval(axes: Axes, x: Any, value: Any, low: Any, high: Any, *, label: str, index: int, line: str = "-") -> None:
+    """Points with their intervals, joined by a line."""
+    axes.errorbar(
+        x, value, yerr=[value - low, high - value], label=label, linestyle=line, capsize=2, elinewidth=0.9, **series(index)
+    )
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``stem.svg`` and ``stem.png``; the same figure gives the same bytes."""
+    written = []
+    with plt.rc_context(STYLE):
+        for suffix in (".svg", ".png"):
+            path = stem.with_suffix(suffix)
+            with atomic(path) as partial:
+                figure.savefig(partial, metadata={"Date": None} if suffix == ".svg" else {"Software": None})
+            written.append(path)
+    plt.close(figure)
+    return written

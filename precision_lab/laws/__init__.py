@@ -1,0 +1,1 @@
+"""What an output distribution is. float64, no randomness, no sampler."""

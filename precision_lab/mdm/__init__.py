@@ -1,0 +1,1 @@
+"""Masked diffusion models: the world in which a sampler's bias does harm."""

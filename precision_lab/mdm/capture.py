@@ -1,0 +1,62 @@
+"""Record rows of logits from real models on real text: the target laws of the experiments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..targets.captured import Capture
+from .denoiser import Denoiser
+from .smollm2 import SmolLM2
+
+MASK_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+def _half(logits: Tensor) -> np.ndarray:
+    """float16 log-probabilities, shifted so that the largest logit is 0: these values are the target from here on."""
+    return (logits - logits.amax(-1, keepdim=True)).half().numpy()
+
+
+def capture_mdm(
+    model: Denoiser, text: Tensor, *, rows: int, rng: np.random.Generator, manifest: dict[str, Any] | None = None
+) -> Capture:
+    """``rows`` rows in all, as even as can be over ``MASK_RATIOS``. text: (windows, length) int64 real text.
+
+    For each row a fresh window has a uniformly random share of its positions masked, and one masked position is kept.
+    """
+    if rows < 1 or rows > len(text):
+        raise InputError(f"rows = {rows} from {len(text)} windows", f"1..{len(text)}", "ask for fewer rows")
+    length, mask = text.shape[1], model.config.mask_id
+    logits, ratios, truth = [], [], []
+    for i, window in enumerate(rng.permutation(len(text))[:rows]):
+        count = max(round(MASK_RATIOS[i % len(MASK_RATIOS)] * length), 1)
+        positions = rng.permutation(length)[:count]
+        tokens = text[window].clone()
+        tokens[positions] = mask
+        with torch.no_grad():
+            row = model.logits(model.hidden(tokens[None])[0, int(positions[0])]).float()
+        logits.append(_half(row))
+        ratios.append(count / length)
+        truth.append(int(text[window, positions[0]]))
+    return Capture(np.stack(logits), np.array(ratios), np.array(truth), {"model": "mdm", "length": length, **(manifest or {})})
+
+
+def capture_smollm2(
+    model: SmolLM2, text: Tensor, *, rows: int, rng: np.random.Generator, manifest: dict[str, Any] | None = None
+) -> Capture:
+    """``rows`` next-token rows, each at a random position of a window of its own. text: (windows, length) int64."""
+    if rows < 1 or rows > len(text):
+        raise InputError(f"rows = {rows} from {len(text)} windows", f"1..{len(text)}", "ask for fewer rows")
+    logits, truth = [], []
+    for window in rng.permutation(len(text))[:rows]:
+        position = int(rng.integers(8, text.shape[1] - 1))  # at least eight tokens of context
+        with torch.no_grad():
+            hidden = model.hidden(text[window, : position + 1][None])[0, -1]
+            logits.append(_half(model.head(hidden).float()))
+        truth.append(int(text[window, position + 1]))
+    note = {"model": "SmolLM2-135M-Instruct-Q4_1", "length": text.shape[1], **(manifest or {})}
+    return Capture(np.stack(logits), np.full(rows, np.nan), np.array(truth), note)

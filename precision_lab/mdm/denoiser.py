@@ -1,0 +1,90 @@
+"""A bidirectional transformer that predicts masked tokens. It is not told the time (Prop. 3.2, arXiv:2409.02908)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """``vocab`` counts real tokens; the mask is one more *input* symbol, ``mask_id = vocab``, and never an output."""
+
+    vocab: int = 8192
+    layers: int = 6
+    heads: int = 4
+    width: int = 256
+
+    @property
+    def mask_id(self) -> int:
+        return self.vocab
+
+
+def rotate(x: Tensor, base: float = 10_000.0) -> Tensor:
+    """Rotary positions (RoFormer, arXiv:2104.09864) on the last axis of ``x``: (batch, heads, length, size)."""
+    length, size = x.shape[-2:]
+    frequency = base ** (-torch.arange(0, size, 2, device=x.device, dtype=torch.float32) / size)
+    angle = torch.arange(length, device=x.device, dtype=torch.float32)[:, None] * frequency
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class Block(nn.Module):
+    """Pre-norm attention (queries and keys normalised) and a gated feed-forward layer, no biases."""
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        width, self.heads = config.width, config.heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.gate_up = nn.Linear(width, 2 * (8 * width // 3), bias=False)
+        self.down = nn.Linear(8 * width // 3, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        q, k, v = self.qkv(norm(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(rotate(norm(q)), rotate(norm(k)), v)
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        gate, up = self.gate_up(norm(x)).chunk(2, dim=-1)
+        return x + self.down(F.silu(gate) * up)
+
+
+def norm(x: Tensor) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:])
+
+
+class Denoiser(nn.Module):
+    """``log_probs(hidden(tokens))``: natural-log probabilities of the clean token at each position."""
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab + 1, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.bias = nn.Parameter(torch.zeros(config.vocab))  # starts at the unigram law, see train.py
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        for block in self.blocks:
+            for name, weight in block.named_parameters():
+                nn.init.zeros_(weight) if name in ("out.weight", "down.weight") else nn.init.normal_(
+                    weight, std=config.width**-0.5
+                )
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """(batch, length) token ids, mask included -> (batch, length, width)."""
+        x = norm(self.embedding(tokens))
+        for block in self.blocks:
+            x = block(x)
+        return norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., width) -> (..., vocab) unnormalised nats. The head is the input embedding, tied; no mass on the mask."""
+        return F.linear(hidden, self.embedding.weight[: self.config.vocab], self.bias)
+
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """(..., width) -> (..., vocab) natural-log probabilities, normalised in float32 or wider."""
+        logits = self.logits(hidden)
+        return F.log_softmax(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, dim=-1)

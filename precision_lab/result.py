@@ -1,0 +1,34 @@
+"""The evidence of a study: one tidy table and its manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .files import atomic, read_json, write_json
+
+
+@dataclass(frozen=True)
+class Result:
+    """``frame``: tidy rows. ``manifest``: question, verdict, profile, seed, versions, device, commit, seconds."""
+
+    name: str
+    frame: pd.DataFrame
+    manifest: dict[str, Any]
+
+    def save(self, out: Path) -> list[Path]:
+        """Write ``<name>.csv`` and ``<name>.json``."""
+        table, note = out / f"{self.name}.csv", out / f"{self.name}.json"
+        with atomic(table) as partial:
+            self.frame.to_csv(partial, index=False, float_format="%.9g", lineterminator="\n")
+        write_json(note, self.manifest)
+        return [table, note]
+
+
+def load_result(out: Path, name: str) -> Result:
+    """Read back a saved result; InputError if its manifest is missing or damaged."""
+    manifest = read_json(out / f"{name}.json")
+    return Result(name, pd.read_csv(out / f"{name}.csv"), manifest)

@@ -1,0 +1,39 @@
+"""Samplers on trial. ``SAMPLERS`` is the registry: one literal table; entry points and plain functions add to it."""
+
+from __future__ import annotations
+
+from .exponential_race import exponential_race
+from .gumbel_max import GUMBEL_MAX_FP64_TRUNCATED, gumbel_max
+from .inverse_cdf import inverse_cdf
+from .published import LLADA_FP64, MDLM_FP32
+from .resolve import FunctionSampler, resolve
+from .sampler import Sampler, Stages, UniformSampler
+from .torch_multinomial import torch_multinomial, torch_multinomial_replacement
+
+SAMPLERS: dict[str, Sampler] = {
+    sampler.name: sampler
+    for sampler in (
+        gumbel_max("fp16"),
+        gumbel_max("bf16"),
+        gumbel_max("fp32"),
+        gumbel_max("fp64"),
+        GUMBEL_MAX_FP64_TRUNCATED,
+        exponential_race("fp16"),
+        exponential_race("bf16"),
+        exponential_race("fp32"),
+        exponential_race("fp64"),
+        MDLM_FP32,
+        LLADA_FP64,
+        inverse_cdf("fp16"),
+        inverse_cdf("fp32"),
+        inverse_cdf("fp64"),
+        torch_multinomial("fp16"),
+        torch_multinomial("fp32"),
+        torch_multinomial("fp64"),
+        torch_multinomial_replacement("fp16"),
+        torch_multinomial_replacement("fp32"),
+        torch_multinomial_replacement("fp64"),
+    )
+}
+
+__all__ = ["SAMPLERS", "FunctionSampler", "Sampler", "Stages", "UniformSampler", "resolve"]

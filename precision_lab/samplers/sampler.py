@@ -1,0 +1,180 @@
+"""What a sampler is: a source of randomness and a pure decision. Two abstract classes; everything else is final."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..atoms import Atoms
+from ..errors import InputError
+from ..formats import FORMATS
+from ..laws.argmax import Combine, Tie, argmax_law, perturbed_law
+from ..laws.law import Law, check_logits
+from ..types import Float
+from ..uniforms import DTYPES, Rng, Source
+
+_CHUNK = 1 << 22  # noise values in memory at once
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The format of each rounding stage, by name: fp16, bf16, fp32 or fp64."""
+
+    weights: str  # what the logits are cast or exponentiated to
+    uniform: str
+    noise: str
+    score: str
+
+    @staticmethod
+    def all(name: str) -> Stages:
+        return Stages(name, name, name, name)
+
+    def __str__(self) -> str:
+        parts = (self.weights, self.uniform, self.noise, self.score)
+        return parts[0] if len(set(parts)) == 1 else " > ".join(parts)
+
+
+@dataclass(frozen=True)
+class Sampler(ABC):
+    """``draw(logits, n, rng=rng)`` -> token ids. Fields that :command:`ls samplers` prints come first."""
+
+    name: str
+    publisher: str
+    source_ref: str
+    stages: Stages
+
+    @abstractmethod
+    def sample(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
+        """(batch, vocab) -> (n, batch) int64. Input already checked."""
+
+    @abstractmethod
+    def row_law(self, logits: Tensor) -> Law:
+        """The exact or certified law of one row, (vocab,). Input already checked."""
+
+    @property
+    @abstractmethod
+    def ceiling(self) -> float:
+        """Largest Gumbel value -log E the sampler's noise can take; inf where it can be infinite; nan if it has none."""
+
+    def draw(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
+        """``n`` independent tokens for each row. logits: (*batch, vocab) floats, -inf allowed; returns (n, *batch) int64.
+
+        Raises InputError for NaN, +inf, a row of -inf, no tokens, n < 1, or a dtype that is not floating.
+        """
+        logits = check_batch(logits)
+        if n < 1:
+            raise InputError(f"n = {n}", "at least 1 draw", "ask for one")
+        *batch, vocab = logits.shape
+        return self.sample(logits.reshape(-1, vocab), n, rng=rng).reshape(n, *batch)
+
+    def law(self, logits: Tensor | np.ndarray) -> Law:
+        """What :meth:`draw` really draws from, for one row of logits (vocab,). No draws are made."""
+        row = torch.as_tensor(logits)
+        if row.ndim != 1:
+            raise InputError(f"logits of shape {tuple(row.shape)}", "one row, (vocab,)", "index the row you mean")
+        return self.row_law(check_batch(row))
+
+
+def check_batch(logits: Tensor) -> Tensor:
+    """(*batch, vocab) floating logits, each row valid; else InputError."""
+    if not isinstance(logits, Tensor):
+        raise InputError(f"logits of type {type(logits).__name__}", "a torch.Tensor", "use torch.as_tensor(logits)")
+    if not logits.dtype.is_floating_point:
+        raise InputError(f"logits of dtype {logits.dtype}", "a floating dtype", "convert to float32 or float64")
+    if logits.ndim < 1 or not logits.numel():
+        raise InputError(f"logits of shape {tuple(logits.shape)}", "(*batch, vocab), not empty", "check the shape")
+    top = logits.amax(dim=-1)  # NaN and +inf both surface here
+    if not torch.isfinite(top).all():
+        row = logits.reshape(-1, logits.shape[-1])[int((~torch.isfinite(top)).reshape(-1).nonzero()[0])]
+        check_logits(row.detach().double().cpu().numpy())
+    return logits
+
+
+def chunks(rows: Tensor, n: int) -> tuple[int, int]:
+    """How many draws and how many rows of (rows, vocab) fit in one chunk."""
+    per_draw = max(_CHUNK // rows.shape[-1], 1)
+    return max(per_draw // len(rows), 1), min(len(rows), per_draw)
+
+
+@dataclass(frozen=True)
+class UniformSampler(Sampler):
+    """word -> u -> noise -> score -> argmax, each stage in its own format.
+
+    ``noise_of``: u to noise, in torch, in the published order; ``combine``: "add" (logits + Gumbel) or "divide"
+    (probabilities / exponential); ``weights_of``: logits to what is added or divided, in the format of the stage.
+    ``fine``: for sources too fine to enumerate, (relative error of a score, spacing of the exponential): the law is
+    then the target's within a proved bound.
+    """
+
+    source: Source
+    noise_of: Callable[[Tensor], Tensor]
+    combine: Combine
+    tie: Tie = "first"
+    fine: tuple[float, float] | None = None
+    cache: dict = field(default_factory=dict, repr=False, compare=False)
+
+    def weights_of(self, logits: Tensor) -> Tensor:
+        """Logits as they enter the score: cast (add) or softmax (divide), in the format of the stage."""
+        cast = logits.to(DTYPES[self.stages.weights])
+        return cast if self.combine == "add" else torch.softmax(cast, dim=-1)
+
+    def decide(self, logits: Tensor, u: Tensor) -> Tensor:
+        """The pure decision. logits: (..., vocab); u: (..., vocab) from :attr:`source`. Returns (...) int64."""
+        weights, noise = self.weights_of(logits), self.noise_of(u)
+        scores = weights + noise if self.combine == "add" else weights / noise
+        if self.tie == "first":
+            return scores.argmax(dim=-1)
+        return scores.shape[-1] - 1 - scores.flip(-1).argmax(dim=-1)
+
+    def sample(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
+        draws, rows = chunks(logits, n)
+        out = torch.empty((n, len(logits)), dtype=torch.int64, device=logits.device)
+        for i in range(0, n, draws):
+            for j in range(0, len(logits), rows):
+                part = logits[j : j + rows]
+                u = self.source.draw((min(draws, n - i), *part.shape), rng=rng)
+                out[i : i + draws, j : j + rows] = self.decide(part, u)
+        return out
+
+    def noise_atoms(self) -> Atoms:
+        """The exact law of one noise value: every word pushed through the sampler's own noise map, as measured here."""
+        if "noise" not in self.cache:
+            dtype = DTYPES[self.stages.uniform]
+            self.cache["noise"] = self.source.atoms().push(
+                lambda u: self.noise_of(torch.from_numpy(np.ascontiguousarray(u)).to(dtype)).double().numpy()
+            )
+        return self.cache["noise"]
+
+    @property
+    def ceiling(self) -> float:
+        if not self.source.enumerable:
+            word = torch.tensor([1 if self.combine == "divide" and self.fine else (1 << self.source.bits) - 1])
+            return self._best(self.source.from_words(torch.tensor([0, 1, int(word), (1 << self.source.bits) - 1])))
+        atoms = self.noise_atoms()
+        return atoms.ceiling if self.combine == "add" else float(-np.log(atoms.floor)) if atoms.floor else np.inf
+
+    def _best(self, u: Tensor) -> float:
+        noise = self.noise_of(u).double()
+        best = noise.max() if self.combine == "add" else -torch.log(noise.min())
+        return float(best)
+
+    def row_law(self, logits: Tensor) -> Law:
+        weights = self.weights_of(logits).double().cpu().numpy()
+        if self.fine is None:
+            return argmax_law(
+                weights, self.noise_atoms(), combine=self.combine, score=FORMATS[self.stages.score], tie=self.tie
+            )
+        return perturbed_law(log_normalised(weights, self.combine), relative=self.fine[0], lattice=self.fine[1])
+
+
+def log_normalised(weights: Float, combine: Combine) -> Float:
+    """log softmax of the weights as the sampler holds them."""
+    with np.errstate(divide="ignore"):
+        log = weights if combine == "add" else np.log(weights)
+    shifted = log - log.max()
+    return shifted - np.log(np.exp(shifted).sum())

@@ -1,0 +1,106 @@
+"""The tempered laws p_b proportional to p^b of one target p: an exponential family in b."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import logsumexp
+
+from ..laws.law import Law
+from ..types import Float, Int
+from .divergence import difference
+
+
+@dataclass(frozen=True, eq=False)
+class Tempered:
+    """p_b on the support of p, by its excess t = b - 1: ``p_b = p e^(t y - log Z(t))``, ``y = log p - E_p[log p]``.
+
+    ``tokens``: (support,) indices into the vocabulary.  ``log_p``, ``y``: (support,) nats.
+    """
+
+    tokens: Int
+    log_p: Float
+    y: Float
+
+    @staticmethod
+    def of(p: Law) -> Tempered:
+        tokens = np.flatnonzero(~np.isneginf(p.log_probs))
+        log_p = p.log_probs[tokens] - logsumexp(p.log_probs[tokens])
+        return Tempered(tokens, log_p, log_p - math.fsum(np.exp(log_p) * log_p))
+
+    @property
+    def flat(self) -> bool:
+        """Every p_b is p: probabilities equal up to the rounding of their logarithms, or but one above underflow."""
+        alike = np.ptp(self.log_p) <= 4 * np.spacing(np.abs(self.log_p).max())
+        return bool(alike or not np.sum(np.exp(self.log_p) * self.y**2) > 0)
+
+    def log_ratio(self, t: float) -> Float:
+        """log p_b - log p = t y - log Z(t). At t = -/+ inf: uniform over the least (most) likely tokens."""
+        if math.isinf(t):
+            edge = self.y == (self.y.max() if t > 0 else self.y.min())
+            return np.where(edge, -math.log(edge.sum()) - self.log_p, -np.inf)
+        if self._small(t):
+            return t * self.y - math.log1p(np.sum(np.exp(self.log_p) * np.expm1(t * self.y)))
+        return t * self.y - logsumexp(self.log_p + t * self.y)
+
+    def cumulants(self, t: float) -> tuple[float, float, float]:
+        """Mean below the mode, variance and third central moment of log p under p_b, each to relative accuracy."""
+        probs, gap = np.exp(self.log_p + self.log_ratio(t)), self.y - self.y.max()
+        centre = float(np.sum(probs * gap))
+        return centre, float(np.sum(probs * (gap - centre) ** 2)), float(np.sum(probs * (gap - centre) ** 3))
+
+    def excess_of(self, log_q: Float) -> float:
+        """The t with E_{p_b}[log p] = E_q[log p]: p_b is the tempered law nearest to q, argmin_b KL(q || p_b).
+
+        ``log_q``: (support,), normalised here. -/+ inf where q draws only the least (most) likely tokens,
+        or others so rarely that their part of the mean underflows.
+        Near t = 0 both means are taken as differences from E_p, so t has the relative accuracy of log q - log p;
+        elsewhere they are taken from whichever of the mode, the mean and the least likely token q stays nearest to.
+        """
+        p, q, y = np.exp(self.log_p), np.exp(log_q), self.y
+        if not np.sum(q * (y.max() - y)) > 0:
+            return math.inf
+        if not np.sum(q * (y - y.min())) > 0:
+            return -math.inf
+        mass = math.fsum(q)
+        moved = math.fsum(difference(log_q, self.log_p) * y) / mass
+        if moved == 0:
+            return 0.0
+        origin = min((y.max(), 0.0, y.min()), key=lambda at: float(np.sum(q * np.abs(y - at))))
+        goal = math.fsum(q * (y - origin)) / mass
+
+        def beyond(t: float) -> float:
+            """E_{p_b}[y] - E_q[y], increasing in t."""
+            if self._small(t):
+                grown = p * np.expm1(t * y)
+                return float(np.sum(grown * y) / (1 + np.sum(grown)) - moved)
+            return float(np.sum(np.exp(self.log_p + self.log_ratio(t)) * (y - origin)) - goal)
+
+        return root(beyond, 0.0, math.copysign(self.step(abs(moved)), moved))
+
+    def step(self, change: float, t: float = 0.0) -> float:
+        """A step in t that moves E_{p_b}[log p] by about ``change``, cut where a weight would change e-fold."""
+        variance, most = self.cumulants(t)[1], 1 / float(np.ptp(self.y))
+        return change / variance if change < most * variance else most
+
+    def _small(self, t: float) -> bool:
+        return abs(t) * float(np.abs(self.y).max()) < 1
+
+
+def root(function: Callable[[float], float], start: float, step: float) -> float:
+    """The root between ``start`` and the first of start + step, + 2 step, + 4 step, ... past a change of sign.
+
+    Ends at relative accuracy 2**-50, or at ``start`` where the function is 0 there.
+    """
+    at_start = function(start)
+    if at_start == 0:
+        return start
+    near, far = start, start + step
+    while math.copysign(1, function(far)) == math.copysign(1, at_start):
+        near, step = far, 2 * step
+        far = start + step
+    return float(brentq(function, near, far, xtol=1e-300, rtol=2.0**-50, maxiter=1000))

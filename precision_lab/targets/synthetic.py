@@ -1,0 +1,74 @@
+"""Synthetic rows of logits. Each returns (vocab,) float64 natural-log values; random ones take their seed as data."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..errors import InputError
+from ..types import Float
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0 or not np.isfinite(value):
+            raise InputError(f"{name} = {value}", "a positive number", "change it")
+
+
+def uniform(vocab: int = 50257) -> Float:
+    """p_i = 1 / vocab."""
+    _positive(vocab=vocab)
+    return np.full(vocab, -np.log(vocab))
+
+
+def zipf(vocab: int = 50257, exponent: float = 1.0) -> Float:
+    """p_i ~ (i + 1)^-exponent."""
+    _positive(vocab=vocab)
+    return normalise(-exponent * np.log(np.arange(1, vocab + 1)))
+
+
+def geometric(vocab: int = 1000, ratio: float = 0.9) -> Float:
+    """p_i ~ ratio^i."""
+    _positive(vocab=vocab, ratio=ratio)
+    return normalise(np.arange(vocab) * np.log(ratio))
+
+
+def dirichlet(vocab: int = 1000, concentration: float = 0.1, seed: int = 0) -> Float:
+    """p ~ Dirichlet(concentration, ...): log-gamma variates computed in logs, so that no token underflows to zero."""
+    _positive(vocab=vocab, concentration=concentration)
+    rng = np.random.default_rng(seed)
+    # Gamma(a) = Gamma(a + 1) U^(1/a) (Marsaglia and Tsang 2000)
+    return normalise(np.log(rng.standard_gamma(concentration + 1, vocab)) + np.log(rng.random(vocab)) / concentration)
+
+
+def normal(vocab: int = 50257, sd: float = 3.0, seed: int = 0) -> Float:
+    """logits ~ N(0, sd^2): the bulk of a language model's row."""
+    _positive(vocab=vocab, sd=sd)
+    return normalise(np.random.default_rng(seed).normal(0.0, sd, vocab))
+
+
+def head_and_tail(gap: float = 15.0, tail_mass: float = 0.1) -> Float:
+    """A head at logit 0 and N = round(tail_mass e^gap) equal tokens at -gap. The head is token 0."""
+    _positive(gap=gap, tail_mass=tail_mass)
+    count = round(tail_mass * np.exp(gap))
+    if not 1 <= count <= 1 << 24:
+        raise InputError(f"{count} tail tokens (gap {gap}, tail_mass {tail_mass})", "1 to 2^24", "change the gap")
+    return normalise(np.concatenate([[0.0], np.full(count, -gap)]))
+
+
+def mdm_step(log_probs: Float, unmask: float) -> Float:
+    """One ancestral step of masked diffusion (Eq. 10) at a masked position: each token keeps ``unmask`` of its mass and
+    the mask, appended last, has the rest. ``unmask`` = (alpha_s - alpha_t) / (1 - alpha_t), in (0, 1]."""
+    if not 0 < unmask <= 1:
+        raise InputError(f"unmask = {unmask}", "a probability in (0, 1]", "use (alpha_s - alpha_t) / (1 - alpha_t)")
+    with np.errstate(divide="ignore"):
+        return np.append(normalise(np.asarray(log_probs, dtype=np.float64)) + np.log(unmask), np.log1p(-unmask))
+
+
+def mdm_step_of_zipf(vocab: int = 50257, exponent: float = 1.0, unmask: float = 1e-3) -> Float:
+    """:func:`mdm_step` of :func:`zipf`."""
+    return mdm_step(zipf(vocab, exponent), unmask)
+
+
+def normalise(logits: Float) -> Float:
+    shifted = logits - logits.max()
+    return shifted - np.log(np.exp(shifted).sum())

@@ -1,0 +1,32 @@
+"""The vocabulary of the house: the words that every room shares."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+Array = NDArray[Any]
+
+
+class Guarantee(StrEnum):
+    """What stands behind a number."""
+
+    EXACT = "exact"  # integers, rationals, or float64 evaluation of a finite sum (error stated)
+    CERTIFIED = "certified"  # float64 with a proved error bound
+    FINITE_SAMPLE = "finite sample"  # a coverage or level that holds at every n
+    ANYTIME = "anytime"  # holds at every stopping time
+    ASYMPTOTIC = "asymptotic"  # holds as n grows
+    HEURISTIC = "heuristic"  # no proof
+
+
+class Profile(StrEnum):
+    """How much of an experiment's grid is run."""
+
+    SMOKE = "smoke"  # seconds: the tests
+    QUICK = "quick"  # minutes: `make figures`
+    FULL = "full"  # an hour or more: the committed long runs
