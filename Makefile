@@ -20,10 +20,10 @@ figures: $(STAMP)
 	$(PY) -m precision_lab run --profile quick
 
 test: $(STAMP)
-	$(PY) -m pytest -q -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 -m "not slow" --nbmake tests notebooks
 
 test-slow: $(STAMP)
-	$(PY) -m pytest -q -n 2 -m slow
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 -m slow
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

@@ -21,7 +21,14 @@ from precision_lab.targets.synthetic import mdm_step
 
 DATA = Path(__file__).parent.parent / "models"
 FILES = {"mdm": DATA / "mdm" / "logits.safetensors", "smollm2": DATA / "smollm2" / "logits.safetensors"}
-SHOWN = ["gumbel_max_fp32", "mdlm_fp32", "gumbel_max_fp64_truncated", "gumbel_max_fp64", "gumbel_max_fp16", "gumbel_max_bf16"]
+SHOWN = [
+    "gumbel_max_fp32",
+    "mdlm_fp32",
+    "gumbel_max_fp64_truncated",
+    "gumbel_max_fp64",
+    "gumbel_max_fp16",
+    "gumbel_max_bf16",
+]
 GRID = {  # profile -> (rows of each model, steps, samplers)
     "smoke": ({"mdm": 2}, [1024], ["gumbel_max_bf16", "gumbel_max_fp64_truncated"]),
     "quick": ({"mdm": 8, "smollm2": 2}, [128, 1024, 4096, 16384], SHOWN[:1] + SHOWN[2:]),
@@ -37,7 +44,7 @@ def capture(model):
 def cells(profile):
     rows, steps, samplers = GRID[profile]
     return [
-        {"model": model, "row": row, "steps": n, "sampler": sampler}
+        {"model": model, "row": row, "steps": n, "sampler": sampler, "logits": capture(model).manifest["sha256"][:12]}
         for model, count in rows.items()
         for row in range(count)
         for sampler in samplers
@@ -58,7 +65,7 @@ def measure(cell, rng):
         fit = effective_temperature(token, target)
         found = {
             "effective_temperature": fit.temperature.value,
-            "temperature_share": fit.share,
+            "temperature_share": fit.share if fit.kl > 1e-12 else np.nan,  # a share of rounding errors means nothing
             "kl_divergence": fit.kl,
             "token_entropy": entropy(token),
         }
@@ -97,12 +104,18 @@ def verdict(frame):
     for steps, rows in part.groupby("steps"):
         if len(rows) < 2:
             continue
-        parts = [(name, mean(rows[name].dropna())) for name in ("multiplier", "effective_temperature", "temperature_share")]
+        parts = [
+            (name, mean(rows[name].dropna())) for name in ("multiplier", "effective_temperature", "temperature_share")
+        ]
         lost = mean(rows.target_entropy - rows.token_entropy)
         text = ", ".join(f"{name} {e.value:.3f} [{e.low:.3f}, {e.high:.3f}]" for name, e in parts)
         lines.append(f"N = {steps}: {text}, entropy lost {lost.value:.3f} [{lost.low:.3f}, {lost.high:.3f}] nats")
     rows = part.groupby("steps").size().min()
-    return f"{part.sampler.iloc[0]} on {rows} rows of the masked diffusion model: " + "; ".join(lines) + ". 95 %, t over rows."
+    return (
+        f"{part.sampler.iloc[0]} on {rows} rows of the masked diffusion model: "
+        + "; ".join(lines)
+        + ". 95 %, t over rows."
+    )
 
 
 STUDY = Study(

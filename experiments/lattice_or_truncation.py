@@ -54,10 +54,21 @@ def draw(frame):
     figure, (axes,) = figures.canvas(width=5.6, height=3.6)
     for k, name in enumerate(["exact law", "lattice, y/(e^y - 1)", "Prop. 5.2"]):
         part = frame[frame.series == name].sort_values("gap")
-        axes.plot(part.gap, part.ratio, label=name, ls=("-", "--", "-.")[k], color=figures.COLOURS[k], marker=figures.MARKERS[k])
+        axes.plot(
+            part.gap,
+            part.ratio,
+            label=name,
+            ls=("-", "--", "-.")[k],
+            color=figures.COLOURS[k],
+            marker=figures.MARKERS[k],
+        )
     part = frame[frame.series == "draws"]
     figures.interval(axes, part.gap, part.ratio, part.low, part.high, label="draws (95 %)", index=6, line="none")
-    axes.set(xlabel="gap between head and tail (nats)", ylabel="P(tail) as drawn / true", title="the draws follow the lattice")
+    axes.set(
+        xlabel="gap between head and tail (nats)",
+        ylabel="P(tail) as drawn / true",
+        title="the draws follow the lattice",
+    )
     axes.legend()
     return figure
 

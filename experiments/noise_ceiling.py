@@ -55,7 +55,12 @@ def draw(frame):
         part = frame[(frame.sampler == name) & frame.gumbel.notna()]
         left.plot(part.gumbel, part.survival_ratio, label=name, color=figures.COLOURS[k], lw=1.2)
     left.axhline(1, color="black", lw=0.8, ls=":")
-    left.set(ylim=(0, 2.2), xlabel="g", ylabel="P(G ≥ g) as drawn / as intended", title="the noise is a staircase, then nothing")
+    left.set(
+        ylim=(0, 2.2),
+        xlabel="g",
+        ylabel="P(G ≥ g) as drawn / as intended",
+        title="the noise is a staircase, then nothing",
+    )
     left.legend(loc="upper left")
     table = frame.drop_duplicates("sampler").iloc[::-1]
     right.scatter(table.formula, table.sampler, marker="|", s=90, color="black", label="−log(−log u_max)")

@@ -1,7 +1,7 @@
 """What distribution does a categorical sampler really draw from?
 
-    from precision_lab import SAMPLERS, law
-    law("gumbel_max_fp32", logits).probs
+from precision_lab import SAMPLERS, law
+law("gumbel_max_fp32", logits).probs
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Atoms:
     def of(values: Float, counts: Int | int, bits: int) -> Atoms:
         """Sort and merge equal values (-0 is 0)."""
         values = np.asarray(values, dtype=np.float64) + 0.0
-        if (np.diff(values) > 0).all():
+        if (values[1:] > values[:-1]).all():
             distinct, merged = values, np.broadcast_to(np.asarray(counts, dtype=np.int64), values.shape)
         elif np.ndim(counts) == 0:
             distinct, merged = np.unique(values, return_counts=True)

@@ -19,7 +19,8 @@ from .store import Store
 from .study import Cell, Study
 from .types import Profile
 
-FOLDER = Path(__file__).parent.parent / "experiments"
+_BESIDE = Path(__file__).parent.parent / "experiments"  # a checkout; otherwise the folder the user stands in
+FOLDER = _BESIDE if _BESIDE.is_dir() else Path("experiments")
 
 
 def experiments(folder: Path = FOLDER) -> dict[str, Path]:
@@ -33,7 +34,8 @@ def load_study(name: str, folder: Path = FOLDER) -> Study:
     if name not in known:
         raise unknown_name("experiment", name, known)
     spec = importlib.util.spec_from_file_location(f"experiments.{name}", known[name])
-    assert spec is not None and spec.loader is not None  # the file exists and ends in .py
+    if spec is None or spec.loader is None:
+        raise InputError(f"{known[name]}", "a Python file", "check the path")
     module: ModuleType = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -65,7 +67,9 @@ def run(
 
     def report(i: int) -> None:
         what = " ".join(f"{k}={v}" for k, v in cells[i].items())
-        print(f"{name}: {len(records)}/{len(cells)}  {what}  {records[i]['seconds']:.1f} s", file=sys.stderr, flush=True)
+        print(
+            f"{name}: {len(records)}/{len(cells)}  {what}  {records[i]['seconds']:.1f} s", file=sys.stderr, flush=True
+        )
 
     if kept:
         print(f"{name}: {kept}/{len(cells)} cells kept from {store.folder}", file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ from .files import atomic
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "figure.constrained_layout.use": True,
     "figure.dpi": 110,
     "savefig.dpi": 160,
@@ -52,7 +52,14 @@ def series(index: int) -> dict[str, Any]:
 def interval(axes: Axes, x: Any, value: Any, low: Any, high: Any, *, label: str, index: int, line: str = "-") -> None:
     """Points with their intervals, joined by a line."""
     axes.errorbar(
-        x, value, yerr=[value - low, high - value], label=label, linestyle=line, capsize=2, elinewidth=0.9, **series(index)
+        x,
+        value,
+        yerr=[value - low, high - value],
+        label=label,
+        linestyle=line,
+        capsize=2,
+        elinewidth=0.9,
+        **series(index),
     )
 
 

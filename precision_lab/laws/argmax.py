@@ -54,8 +54,8 @@ def argmax_law(
     Raises InputError for float64 scores (2^53 atoms) and weights that are not (vocab,) numbers.
     """
     w = np.asarray(weights, dtype=np.float64)
-    if w.ndim != 1 or not w.size or np.isnan(w).any() or np.isposinf(w).any() or (combine == "divide" and (w < 0).any()):
-        raise InputError(f"weights of shape {w.shape}", "(vocab,) finite (or -inf logits)", "check the row of logits")
+    if w.ndim != 1 or not w.size or not np.isfinite(w.max()) or (combine == "divide" and (w < 0).any()):
+        raise InputError(f"weights of shape {w.shape}", "(vocab,) numbers, not all -inf", "check the row of logits")
     if score is FP64:
         raise InputError("a float64 score", "float16, bfloat16 or float32", "use perturbed_law")
     race = _Race.of(w if tie == "first" else w[::-1], noise, combine, score)
@@ -106,7 +106,9 @@ class _Race:
         bisection on the rounded score, which is monotone along the atoms."""
         count, narrow = len(self.noise), weights.astype(np.float32)
 
-        def above(k: Int) -> np.ndarray:  # is the score of atom k >= threshold? True before the first, False after the last
+        def above(
+            k: Int,
+        ) -> np.ndarray:  # is the score of atom k >= threshold? True before the first, False after the last
             score = self.score(narrow, self.noise[k.clip(0, count - 1)])
             return (k < 0) | ((k < count) & ((score >= threshold) | np.isnan(score)))
 
@@ -168,7 +170,9 @@ class _Race:
                 continue
             was, above = above, int(self._head_reach(head_scores, np.array([s]), inclusive=True)[0])
             gain, drop, bound = self._block(done, until, log_all, 1.0 - self.better[[was, above]])
-            if not block or (bound > tolerance / 16 and events <= 2 * _EVENTS):  # the second: coarse atoms, one large key
+            if not block or (
+                bound > tolerance / 16 and events <= 2 * _EVENTS
+            ):  # the second: coarse atoms, one large key
                 gain, drop = self._window(rest, head, head_scores, done, until, log_all)
                 bound = left * (log_error + events * 2.0**-53 * min(drop * drop / 2, 1.0))
             error += bound
@@ -228,7 +232,8 @@ class _Race:
         head_f = 1.0 - self.better[np.where(head < rest[slot], as_high, above)]
         odds = (self.better[final + 1] - self.better[atom]) / (1.0 - self.better[atom])
         gain = odds * np.exp(log_all - before[:-1]) * head_f
-        return np.bincount(slot, weights=gain, minlength=len(rest)), float(before[-1])
+        gains: Float = np.bincount(slot, weights=gain, minlength=len(rest)).astype(np.float64)
+        return gains, float(before[-1])
 
 
 def _order(key: np.ndarray) -> Int:
@@ -261,17 +266,22 @@ def truncated_gumbel_law(log_probs: Float, ceiling: float) -> Law:
     beta = np.exp(count * floor - tail * left) * -np.expm1(-tail * (right - left)) / tail
     out = np.zeros_like(p)
     out[order] = q * np.cumsum(beta)
-    return Law.from_probs(out, f"Prop. 5.2, Gumbel conditioned below {ceiling:.6g}", len(p) * 2.0**-50, Guarantee.CERTIFIED)
+    return Law.from_probs(
+        out, f"Prop. 5.2, Gumbel conditioned below {ceiling:.6g}", len(p) * 2.0**-50, Guarantee.CERTIFIED
+    )
 
 
 def perturbed_law(log_probs: Float, *, relative: float, lattice: float) -> Law:
     """The target law with a proved bound on how far a fine-grained race can be from it.
 
-    If every exponential is known to within ``E - lattice <= E' <= E`` and every score to within a factor
-    ``1 +- relative``, then for each token ``P'(i) <= 1 - e^{-lattice} (1 - p_i (1 + r) / (p_i (1 + r) + (1 - p_i)(1 - r)))``
-    (the winner must lead the others' minimum, itself exponential), hence ``P'(i) <= p_i + lattice + 2 relative``, and
-    from the sum over the others ``P'(i) >= p_i - vocab * lattice - 4 relative``.
+    Let every uniform be rounded to a grid of spacing ``lattice`` and every score be known to within a factor
+    ``1 +- r``, r = ``relative`` <= 1/2. If i wins, then ``E_i / (p_i (1 + r)) <= min_j E_j / (p_j (1 - r))``, which has
+    probability ``p_i (1 + r) / (p_i (1 + r) + (1 - p_i)(1 - r)) <= p_i + 2 r p_i (1 - p_i) / (1 - r) <= p_i + r`` with
+    continuous uniforms. In any one uniform that event is a half-line, so rounding the uniforms one after another
+    changes its probability by at most ``lattice`` each, however coarse E itself is far from 0. The other direction is
+    the same with r -> -r. Hence ``|P'(i) - p_i| <= vocab * lattice + relative``; stated with ``2 relative``, which
+    reaches 1, and says nothing, where r > 1/2.
     """
     log_probs = np.asarray(log_probs, dtype=np.float64)
-    error = len(log_probs) * lattice + 4 * relative
+    error = min(len(log_probs) * lattice + 2 * relative, 1.0)
     return Law(log_probs, "target law within a proved perturbation bound", error, Guarantee.CERTIFIED)

@@ -62,12 +62,16 @@ def check_logits(logits: np.ndarray, *, where: str = "logits") -> Float:
     if not row.size:
         raise InputError(f"empty {where}", "at least one token", "check the vocabulary axis")
     if np.isnan(row).any():
-        raise InputError(f"NaN in {where} at {int(np.isnan(row).argmax())}", "numbers or -inf", "mask the token with -inf")
+        raise InputError(
+            f"NaN in {where} at {int(np.isnan(row).argmax())}", "numbers or -inf", "mask the token with -inf"
+        )
     if np.isposinf(row).any():
         at = int(np.isposinf(row).argmax())
         raise InputError(f"+inf in {where} at {at}", "numbers or -inf", "give the certain token 0 and the others -inf")
     if np.isneginf(row).all():
-        raise InputError(f"{where} that are all -inf", "at least one finite value", "every token is masked: check the mask")
+        raise InputError(
+            f"{where} that are all -inf", "at least one finite value", "every token is masked: check the mask"
+        )
     return row
 
 

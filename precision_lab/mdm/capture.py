@@ -42,7 +42,9 @@ def capture_mdm(
         logits.append(_half(row))
         ratios.append(count / length)
         truth.append(int(text[window, positions[0]]))
-    return Capture(np.stack(logits), np.array(ratios), np.array(truth), {"model": "mdm", "length": length, **(manifest or {})})
+    return Capture(
+        np.stack(logits), np.array(ratios), np.array(truth), {"model": "mdm", "length": length, **(manifest or {})}
+    )
 
 
 def capture_smollm2(

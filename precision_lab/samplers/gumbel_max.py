@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..laws.argmax import truncated_gumbel_law
 from ..laws.law import Law
 from ..uniforms import TORCH_CPU_FP64, TORCH_RAND
-from .sampler import Stages, UniformSampler, log_normalised
+from .sampler import Stages, UniformSampler
 
 FP32_CEILING = -math.log(-math.log1p(-(2.0**-24)))  # 16.6355, of the largest float32 u below 1
 # Error budget of the float64 paths: scores below 64 in magnitude round by 2^-48 at most, and torch's logarithms err by
@@ -43,8 +43,9 @@ class TruncatedGumbelMax(UniformSampler):
     """float64 Gumbel noise conditioned to lie below the float32 ceiling: u scaled by exp(-e^-M). The paper's control."""
 
     def row_law(self, logits: Tensor) -> Law:
-        weights = self.weights_of(logits).double().cpu().numpy()
-        return truncated_gumbel_law(log_normalised(weights, "add"), FP32_CEILING)
+        rounding = super().row_law(logits)
+        law = truncated_gumbel_law(rounding.log_probs, FP32_CEILING)
+        return replace(law, error=min(law.error + rounding.error, 1.0))
 
 
 def _truncated(u: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -31,13 +32,17 @@ class FunctionSampler(Sampler):
         return float("nan")
 
     def sample(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
-        generator = rng if isinstance(rng, torch.Generator) else torch.Generator().manual_seed(int(words((1,), 62, rng=rng)))
+        generator = (
+            rng if isinstance(rng, torch.Generator) else torch.Generator().manual_seed(int(words((1,), 62, rng=rng)))
+        )
         before = logits.clone()
         ids = self.function(logits, n, generator=generator)
         rows, vocab = logits.shape
         if not isinstance(ids, Tensor) or ids.dtype.is_floating_point or ids.dtype is torch.bool:
             got = f"{ids.dtype} ids" if isinstance(ids, Tensor) else f"a {type(ids).__name__}"
-            raise InputError(f"{got} from {self.name}", "an integer tensor of token ids", "return indices, such as argmax")
+            raise InputError(
+                f"{got} from {self.name}", "an integer tensor of token ids", "return indices, such as argmax"
+            )
         if tuple(ids.shape) != (n, rows):
             raise InputError(
                 f"ids of shape {tuple(ids.shape)} from {self.name}",
@@ -45,7 +50,9 @@ class FunctionSampler(Sampler):
                 "draw n tokens for each row of logits (batch, vocab)",
             )
         if int(ids.min()) < 0 or int(ids.max()) >= vocab:
-            raise InputError(f"ids {int(ids.min())}..{int(ids.max())} from {self.name}", f"0..{vocab - 1}", "check the axis")
+            raise InputError(
+                f"ids {int(ids.min())}..{int(ids.max())} from {self.name}", f"0..{vocab - 1}", "check the axis"
+            )
         if not torch.equal(before, logits):
             raise InputError(f"logits changed in place by {self.name}", "logits left as they were", "clone them first")
         return ids.long()
@@ -68,7 +75,9 @@ def resolve(sampler: str | Sampler | Callable[..., Tensor]) -> Sampler:
         name = getattr(sampler, "__name__", type(sampler).__name__)
         return FunctionSampler(name, "user", getattr(sampler, "__module__", "?"), Stages.all("?"), sampler)
     if not isinstance(sampler, str):
-        raise InputError(f"a sampler of type {type(sampler).__name__}", "a name, a Sampler or a function", "see ls samplers")
+        raise InputError(
+            f"a sampler of type {type(sampler).__name__}", "a name, a Sampler or a function", "see ls samplers"
+        )
     if sampler in SAMPLERS:
         return SAMPLERS[sampler]
     for entry in metadata.entry_points(group=ENTRY_POINTS):
@@ -82,24 +91,10 @@ def resolve(sampler: str | Sampler | Callable[..., Tensor]) -> Sampler:
 
 def _from_code(spec: str) -> Sampler:
     where, _, name = spec.rpartition(":")
-    if where.endswith(".py"):
-        path = Path(where)
-        if not path.is_file():
-            raise InputError(f"no file {path}", "file.py:function", "check the path")
-        module_spec = importlib.util.spec_from_file_location(path.stem, path)
-        if module_spec is None or module_spec.loader is None:
-            raise InputError(f"{path}", "a Python file", "check the path")
-        module = importlib.util.module_from_spec(module_spec)
-        load = lambda: module_spec.loader.exec_module(module)  # type: ignore[union-attr]  # noqa: E731
-    else:
-        module = None  # type: ignore[assignment]
-
-        def load() -> None:
-            nonlocal module
-            module = importlib.import_module(where)
-
+    if where.endswith(".py") and not Path(where).is_file():
+        raise InputError(f"no file {where}", "file.py:function", "check the path")
     try:
-        load()
+        module = _import_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
     except Exception as error:
         raise InputError(f"{where}: {type(error).__name__}: {error}", "code that imports", "mend it first") from error
     function = getattr(module, name, None)
@@ -108,3 +103,12 @@ def _from_code(spec: str) -> Sampler:
     if not callable(function):
         raise InputError(f"no function {name!r} in {where}", "sample(logits, n, *, generator)", "check the name")
     return FunctionSampler(spec, "user", where, Stages.all("?"), function)
+
+
+def _import_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

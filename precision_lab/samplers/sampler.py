@@ -64,20 +64,41 @@ class Sampler(ABC):
     def draw(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
         """``n`` independent tokens for each row. logits: (*batch, vocab) floats, -inf allowed; returns (n, *batch) int64.
 
-        Raises InputError for NaN, +inf, a row of -inf, no tokens, n < 1, or a dtype that is not floating.
+        Raises InputError for NaN, +inf, a row of -inf, no tokens, n < 1, a dtype that is not floating, or a largest
+        logit that the sampler's format cannot hold.
         """
-        logits = check_batch(logits)
-        if n < 1:
-            raise InputError(f"n = {n}", "at least 1 draw", "ask for one")
+        logits = self._checked(logits)
+        if not isinstance(n, int | np.integer) or n < 1:
+            raise InputError(f"n = {n!r}", "a whole number of draws, at least 1", "ask for one")
+        if not isinstance(rng, torch.Generator | np.random.Generator):
+            kinds = "torch.Generator or numpy.random.Generator"
+            raise InputError(f"rng of type {type(rng).__name__}", kinds, "pass rng=...")
         *batch, vocab = logits.shape
         return self.sample(logits.reshape(-1, vocab), n, rng=rng).reshape(n, *batch)
 
     def law(self, logits: Tensor | np.ndarray) -> Law:
         """What :meth:`draw` really draws from, for one row of logits (vocab,). No draws are made."""
-        row = torch.as_tensor(logits)
+        try:
+            row = logits if isinstance(logits, Tensor) else torch.from_numpy(np.array(logits))
+        except (TypeError, ValueError):
+            kind = type(logits).__name__
+            raise InputError(f"logits of type {kind}", "a tensor or an array", "convert them") from None
         if row.ndim != 1:
             raise InputError(f"logits of shape {tuple(row.shape)}", "one row, (vocab,)", "index the row you mean")
-        return self.row_law(check_batch(row))
+        return self.row_law(self._checked(row))
+
+    def _checked(self, logits: Tensor) -> Tensor:
+        logits = check_batch(logits).detach()
+        if self.stages.weights in DTYPES:
+            top = logits.amax(dim=-1).reshape(-1)
+            lost = ~torch.isfinite(top.to(DTYPES[self.stages.weights]))
+            if lost.any():
+                raise InputError(
+                    f"a largest logit of {float(top[lost][0]):.6g} for {self.name}",
+                    f"at most {FORMATS[self.stages.weights].max:.6g} in magnitude, which {self.stages.weights} holds",
+                    "subtract the largest logit first",
+                )
+        return logits
 
 
 def check_batch(logits: Tensor) -> Tensor:
@@ -169,7 +190,10 @@ class UniformSampler(Sampler):
             return argmax_law(
                 weights, self.noise_atoms(), combine=self.combine, score=FORMATS[self.stages.score], tie=self.tie
             )
-        return perturbed_law(log_normalised(weights, self.combine), relative=self.fine[0], lattice=self.fine[1])
+        relative = self.fine[0]
+        if self.combine == "add":  # the sum rounds at the size of the logits: stated for 64
+            relative *= max(1.0, abs(float(weights.max())) / 64)
+        return perturbed_law(log_normalised(weights, self.combine), relative=relative, lattice=self.fine[1])
 
 
 def log_normalised(weights: Float, combine: Combine) -> Float:

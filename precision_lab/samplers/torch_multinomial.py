@@ -46,7 +46,9 @@ class TorchMultinomial(Sampler):
             for j in range(0, len(logits), rows):
                 part = probs[j : j + rows]
                 many = part.expand(min(draws, n - i), *part.shape).reshape(-1, part.shape[-1])
-                out[i : i + draws, j : j + rows] = torch.multinomial(many, 1, generator=generator).reshape(-1, len(part))
+                out[i : i + draws, j : j + rows] = torch.multinomial(many, 1, generator=generator).reshape(
+                    -1, len(part)
+                )
         return out
 
     def row_law(self, logits: Tensor) -> Law:

@@ -28,7 +28,9 @@ class Capture:
         if not 0 <= index < len(self.logits):
             raise InputError(f"row {index}", f"0..{len(self.logits) - 1}", "choose another row")
         return Target(
-            f"{self.manifest['model']} row {index}", self.logits[index].astype(np.float64), f"captured: {self.manifest['model']}"
+            f"{self.manifest['model']} row {index}",
+            self.logits[index].astype(np.float64),
+            f"captured: {self.manifest['model']}",
         )
 
 
@@ -69,13 +71,15 @@ def load_capture(path: Path) -> Capture:
         raise InputError(f"no file {path}", "logits in safetensors", "check the path")
     manifest: dict[str, Any] = {"model": path.stem}
     if path.with_suffix(".json").is_file():
-        manifest = read_json(path.with_suffix(".json"))
-        if manifest.get("sha256") != (actual := file_sha256(path)):
+        note = read_json(path.with_suffix(".json"))
+        expected = note.get("sha256") if isinstance(note, dict) else None
+        if expected != (actual := file_sha256(path)):
             raise InputError(
                 f"{path} with sha256 {actual[:16]}...",
-                f"{str(manifest.get('sha256'))[:16]}... as its manifest says",
+                f"{str(expected)[:16]}... as its manifest says",
                 "restore it, or capture again",
             )
+        manifest |= note
     try:
         tensors = load(path.read_bytes())
     except (SafetensorError, ValueError, KeyError) as error:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..errors import InputError
 from ..types import Float
 
+MOST = 1 << 24  # tokens in a row
+
 
 def _positive(**values: float) -> None:
     for name, value in values.items():
-        if not value > 0 or not np.isfinite(value):
+        if not 0 < value < np.inf:
             raise InputError(f"{name} = {value}", "a positive number", "change it")
+        if name == "vocab" and value > MOST:
+            raise InputError(f"vocab = {value}", f"at most {MOST} tokens", "change it")
+
+
+def _generator(seed: int) -> np.random.Generator:
+    if seed < 0:
+        raise InputError(f"seed = {seed}", "a whole number, 0 or more", "change it")
+    return np.random.default_rng(seed)
 
 
 def uniform(vocab: int = 50257) -> Float:
@@ -23,6 +35,8 @@ def uniform(vocab: int = 50257) -> Float:
 def zipf(vocab: int = 50257, exponent: float = 1.0) -> Float:
     """p_i ~ (i + 1)^-exponent."""
     _positive(vocab=vocab)
+    if not np.isfinite(exponent):
+        raise InputError(f"exponent = {exponent}", "a number", "change it")
     return normalise(-exponent * np.log(np.arange(1, vocab + 1)))
 
 
@@ -35,7 +49,7 @@ def geometric(vocab: int = 1000, ratio: float = 0.9) -> Float:
 def dirichlet(vocab: int = 1000, concentration: float = 0.1, seed: int = 0) -> Float:
     """p ~ Dirichlet(concentration, ...): log-gamma variates computed in logs, so that no token underflows to zero."""
     _positive(vocab=vocab, concentration=concentration)
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     # Gamma(a) = Gamma(a + 1) U^(1/a) (Marsaglia and Tsang 2000)
     return normalise(np.log(rng.standard_gamma(concentration + 1, vocab)) + np.log(rng.random(vocab)) / concentration)
 
@@ -43,15 +57,18 @@ def dirichlet(vocab: int = 1000, concentration: float = 0.1, seed: int = 0) -> F
 def normal(vocab: int = 50257, sd: float = 3.0, seed: int = 0) -> Float:
     """logits ~ N(0, sd^2): the bulk of a language model's row."""
     _positive(vocab=vocab, sd=sd)
-    return normalise(np.random.default_rng(seed).normal(0.0, sd, vocab))
+    return normalise(_generator(seed).normal(0.0, sd, vocab))
 
 
 def head_and_tail(gap: float = 15.0, tail_mass: float = 0.1) -> Float:
     """A head at logit 0 and N = round(tail_mass e^gap) equal tokens at -gap. The head is token 0."""
     _positive(gap=gap, tail_mass=tail_mass)
-    count = round(tail_mass * np.exp(gap))
-    if not 1 <= count <= 1 << 24:
-        raise InputError(f"{count} tail tokens (gap {gap}, tail_mass {tail_mass})", "1 to 2^24", "change the gap")
+    wanted = tail_mass * math.exp(min(gap, 100.0))  # e^100 is far beyond MOST, and finite
+    if not 0.5 < wanted <= MOST:
+        raise InputError(
+            f"{wanted:.4g} tail tokens (gap {gap}, tail_mass {tail_mass})", f"1 to {MOST}", "change the gap"
+        )
+    count = round(wanted)
     return normalise(np.concatenate([[0.0], np.full(count, -gap)]))
 
 

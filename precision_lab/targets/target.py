@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..errors import InputError, unknown_name
 from ..types import Float
 from . import synthetic

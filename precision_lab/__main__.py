@@ -1,0 +1,330 @@
+"""The command line. Data on stdout, progress and errors on stderr; exit 0, 1 failed, 2 usage, 130 interrupted.
+
+Nothing heavy is imported until a command needs it, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import InputError, PrecisionLabError
+from .types import Profile
+
+app = typer.Typer(
+    name="precision-lab",
+    help="What distribution does a categorical sampler really draw from?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    MD = "md"
+    JSON = "json"
+    CSV = "csv"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print the data.")]
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN or infinity: they become null and the strings inf, -inf."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return "" if value is None else str(value)
+
+
+def emit(rows: list[dict[str, Any]], format: Format) -> None:
+    """Print rows on stdout: a table for people, Markdown, CSV, or JSON (one object if there is one row)."""
+    names = list(rows[0]) if rows else []
+    if format is Format.JSON:
+        plain = [{k: _plain(v) for k, v in row.items()} for row in rows]
+        print(json.dumps(plain[0] if len(plain) == 1 else plain, indent=2))
+    elif format is Format.CSV:
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        print(buffer.getvalue(), end="")
+    elif format is Format.MD:
+        print("| " + " | ".join(names) + " |\n|" + "---|" * len(names))
+        for row in rows:
+            print("| " + " | ".join(_text(v).replace("|", "\\|") for v in row.values()) + " |")
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        if len(rows) == 1:
+            names, rows = ["quantity", "value"], [{"quantity": k, "value": v} for k, v in rows[0].items()]
+        table = Table(*names, box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*(_text(v) for v in row.values()))
+        width = None if sys.stdout.isatty() else 200
+        Console(width=width, highlight=False).print(table)
+
+
+@app.command()
+def run(
+    experiments: Annotated[list[str] | None, typer.Argument(help="Names; all if none is given.")] = None,
+    profile: Annotated[Profile, typer.Option(help="How much of the grid.")] = Profile.QUICK,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for table, manifest and figure.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of every cell's own stream.")] = 0,
+    device: Annotated[
+        str, typer.Option(help="cpu, or auto (which is cpu: the samplers' atoms are those of CPU).")
+    ] = "auto",
+) -> None:
+    """Run experiments: measure, tabulate, draw. Interrupt at will; the same command resumes."""
+    if device not in ("auto", "cpu"):
+        raise InputError(f"device {device!r}", "auto or cpu", "the atom tables shipped are measured on CPU")
+    from . import engine
+
+    folder = out or Path("results" if profile is Profile.QUICK else f"results/{profile}")
+    names = experiments or list(engine.experiments())
+    for name in names:
+        engine.load_study(name)  # unknown names fail before any long work
+    files: list[Path] = []
+    for name in names:
+        result, written = engine.run(name, profile, folder, seed=seed, jobs=jobs)
+        files += written
+        print(f"{name}: {result.manifest['verdict']}\n", file=sys.stderr, flush=True)
+    print("Look at:")
+    for path in files:
+        if path.suffix in (".png", ".csv"):
+            print(f"  {path}")
+
+
+def _rows_of(target: str, row: int | None) -> Any:
+    """A target by name, or one row of a file of logits."""
+    from .targets import load_capture, parse_target
+
+    path = Path(target)
+    if path.suffix == ".safetensors" or path.is_file():
+        return load_capture(path).row(row or 0)
+    if row is not None:
+        raise InputError("--row with a synthetic target", "a file of logits", "leave --row out")
+    return parse_target(target)
+
+
+@app.command()
+def law(
+    sampler: Annotated[str, typer.Option(help="A name from `ls samplers`, file.py:name or module:name.")],
+    target: Annotated[str, typer.Option(help="name[parameter=value,...] from `ls targets`, or a .safetensors file.")],
+    row: Annotated[int | None, typer.Option(help="Which row of the file.")] = None,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """The exact law of a sampler on one target, against the target itself. Nothing is drawn."""
+    from .laws.law import target_law
+    from .samplers import resolve
+    from .statistics import effective_temperature, kl_divergence, max_log_ratio, suppressed_mass, total_variation
+
+    found, chosen = resolve(sampler), _rows_of(target, row)
+    exact, intended = found.law(chosen.logits), target_law(chosen.logits)
+    fit = effective_temperature(exact, intended)
+    emit(
+        [
+            {
+                "sampler": found.name,
+                "target": chosen.name,
+                "vocab": exact.vocab,
+                "total_variation": total_variation(exact, intended),
+                "kl_divergence": kl_divergence(exact, intended),
+                "max_log_ratio": max_log_ratio(exact, intended),
+                "effective_temperature": fit.temperature.value,
+                "temperature_share": fit.share,
+                "suppressed_mass": suppressed_mass(exact, intended),
+                "unreachable_tokens": len(exact.unreachable),
+                "ceiling": found.ceiling,
+                "error": exact.error,
+                "guarantee": str(exact.guarantee),
+                "how": exact.how,
+            }
+        ],
+        format,
+    )
+
+
+class What(StrEnum):
+    SAMPLERS = "samplers"
+    TARGETS = "targets"
+    EXPERIMENTS = "experiments"
+
+
+@app.command()
+def ls(what: Annotated[What, typer.Argument()], format: FormatOption = Format.TABLE) -> None:
+    """List what there is."""
+    if what is What.SAMPLERS:
+        from .samplers import SAMPLERS
+
+        rows = [
+            {
+                "name": s.name,
+                "publisher": s.publisher,
+                "dtypes": str(s.stages),
+                "ceiling": s.ceiling,
+                "source": s.source_ref,
+            }
+            for s in SAMPLERS.values()
+        ]
+    elif what is What.TARGETS:
+        import inspect
+
+        from .targets import TARGETS
+
+        rows = [
+            {
+                "name": name,
+                "parameters": ", ".join(f"{p.name}={p.default}" for p in inspect.signature(make).parameters.values()),
+                "formula": (make.__doc__ or "").split("\n")[0],
+            }
+            for name, make in TARGETS.items()
+        ]
+    else:
+        from . import engine
+
+        rows = [{"name": name, "question": engine.load_study(name).question} for name in engine.experiments()]
+    emit(rows, format)
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; its state resumes it.")] = Path(
+        "runs/mdm"
+    ),
+    steps: Annotated[int, typer.Option(help="Optimiser steps in all.")] = 2400,
+    vocab: Annotated[int, typer.Option(help="Tokens of the byte-level BPE, trained if --out has none.")] = 8192,
+    width: Annotated[int, typer.Option()] = 256,
+    layers: Annotated[int, typer.Option()] = 6,
+    threads: Annotated[int, typer.Option(help="Processor threads.")] = 2,
+) -> None:
+    """Train the masked diffusion model on real text. Run it again to resume."""
+    if not 256 < vocab <= 65_536:
+        raise InputError(f"vocab = {vocab}", "257 to 65,536", "ids are kept in 16 bits")
+    import torch
+
+    from .mdm import corpus
+    from .mdm.denoiser import DenoiserConfig
+    from .mdm.train import TrainConfig
+    from .mdm.train import train as fit
+
+    torch.set_num_threads(threads)
+    config = TrainConfig(
+        model=DenoiserConfig(vocab=vocab, width=width, layers=layers, heads=max(width // 64, 1)), steps=steps
+    )
+    manifest = fit(config, corpus.load(out / "tokenizer.json", vocab), out)
+    emit([manifest["nats_per_token"]], Format.TABLE)
+
+
+class Model(StrEnum):
+    MDM = "mdm"
+    SMOLLM2 = "smollm2"
+
+
+@app.command()
+def capture(
+    model: Annotated[
+        Model, typer.Option(help="mdm: a trained folder. smollm2: downloads 93 MB on first use.")
+    ] = Model.MDM,
+    folder: Annotated[Path, typer.Option(help="Folder of the masked diffusion model.")] = Path("models/mdm"),
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write (.safetensors).")] = None,
+    rows: Annotated[int, typer.Option(help="Rows of logits.")] = 25,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Record logits of a real model on real held-out text, at several mask ratios."""
+    import numpy as np
+    import torch
+
+    from .files import read_json
+    from .mdm import capture as recorder
+    from .mdm import corpus
+    from .targets import save_capture
+
+    rng = np.random.Generator(np.random.Philox(seed))
+    path = out or Path("models") / model / "logits.safetensors"
+    if model is Model.MDM:
+        from .mdm.train import load_model
+
+        held_out = folder / "validation.npy"
+        if not held_out.is_file():
+            raise InputError(f"no {held_out}", "the held-out windows of a trained model", "train it first")
+        text = torch.from_numpy(np.load(held_out, allow_pickle=False).astype(np.int64))
+        weights = read_json(folder / "manifest.json")["weights_sha256"]
+        note = {"weights_sha256": weights, "text": "held-out windows, one masked position a row", "seed": seed}
+        taken = recorder.capture_mdm(load_model(folder), text, rows=rows, rng=rng, manifest=note)
+    else:
+        from .mdm import smollm2
+
+        network, tokenizer = smollm2.load()
+        texts = [t for source in corpus.SOURCES.values() for t in corpus.documents(source) if corpus.in_validation(t)]
+        ids = [tokenizer.encode(t).ids[:128] for t in texts[:: max(len(texts) // (4 * rows), 1)]]
+        text = torch.tensor([i for i in ids if len(i) == 128])
+        source = smollm2.SMOLLM2
+        note = {"package": source.requirement, "package_sha256": source.sha256, "licence": source.licence, "seed": seed}
+        note["text"] = "held-out documents of chitchat and wikipedia, next token at a random position"
+        taken = recorder.capture_smollm2(network, text, rows=rows, rng=rng, manifest=note)
+    save_capture(path, taken)
+    print(f"{len(taken.logits)} rows of {taken.logits.shape[1]} logits -> {path}")
+
+
+@app.command()
+def bench(
+    vocab: Annotated[int, typer.Option(help="Vocabulary.")] = 8192,
+    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Cost beside fidelity: every sampler in one run, as ratios to gumbel_max_fp32."""
+    from .bench import bench as measure
+
+    emit(measure(vocab=vocab, rounds=rounds), format)
+
+
+@app.command()
+def doctor(format: FormatOption = Format.TABLE) -> None:
+    """What this machine has, and whether its arithmetic is the one our tables were measured with."""
+    from .doctor import checks
+
+    rows = checks()
+    emit(rows, format)
+    if any(row["state"] == "differs" for row in rows):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point: every error a user can mend is one line on stderr and exit 2."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except PrecisionLabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; run the same command again to resume", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "show"):
+            error.show()
+            sys.exit(2)
+        raise
+
+
+if __name__ == "__main__":
+    main()

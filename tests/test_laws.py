@@ -1,0 +1,626 @@
+"""Laws against exhaustive enumeration in Fractions, against closed forms, and under exact symmetries. No draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from functools import cache
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from precision_lab.atoms import Atoms
+from precision_lab.errors import InputError
+from precision_lab.formats import BF16, FORMATS, FP16, FP32, FP64
+from precision_lab.laws import argmax
+from precision_lab.laws.argmax import argmax_law, perturbed_law, truncated_gumbel_law
+from precision_lab.laws.inverse_cdf import inverse_cdf_law
+from precision_lab.laws.law import Law, check_logits, target_law
+from precision_lab.laws.reference import enumerate_argmax, enumerate_inverse_cdf, numpy_score
+from precision_lab.types import Guarantee
+from precision_lab.uniforms import TORCH_RAND
+
+INF = float("inf")
+ULP = 2.0**-50  # room for the exp(log(p)) of a Law
+
+
+def torch_bf16_score(combine: str) -> Callable[[float, float], float]:
+    """bfloat16 scalars are torch's: no NumPy type, and no code of the law."""
+
+    def score(weight: float, noise: float) -> float:
+        a, b = (torch.tensor(x, dtype=torch.float64).to(torch.bfloat16) for x in (weight, noise))
+        return float(a + b if combine == "add" else a / b)
+
+    return score
+
+
+@cache
+def reference_score(combine: str, name: str) -> Callable[[float, float], float]:
+    scalar = {"fp16": np.float16, "fp32": np.float32}
+    return cache(torch_bf16_score(combine) if name == "bf16" else numpy_score(combine, scalar[name]))
+
+
+def pairs(atoms: Atoms) -> list[tuple[float, Fraction]]:
+    return [
+        (v, Fraction(c, 1 << atoms.bits)) for v, c in zip(atoms.values.tolist(), atoms.counts.tolist(), strict=True)
+    ]
+
+
+def exactly(weights: np.ndarray, atoms: Atoms, combine: str, name: str, tie: str = "first") -> np.ndarray:
+    law = enumerate_argmax(weights.tolist(), pairs(atoms), reference_score(combine, name), tie=tie)
+    assert sum(law) == 1
+    return np.array([float(p) for p in law])
+
+
+def assert_is(law: Law, expected: np.ndarray, within: float = 1e-12) -> None:
+    np.testing.assert_allclose(law.probs, expected, rtol=0, atol=within)
+    np.testing.assert_allclose(law.probs, expected, rtol=0, atol=law.error + ULP)
+    assert ((expected == 0) >= (law.probs == 0)).all()  # a reachable token is never called unreachable
+
+
+def random_atoms(rng: np.random.Generator, combine: str, fmt, bits: int) -> Atoms:
+    """2^bits words on few values: smooth, coarse, huge, or with 0 and infinities among them."""
+    size = 1 << bits
+    kind = rng.integers(4)
+    values = rng.normal(0, 2, size) if kind else rng.integers(-2, 3, size).astype(float)
+    if kind == 2:
+        values *= fmt.max / 8
+    if combine == "divide":
+        values = abs(values)
+    if kind == 3:
+        special = [0.0, INF] if combine == "divide" else [-INF, INF, 0.0]
+        values[rng.random(size) < 0.4] = rng.choice(special)
+        values[rng.integers(size)] = rng.choice(special)
+    return Atoms.of(fmt.round(values), 1, bits)
+
+
+def random_weights(rng: np.random.Generator, combine: str, fmt, vocab: int) -> np.ndarray:
+    kind = rng.integers(4)
+    w = rng.normal(0, 2, vocab) if kind else rng.integers(-1, 2, vocab).astype(float)
+    if kind == 2:
+        w *= fmt.max / 16
+    w = fmt.round(abs(w) if combine == "divide" else w)
+    if rng.random() < 0.4:
+        w[rng.integers(vocab)] = 0.0 if combine == "divide" else -INF
+    if rng.random() < 0.3:
+        w[rng.integers(vocab)] = w[rng.integers(vocab)]  # equal logits
+    if combine == "add" and np.isneginf(w).all():
+        w[0] = 1.0
+    return w
+
+
+class TestReference:
+    """The judge, by hand."""
+
+    COIN = ((0.0, Fraction(1, 2)), (1.0, Fraction(1, 2)))
+
+    def test_two_tokens_and_a_coin(self):
+        add = numpy_score("add", np.float32)
+        assert enumerate_argmax([0.0, 0.0], self.COIN, add) == [Fraction(3, 4), Fraction(1, 4)]
+        assert enumerate_argmax([0.0, 0.0], self.COIN, add, tie="last") == [Fraction(1, 4), Fraction(3, 4)]
+        assert enumerate_argmax([0.0, 0.5], self.COIN, add) == [Fraction(1, 4), Fraction(3, 4)]
+
+    def test_nan_beats_infinity(self):
+        divide = numpy_score("divide", np.float16)
+        assert math.isnan(divide(0.0, 0.0))
+        assert enumerate_argmax([1.0, 0.0], [(0.0, Fraction(1))], divide) == [0, 1]
+
+    def test_scalars_round(self):
+        assert numpy_score("add", np.float16)(1.0, 2.0**-11) == 1.0
+        assert numpy_score("add", np.float32)(1.0, 2.0**-11) == 1 + 2.0**-11
+        assert torch_bf16_score("add")(1.0, 2.0**-8) == 1.0
+        assert torch_bf16_score("divide")(1.0, 3.0) == float(BF16.round(np.float64(1 / 3)))
+
+    def test_inverse_cdf_by_hand(self):
+        grid = [(k / 4, Fraction(1, 4)) for k in range(4)]
+        assert enumerate_inverse_cdf([0.25, 0.5, 0.9], grid, strict=True) == [
+            Fraction(1, 4),
+            Fraction(1, 4),
+            Fraction(1, 2),
+        ]
+        assert enumerate_inverse_cdf([0.25, 0.5, 0.5], grid, strict=False) == [
+            Fraction(1, 2),
+            Fraction(1, 4),
+            Fraction(1, 4),
+        ]
+
+
+class TestAgainstEnumeration:
+    """60 random cases for each recipe, 720 in all: V <= 4, at most 8 words, every kind of IEEE trouble among them."""
+
+    @pytest.mark.parametrize("tie", ["first", "last"])
+    @pytest.mark.parametrize("fmt", [FP16, BF16, FP32], ids=lambda f: f.name)
+    @pytest.mark.parametrize("combine", ["add", "divide"])
+    def test_law_is_the_enumeration(self, combine, fmt, tie):
+        rng = np.random.default_rng([*combine.encode(), fmt.precision, len(tie)])
+        for _ in range(60):
+            vocab = int(rng.integers(1, 5))
+            atoms = random_atoms(rng, combine, fmt, int(rng.integers(0, 4)))
+            weights = random_weights(rng, combine, fmt, vocab)
+            law = argmax_law(weights, atoms, combine=combine, score=fmt, tie=tie)
+            assert_is(law, exactly(weights, atoms, combine, fmt.name, tie))
+            assert law.guarantee is Guarantee.EXACT
+
+    @pytest.mark.parametrize("fmt", [FP16, BF16, FP32], ids=lambda f: f.name)
+    def test_weighted_atoms_with_many_bits(self, fmt):
+        rng = np.random.default_rng(fmt.precision)
+        for combine in ("add", "divide"):
+            cuts = np.sort(rng.choice(np.arange(1, 1 << 20), 4, replace=False))
+            counts = np.diff([0, *cuts, 1 << 20])
+            atoms = Atoms.of(fmt.round(np.sort(abs(rng.normal(size=5))) + np.arange(5)), counts, 20)
+            weights = fmt.round(abs(rng.normal(size=4)))
+            law = argmax_law(weights, atoms, combine=combine, score=fmt)
+            assert_is(law, exactly(weights, atoms, combine, fmt.name))
+
+    CASES = (
+        # weights, atoms, combine: what each is there for
+        ([1.0, 0.0], [0.0, 1.0], "divide"),  # 0/0 is NaN and wins; 1/0 is infinite
+        ([0.5, 0.5, 0.0], [0.0, 0.0, 1.0, INF], "divide"),  # E = inf: score 0, as high as that of a zero weight
+        ([0.0, 0.0, 0.0], [1.0, 2.0], "divide"),  # all scores zero: the first index
+        ([0.0, 0.0], [0.0, INF], "divide"),  # NaN or 0
+        ([0.0, -INF], [INF, 0.0], "add"),  # -inf + inf is NaN and wins
+        ([0.0, 1.0, -INF], [-INF, 0.0], "add"),  # u = 0: every score may be -inf
+        ([-INF, 0.0], [-INF, -INF, -INF, 5.0], "add"),  # mostly all -inf: the first index, which cannot else be drawn
+        ([2.0, 2.0, 2.0, 2.0], [0.0, 1.0], "add"),  # equal logits
+        ([65504.0, 65504.0, 60000.0], [16.0, 32.0, 0.0, -32.0], "add"),  # float16 overflows: ties at infinity
+        ([1.0, 2.0, 3.0], [0.0], "add"),  # one atom: no randomness
+        ([1.0], [0.0, INF], "divide"),  # one token
+        ([-INF, -3.0, -INF], [0.0, -INF], "add"),  # one token alive
+    )
+
+    @pytest.mark.parametrize("tie", ["first", "last"])
+    @pytest.mark.parametrize("fmt", [FP16, BF16, FP32], ids=lambda f: f.name)
+    @pytest.mark.parametrize(("weights", "values", "combine"), CASES)
+    def test_ieee_corners(self, weights, values, combine, fmt, tie):
+        atoms = Atoms.of(np.array(values), 1, round(math.log2(len(values))))
+        w = fmt.round(np.array(weights))
+        assert_is(argmax_law(w, atoms, combine=combine, score=fmt, tie=tie), exactly(w, atoms, combine, fmt.name, tie))
+
+    def test_the_largest_float32_is_not_infinity(self):
+        """A finite score of 3.4e38 loses to +inf, and +inf loses to NaN."""
+        atoms = Atoms.of(np.array([0.0, 2.0**-20]), 1, 1)
+        for weights in ([FP32.max * 2.0**-20, 1.0], [1.0, FP32.max * 2.0**-20], [0.0, FP32.max * 2.0**-20, 1.0]):
+            w = np.array(weights)
+            assert_is(argmax_law(w, atoms, combine="divide", score=FP32), exactly(w, atoms, "divide", "fp32"))
+
+
+class TestBadInput:
+    ATOMS = Atoms.of(np.array([0.0, 1.0]), 1, 1)
+
+    @pytest.mark.parametrize(
+        "weights", [[], [[0.0, 1.0]], 0.0, [np.nan, 0.0], [np.inf, 0.0], [-np.inf, -np.inf], [0.0, np.nan, -np.inf]]
+    )
+    def test_weights(self, weights):
+        with pytest.raises(InputError, match="weights of shape"):
+            argmax_law(np.array(weights), self.ATOMS, combine="add", score=FP32)
+
+    def test_negative_probability(self):
+        with pytest.raises(InputError, match="weights of shape"):
+            argmax_law(np.array([0.5, -0.5]), self.ATOMS, combine="divide", score=FP32)
+
+    def test_negative_exponential(self):
+        with pytest.raises(InputError, match="negative atom"):
+            argmax_law(np.array([0.5, 0.5]), Atoms.of(np.array([-1.0, 1.0]), 1, 1), combine="divide", score=FP32)
+
+    def test_float64_scores_have_too_many_atoms(self):
+        with pytest.raises(InputError, match="perturbed_law"):
+            argmax_law(np.array([0.5, 0.5]), self.ATOMS, combine="add", score=FP64)
+
+
+EIGHTHS = st.integers(-32, 32).map(lambda k: k / 8)
+WORDS = st.integers(1, 4).flatmap(lambda bits: st.lists(EIGHTHS, min_size=1 << bits, max_size=1 << bits))
+LOGITS = st.lists(st.one_of(EIGHTHS, st.just(-INF)), min_size=1, max_size=8).filter(lambda w: max(w) > -INF)
+
+
+def few(words: list[float]) -> Atoms:
+    return Atoms.of(np.array(words), 1, round(math.log2(len(words))))
+
+
+def added(weights, atoms: Atoms, **more) -> Law:
+    """The law of a sum whose every score is exact in float32."""
+    return argmax_law(np.array(weights, dtype=np.float64), atoms, combine="add", score=FP32, **more)
+
+
+class TestProperties:
+    """Exact statements: sums of eighths are exact in float32, so no rounding blurs them."""
+
+    @given(LOGITS, WORDS)
+    def test_sums_to_one_and_no_dead_token_is_drawn(self, logits, words):
+        law = added(logits, few(words))
+        assert abs(law.probs.sum() - 1) <= 1e-12
+        assert (law.probs >= 0).all()
+        assert (law.probs[np.isneginf(logits)] == 0).all()
+
+    @given(LOGITS, WORDS, st.integers(-1000, 1000))
+    def test_shift(self, logits, words, shift):
+        law, moved = added(logits, few(words)), added(np.array(logits) + shift, few(words))
+        np.testing.assert_allclose(moved.probs, law.probs, rtol=0, atol=1e-13)
+
+    @given(LOGITS, WORDS, st.integers(-20, 20))
+    def test_scale_of_a_race(self, logits, words, power):
+        """Probabilities times a power of two: the same race."""
+        w, atoms = np.exp2(np.array(logits)), few([abs(x) for x in words])
+        law = argmax_law(FP32.round(w), atoms, combine="divide", score=FP32)
+        scaled = argmax_law(np.ldexp(FP32.round(w), power), atoms, combine="divide", score=FP32)
+        np.testing.assert_allclose(scaled.probs, law.probs, rtol=0, atol=1e-13)
+
+    @given(LOGITS, WORDS)
+    def test_last_wins_is_first_wins_from_the_other_end(self, logits, words):
+        last = added(logits, few(words), tie="last")
+        np.testing.assert_array_equal(last.probs, added(logits[::-1], few(words)).probs[::-1])
+
+    @given(st.data(), st.integers(2, 7), st.lists(st.integers(-4, 4), min_size=8, max_size=8))
+    def test_permutation_where_nothing_ties(self, data, vocab, words):
+        """Integer noise and distinct fractions: no two tokens can tie, so the order of tokens means nothing."""
+        logits = np.array([data.draw(st.integers(-2, 2)) + i / 8 for i in range(vocab)])
+        order = np.array(data.draw(st.permutations(range(vocab))))
+        law = added(logits, few(words))
+        np.testing.assert_allclose(added(logits[order], few(words)).probs, law.probs[order], rtol=0, atol=1e-13)
+        np.testing.assert_allclose(added(logits, few(words), tie="last").probs, law.probs, rtol=0, atol=1e-13)
+
+    @given(st.data(), st.integers(1, 6), st.lists(st.integers(-4, 4), min_size=8, max_size=8))
+    def test_a_duplicated_token(self, data, vocab, words):
+        """The pair swaps with the tie rule, the first has the ties, the others see one rule like the other."""
+        logits = np.array([data.draw(st.integers(-2, 2)) + i / 8 for i in range(vocab)])
+        at = data.draw(st.integers(0, vocab - 1))
+        twice = np.insert(logits, at, logits[at])
+        first, last = added(twice, few(words)).probs, added(twice, few(words), tie="last").probs
+        swapped = last.copy()
+        swapped[[at, at + 1]] = last[[at + 1, at]]
+        np.testing.assert_allclose(first, swapped, rtol=0, atol=1e-13)
+        assert first[at] >= first[at + 1] - 1e-13
+        once = added(logits, few(words)).probs
+        assert first[at] + first[at + 1] >= once[at] - 1e-13
+        assert (np.delete(first, [at, at + 1]) <= np.delete(once, at) + 1e-13).all()
+
+    @given(LOGITS, WORDS, st.data())
+    def test_restriction(self, logits, words, data):
+        """-inf, or a weight that no noise can lift to the head, is as good as absent."""
+        keep = np.array(data.draw(st.lists(st.booleans(), min_size=len(logits), max_size=len(logits))))
+        full = np.array(logits)
+        assume((full[keep] > -INF).any())
+        small = added(full[keep], few(words)).probs
+        for lost in (-INF, -1000.0):
+            law = added(np.where(keep, full, lost), few(words)).probs
+            np.testing.assert_allclose(law[keep], small, rtol=0, atol=1e-13)
+            assert (law[~keep] == 0).all()
+
+    @given(LOGITS, WORDS, st.integers(0, 7))
+    def test_extreme_gap(self, logits, words, at):
+        w = np.array(logits)
+        w[at % len(w)] = 1000.0
+        law = added(w, few(words))
+        assert law.probs[at % len(w)] == 1.0
+        assert len(law.unreachable) == len(w) - 1
+
+    @given(LOGITS, WORDS)
+    def test_only_the_ties_separate_equal_tokens(self, logits, words):
+        """A row that is a palindrome: one rule is the other, mirrored."""
+        w = [*logits, *logits[::-1]]
+        first, last = added(w, few(words)).probs, added(w, few(words), tie="last").probs
+        np.testing.assert_allclose(first, last[::-1], rtol=0, atol=1e-13)
+
+
+def lattice(bits: int, combine: str) -> Atoms:
+    """The noise of a sampler with u = k / 2^bits, cast to float32: -log u, or -log(-log u)."""
+    with np.errstate(divide="ignore"):
+        exponential = -np.log(np.arange(1 << bits) / (1 << bits)) + 0.0
+        values = exponential if combine == "divide" else -np.log(exponential)
+    return Atoms.of(FP32.round(values), 1, bits)
+
+
+class TestToleranceAndWindows:
+    """The fast paths change nothing beyond the error they state."""
+
+    @staticmethod
+    def rows(combine: str) -> list[np.ndarray]:
+        rng = np.random.default_rng(5)
+        logits = [rng.normal(0, 3, 40), -np.log(np.arange(1.0, 61)), np.zeros(25), np.array([8.0, *np.zeros(50)])]
+        logits.append(np.array([-INF, 0.0, 0.0, *rng.normal(0, 5, 20), -INF]))
+        return [FP32.round(l if combine == "add" else np.exp(l - l.max()) / np.exp(l - l.max()).sum()) for l in logits]
+
+    @pytest.mark.parametrize("fmt", [BF16, FP32], ids=lambda f: f.name)
+    @pytest.mark.parametrize("combine", ["add", "divide"])
+    def test_a_large_tolerance_errs_by_no_more_than_it_says(self, combine, fmt):
+        """Both ways, over tolerances from 1e-8 to 0.1; at 0.1 the whole race is run in blocks and the law does move."""
+        moved = []
+        for w in self.rows(combine):
+            w = fmt.round(w)
+            fine = argmax_law(w, lattice(12, combine), combine=combine, score=fmt, tolerance=1e-15)
+            for tolerance in (1e-8, 1e-5, 1e-3, 1e-2, 0.1):
+                coarse = argmax_law(w, lattice(12, combine), combine=combine, score=fmt, tolerance=tolerance)
+                worst = abs(coarse.probs - fine.probs).max()
+                assert worst <= coarse.error + fine.error + ULP
+                assert abs(coarse.probs.sum() - 1) <= 1e-12
+            moved.append(worst)
+        assert max(moved) > 1e-5
+
+    @pytest.mark.parametrize("fmt", [BF16, FP32], ids=lambda f: f.name)
+    @pytest.mark.parametrize("combine", ["add", "divide"])
+    @pytest.mark.parametrize("events", [50, 1000])
+    def test_the_size_of_a_window_does_not_matter(self, monkeypatch, combine, fmt, events):
+        rows = [fmt.round(w) for w in self.rows(combine)]
+        atoms = lattice(8, combine)
+        whole = [argmax_law(w, atoms, combine=combine, score=fmt) for w in rows]
+        monkeypatch.setattr(argmax, "_EVENTS", events)
+        for w, law in zip(rows, whole, strict=True):
+            pieces = argmax_law(w, atoms, combine=combine, score=fmt)
+            np.testing.assert_allclose(pieces.probs, law.probs, rtol=0, atol=pieces.error + law.error + ULP)
+
+    def test_progress_rises_to_one(self):
+        seen: list[float] = []
+        added(self.rows("add")[0], lattice(8, "add"), progress=seen.append)
+        assert seen == sorted(seen)
+        assert seen[-1] == pytest.approx(1.0, abs=1e-8)
+
+
+class TestRealFloat32Table:
+    """The 2^24 atoms of torch.rand, a minute of the whole suite's budget at most."""
+
+    @staticmethod
+    def race() -> Atoms:
+        return TORCH_RAND["fp32"].atoms().push(lambda u: -torch.log(torch.from_numpy(u).float()).double().numpy())
+
+    def test_a_tail_below_a_head_follows_the_closed_form(self):
+        """A head and N tokens at gap g: q/p = y / (e^y - 1), y = 2^-24 e^g (1 + N e^-g). At g = 14: y = 0.072."""
+        gap, count = 14.0, 2000
+        tail = math.exp(-gap)
+        probs = np.full(count + 1, tail)
+        probs[0] = 1.0
+        weights = FP32.round(probs / probs.sum())
+        law = argmax_law(weights, self.race(), combine="divide", score=FP32, tolerance=1e-7)
+        y = 2.0**-24 / weights[1]
+        assert y == pytest.approx(0.0718, abs=1e-3)
+        assert law.probs[1:].sum() / weights[1:].sum() == pytest.approx(y / math.expm1(y), rel=2e-4)
+        assert law.error < 1e-6
+
+    def test_blocks_agree_with_events_on_the_real_table(self):
+        weights = FP32.round(np.array([0.999, 0.0006, 0.0003, 0.0001]))
+        atoms = self.race()
+        fine = argmax_law(weights, atoms, combine="divide", score=FP32)
+        coarse = argmax_law(weights, atoms, combine="divide", score=FP32, tolerance=1e-4)
+        assert abs(fine.probs - coarse.probs).max() <= fine.error + coarse.error + ULP
+        assert coarse.error < 1e-3
+        assert fine.error < 1e-8
+        np.testing.assert_allclose(fine.probs, weights / weights.sum(), rtol=2e-4)
+
+
+def by_integration(probs: list[float], ceiling: float) -> list[float]:
+    """P(n) = integral of the density of score n times the others' distribution functions, noise conditioned below M."""
+    mpmath.mp.dps = 30
+    p, m = [mpmath.mpf(x) for x in probs], mpmath.mpf(ceiling)
+    norm = mpmath.exp(-mpmath.exp(-m))
+
+    def distribution(s, x):
+        return min(mpmath.exp(-mpmath.exp(-(s - mpmath.log(x)))) / norm, mpmath.mpf(1))
+
+    result = []
+    for n, x in enumerate(p):
+        top = mpmath.log(x) + m
+        kinks = sorted({mpmath.log(y) + m for y in p if y <= x})
+        edges = [top - 60, top - 12, top - 6, top - 3, top - 1, *kinks]
+        edges = sorted({e for e in edges if e <= top})
+
+        def density(s, x=x, n=n):
+            own = mpmath.exp(-(s - mpmath.log(x)) - mpmath.exp(-(s - mpmath.log(x)))) / norm
+            others = [distribution(s, y) for k, y in enumerate(p) if k != n]
+            return own * mpmath.fprod(others)
+
+        result.append(float(mpmath.quad(density, edges)))
+    return result
+
+
+SHARES = st.lists(st.integers(1, 50), min_size=1, max_size=8).map(lambda k: np.array(k) / sum(k))
+
+
+class TestTruncatedGumbel:
+    @pytest.mark.parametrize("ceiling", [-0.5, 0.5, 2.0, 5.0])
+    @pytest.mark.parametrize(
+        "probs", [[0.5, 0.5], [0.9, 0.1], [0.2, 0.5, 0.3], [0.01, 0.04, 0.25, 0.7], [0.1, 0.1, 0.2, 0.3, 0.3]]
+    )
+    def test_is_the_integral(self, probs, ceiling):
+        law = truncated_gumbel_law(np.log(probs), ceiling)
+        np.testing.assert_allclose(law.probs, by_integration(probs, ceiling), rtol=0, atol=1e-12)
+        assert law.guarantee is Guarantee.CERTIFIED
+
+    @given(SHARES)
+    def test_tends_to_the_target(self, p):
+        """|q - p| falls like the mass of noise above M, e^-M."""
+        for ceiling in (5.0, 10.0, 20.0, 40.0):
+            law = truncated_gumbel_law(np.log(p), ceiling)
+            assert abs(law.probs - p).max() <= len(p) * math.exp(-ceiling) + 2 * law.error
+            assert abs(law.probs.sum() - 1) <= 2 * law.error + ULP
+
+    @given(SHARES, st.floats(-1, 12))
+    def test_stretches_every_ratio(self, p, ceiling):
+        """The likelier of two tokens gains, and gains more the lower the ceiling."""
+        order = np.argsort(p, kind="stable")
+        high, low = (truncated_gumbel_law(np.log(p), m).log_probs[order] for m in (ceiling + 1, ceiling))
+        for steeper, flatter in ((high, np.log(p[order])), (low, high)):
+            reached = steeper > -40
+            assert (np.diff(steeper[reached]) >= np.diff(flatter[reached]) - 1e-9).all()
+
+    @given(SHARES, st.floats(-1, 12), st.randoms(use_true_random=False))
+    def test_permutation(self, p, ceiling, random):
+        order = random.sample(range(len(p)), len(p))
+        law = truncated_gumbel_law(np.log(p), ceiling).probs
+        np.testing.assert_allclose(
+            truncated_gumbel_law(np.log(p[order]), ceiling).probs, law[order], rtol=0, atol=1e-13
+        )
+
+    def test_equal_tokens_are_drawn_equally(self):
+        law = truncated_gumbel_law(np.log([0.25] * 4), 1.0)
+        np.testing.assert_allclose(law.probs, 0.25, atol=1e-15)
+
+    def test_dead_tokens_stay_dead_and_take_no_part(self):
+        alive = truncated_gumbel_law(np.log([0.7, 0.3]), 2.0).probs
+        law = truncated_gumbel_law(np.array([-INF, math.log(0.7), -INF, math.log(0.3)]), 2.0)
+        np.testing.assert_allclose(law.probs, [0, alive[0], 0, alive[1]], atol=1e-15)
+        np.testing.assert_array_equal(law.unreachable, [0, 2])
+
+    def test_one_token(self):
+        assert truncated_gumbel_law(np.array([0.0]), 3.0).probs == pytest.approx([1.0], abs=1e-15)
+
+    @pytest.mark.parametrize("log_probs", [[0.0, 0.0], [], [[0.0]], [-1.0], [np.nan]])
+    def test_what_is_not_normalised_is_refused(self, log_probs):
+        with pytest.raises(InputError, match="summing to one"):
+            truncated_gumbel_law(np.array(log_probs), 3.0)
+
+
+class TestPerturbedLaw:
+    """The bound |q - p| <= vocab lattice + 2 relative, held against exact laws of coarse lattices."""
+
+    @staticmethod
+    def deviation(w: np.ndarray, values: np.ndarray, bits: int, fmt) -> float:
+        law = argmax_law(w, Atoms.of(fmt.round(values), 1, bits), combine="divide", score=fmt)
+        assert law.error < 1e-8
+        return float(abs(law.probs - w / w.sum()).max())
+
+    @pytest.mark.parametrize("bits", [2, 4, 7, 10])
+    @pytest.mark.parametrize("flipped", [False, True])
+    def test_uniforms_on_a_lattice(self, bits, flipped):
+        """-log1p(-u), whose small values are coarse, and -log u, whose large ones are: infinite at u = 0."""
+        u = np.arange(1 << bits) / (1 << bits)
+        with np.errstate(divide="ignore"):
+            noise = -np.log1p(-u) + 0.0 if flipped else -np.log(u) + 0.0
+        rng, worst = np.random.default_rng(bits), 0.0
+        for vocab in (1, 2, 3, 5, 20):
+            for concentration in (0.2, 1.0, 10.0):
+                w = FP32.round(rng.dirichlet(np.full(vocab, concentration)))
+                bound = perturbed_law(np.log(w / w.sum()), relative=2.5 * 2.0**-24, lattice=2.0**-bits).error
+                seen = self.deviation(w, noise, bits, FP32)
+                assert seen <= bound
+                worst = max(worst, seen / bound)
+        assert worst > 0.05  # the bound is not so wide that nothing could break it
+
+    @pytest.mark.parametrize("fmt", [FP16, BF16], ids=lambda f: f.name)
+    def test_rounded_scores(self, fmt):
+        """Noise and quotient each rounded in a coarse format, on a fine lattice: relative = 2.5 ulp / 2."""
+        noise = -np.log1p(-(np.arange(1 << 14) + 0.5) / (1 << 14))
+        rng, worst = np.random.default_rng(fmt.precision), 0.0
+        for vocab in (2, 3, 8, 30):
+            for _ in range(5):
+                w = fmt.round(rng.dirichlet(np.ones(vocab)))
+                bound = perturbed_law(np.log(w / w.sum()), relative=2.5 * 2.0**-fmt.precision, lattice=2.0**-14).error
+                seen = self.deviation(w, noise, 14, fmt)
+                assert seen <= bound
+                worst = max(worst, seen / bound)
+        assert worst > 0.02
+
+    def test_states_the_target_and_never_more_than_one(self):
+        law = perturbed_law(np.log([0.25, 0.75]), relative=2.0**-20, lattice=2.0**-30)
+        np.testing.assert_allclose(law.probs, [0.25, 0.75], rtol=1e-15)
+        assert law.error == 2 * 2.0**-30 + 2.0**-19
+        assert law.guarantee is Guarantee.CERTIFIED
+        assert perturbed_law(np.log([0.25, 0.75]), relative=0.6, lattice=0.0).error == 1.0
+
+
+def grid(bits: int) -> list[tuple[float, Fraction]]:
+    return [(k / (1 << bits), Fraction(1, 1 << bits)) for k in range(1 << bits)]
+
+
+class TestInverseCdf:
+    RULES = ("u < c", "u <= c")
+
+    @pytest.mark.parametrize("rule", RULES)
+    @given(st.lists(st.integers(0, 40), min_size=1, max_size=8), st.integers(1, 6))
+    def test_is_the_enumeration_exactly(self, rule, steps, bits):
+        """Sums below, at and above one; repeated sums; sums on and off the grid."""
+        cumulative = np.cumsum(steps) / 97.0 * 1.5
+        expected = enumerate_inverse_cdf(cumulative.tolist(), grid(bits), strict=rule == "u < c")
+        law = inverse_cdf_law(cumulative, bits=bits, rule=rule)
+        with np.errstate(divide="ignore"):
+            np.testing.assert_array_equal(law.log_probs, np.log([float(p) for p in expected]))
+
+    @pytest.mark.parametrize("rule", RULES)
+    @given(st.lists(st.integers(0, 16), min_size=1, max_size=6), st.lists(st.integers(0, 16), min_size=8, max_size=8))
+    def test_on_given_atoms(self, rule, steps, values):
+        """Sums and atoms on one grid of sixteenths, so that u = c happens."""
+        cumulative, atoms = np.cumsum(steps) / 16, Atoms.of(np.array(values) / 16, 1, 3)
+        expected = enumerate_inverse_cdf(cumulative.tolist(), pairs(atoms), strict=rule == "u < c")
+        law = inverse_cdf_law(cumulative, bits=3, rule=rule, uniform_atoms=(atoms.values, np.cumsum(atoms.probs)))
+        with np.errstate(divide="ignore"):
+            np.testing.assert_array_equal(law.log_probs, np.log([float(p) for p in expected]))
+
+    @pytest.mark.parametrize("rule", RULES)
+    def test_the_grid_is_the_atoms_of_the_grid(self, rule):
+        cumulative = np.cumsum(np.random.default_rng(0).dirichlet(np.ones(9)))
+        values = np.arange(1 << 10) / (1 << 10)
+        atoms = (values, np.cumsum(np.full(1 << 10, 2.0**-10)))
+        law = inverse_cdf_law(cumulative, bits=10, rule=rule, uniform_atoms=atoms)
+        np.testing.assert_array_equal(law.log_probs, inverse_cdf_law(cumulative, bits=10, rule=rule).log_probs)
+
+    @pytest.mark.parametrize("name", ["fp16", "fp32"])
+    def test_absorbed_tokens_are_unreachable(self, name):
+        """1/2, then tokens of a quarter ulp of 1/2: the rounded sum stands still until the last takes the rest."""
+        fmt = FORMATS[name]
+        tiny = 2.0 ** -(fmt.precision + 2)
+        total, cumulative = 0.0, []
+        for p in (0.5, *[tiny] * 100, 0.25):
+            total = float(fmt.round(np.float64(total + p)))
+            cumulative.append(total)
+        law = inverse_cdf_law(np.array(cumulative), bits=24, rule="u < c")
+        np.testing.assert_array_equal(law.unreachable, np.arange(1, 101))
+        np.testing.assert_array_equal(law.probs[[0, -1]], [0.5, 0.5])
+
+    def test_53_bits_are_counted_exactly(self):
+        law = inverse_cdf_law(np.array([2.0**-53, 0.75, 1.0]), bits=53, rule="u <= c")
+        np.testing.assert_array_equal(law.log_probs, np.log([2.0**-52, 0.75 - 2.0**-53, 0.25 - 2.0**-53]))
+
+    def test_a_zero_probability_token_is_drawn_at_u_zero(self):
+        assert inverse_cdf_law(np.array([0.0, 1.0]), bits=10, rule="u <= c").probs[0] == 2.0**-10
+        assert inverse_cdf_law(np.array([0.0, 1.0]), bits=10, rule="u < c").probs[0] == 0.0
+
+    @pytest.mark.parametrize("cumulative", [[], [[0.5, 1.0]], [0.5, 0.4], [np.nan, 1.0], [-0.1, 1.0]])
+    def test_bad_sums_are_refused(self, cumulative):
+        with pytest.raises(InputError, match="non-decreasing"):
+            inverse_cdf_law(np.array(cumulative), bits=24, rule="u < c")
+
+
+class TestTargetLaw:
+    @given(st.lists(st.one_of(st.floats(-700, 700), st.just(-INF)), min_size=1, max_size=20))
+    def test_is_the_softmax(self, logits):
+        assume(max(logits) > -INF)
+        law = target_law(np.array(logits))
+        mpmath.mp.dps = 40
+        weights = [mpmath.exp(mpmath.mpf(x)) for x in logits]
+        expected = np.array([float(w / mpmath.fsum(weights)) for w in weights])
+        np.testing.assert_allclose(law.probs, expected, rtol=1e-12, atol=law.error)
+        assert law.guarantee is Guarantee.CERTIFIED
+
+    @pytest.mark.parametrize(
+        ("logits", "said"),
+        [
+            (np.array([0.0, np.nan]), "NaN in logits at 1"),
+            (np.array([np.inf, 0.0]), r"\+inf in logits at 0"),
+            (np.array([-np.inf, -np.inf]), "all -inf"),
+            (np.array([]), "empty logits"),
+            (np.array([1, 2]), "dtype int64"),
+            (np.array([True, False]), "dtype bool"),
+            (np.array([1j, 0]), "dtype complex128"),
+            (np.zeros((2, 2)), r"shape \(2, 2\)"),
+            (np.float64(1.0), r"shape \(\)"),
+            ([0.0, 1.0], r"shape \(2,\)"),
+        ],
+    )
+    def test_bad_rows_are_named(self, logits, said):
+        with pytest.raises(InputError, match=said):
+            check_logits(logits)
+        with pytest.raises(InputError, match=said):
+            target_law(logits)
+
+    def test_a_law_is_one_row(self):
+        for shape in ((2, 2), (0,), ()):
+            with pytest.raises(InputError, match="one law at a time"):
+                Law(np.zeros(shape), "test", 0.0, Guarantee.EXACT)
+
+    def test_fields(self):
+        law = Law.from_probs(np.array([0.0, 0.25, 0.75]), "test", 0.5, Guarantee.HEURISTIC)
+        assert (law.vocab, law.how, law.error, law.guarantee) == (3, "test", 0.5, Guarantee.HEURISTIC)
+        np.testing.assert_array_equal(law.unreachable, [0])
+        np.testing.assert_allclose(law.probs, [0, 0.25, 0.75], rtol=1e-15)
