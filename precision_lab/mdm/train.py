@@ -31,7 +31,7 @@ class TrainConfig:
     """Everything that defines a run. ``steps`` may be changed on resuming: only the final decay depends on it."""
 
     model: DenoiserConfig = field(default_factory=DenoiserConfig)
-    steps: int = 2400
+    steps: int = 2000
     batch: int = 32
     length: int = 128
     muon_lr: float = 0.02  # matrices inside blocks: orthogonalised momentum
@@ -124,7 +124,15 @@ class Trainer:
         write_safetensors(self.state_path, tensors)
 
     def load_state(self) -> None:
+        """Go on where the state was saved; InputError if it is damaged or belongs to other settings."""
         tensors = read_safetensors(self.state_path)
+        try:
+            self._restore(tensors)
+        except (KeyError, TypeError, RuntimeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            what = f"{self.state_path} that does not hold a run ({type(error).__name__})"
+            raise InputError(what, "a state that this program saved", "remove it to start again") from error
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
         extra = json.loads(bytes(tensors["extra"].tolist()))
         ours, theirs = asdict(self.config), extra["config"]
         if changed := [k for k in ours if k != "steps" and ours[k] != theirs.get(k)]:
@@ -232,8 +240,13 @@ def load_model(folder: Path) -> Denoiser:
     from ..files import read_json
 
     manifest = read_json(folder / "manifest.json")
-    tensors = read_safetensors(folder / "model.safetensors", sha256=manifest["weights_sha256"])
-    model = Denoiser(DenoiserConfig(**manifest["config"]["model"]))
+    try:
+        expected, config = manifest["weights_sha256"], DenoiserConfig(**manifest["config"]["model"])
+    except (KeyError, TypeError) as error:
+        got = f"{folder / 'manifest.json'} with no model in it ({type(error).__name__}: {error})"
+        raise InputError(got, "the manifest of a trained model", "retrain or restore") from None
+    tensors = read_safetensors(folder / "model.safetensors", sha256=expected)
+    model = Denoiser(config)
     try:
         model.load_state_dict({name: value.float() for name, value in tensors.items()})
     except RuntimeError as error:
