@@ -78,7 +78,7 @@ def emit(rows: list[dict[str, Any]], format: Format) -> None:
         for row in rows:
             table.add_row(*(_text(v) for v in row.values()))
         width = None if sys.stdout.isatty() else 200
-        Console(width=width, highlight=False).print(table)
+        Console(width=width, highlight=False, markup=False, emoji=False).print(table)  # [vocab=5] is not a tag
 
 
 @app.command()
@@ -87,7 +87,7 @@ def run(
     profile: Annotated[Profile, typer.Option(help="How much of the grid.")] = Profile.QUICK,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for table, manifest and figure.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of every cell's own stream.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every cell's own stream.")] = 0,
     device: Annotated[
         str, typer.Option(help="cpu, or auto (which is cpu: the samplers' atoms are those of CPU).")
     ] = "auto",
@@ -209,7 +209,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; its state resumes it.")] = Path(
         "runs/mdm"
     ),
-    steps: Annotated[int, typer.Option(help="Optimiser steps in all.")] = 2000,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps in all.")] = 2000,
     vocab: Annotated[int, typer.Option(help="Tokens of the byte-level BPE, trained if --out has none.")] = 8192,
     width: Annotated[int, typer.Option()] = 256,
     layers: Annotated[int, typer.Option()] = 6,
@@ -246,7 +246,7 @@ def capture(
     folder: Annotated[Path, typer.Option(help="Folder of the masked diffusion model.")] = Path("models/mdm"),
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write (.safetensors).")] = None,
     rows: Annotated[int, typer.Option(help="Rows of logits.")] = 25,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Record logits of a real model on real held-out text, at several mask ratios."""
     import numpy as np
@@ -255,6 +255,7 @@ def capture(
     from .files import read_json
     from .mdm import capture as recorder
     from .mdm import corpus
+    from .provenance import file_sha256
     from .targets import save_capture
 
     rng = np.random.Generator(np.random.Philox(seed))
@@ -262,13 +263,13 @@ def capture(
     if model is Model.MDM:
         from .mdm.train import load_model
 
-        held_out = folder / "validation.npy"
-        if not held_out.is_file():
-            raise InputError(f"no {held_out}", "the held-out windows of a trained model", "train it first")
+        denoiser, manifest, held_out = load_model(folder), read_json(folder / "manifest.json"), folder / "validation.npy"
+        if not held_out.is_file() or file_sha256(held_out) != manifest.get("validation_sha256"):
+            raise InputError(f"no {held_out} of this model", "its held-out windows", "restore the file or train again")
         text = torch.from_numpy(np.load(held_out, allow_pickle=False).astype(np.int64))
-        weights = read_json(folder / "manifest.json")["weights_sha256"]
+        weights = manifest["weights_sha256"]
         note = {"weights_sha256": weights, "text": "held-out windows, one masked position a row", "seed": seed}
-        taken = recorder.capture_mdm(load_model(folder), text, rows=rows, rng=rng, manifest=note)
+        taken = recorder.capture_mdm(denoiser, text, rows=rows, rng=rng, manifest=note)
     else:
         from .mdm import smollm2
 
@@ -287,7 +288,7 @@ def capture(
 @app.command()
 def bench(
     vocab: Annotated[int, typer.Option(help="Vocabulary.")] = 8192,
-    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 7,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Cost beside fidelity: every sampler in one run, as ratios to gumbel_max_fp32."""
@@ -310,20 +311,20 @@ def doctor(format: FormatOption = Format.TABLE) -> None:
 def main() -> None:
     """Entry point: every error a user can mend is one line on stderr and exit 2."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = app(standalone_mode=False)  # None, or the code of a typer.Exit; typer makes 130 of Ctrl-C
     except PrecisionLabError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; run the same command again to resume", file=sys.stderr)
-        sys.exit(130)
+        code = 130
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "show"):
             error.show()
             sys.exit(2)
         raise
+    if code == 130:
+        print("interrupted; run the same command again to resume", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,10 @@ def load_study(name: str, folder: Path = FOLDER) -> Study:
     module: ModuleType = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    return module.STUDY
+    study = getattr(module, "STUDY", None)
+    if not isinstance(study, Study):
+        raise InputError(f"{known[name]} without a STUDY", "STUDY = Study(...)", "define it at the end of the file")
+    return study
 
 
 def _measure(name: str, folder: Path, cell: Cell, seed: int, out: Path) -> dict:
@@ -102,4 +105,6 @@ def run(
     files = result.save(out)
     from . import figures
 
-    return result, files + figures.save(study.draw(frame), out / name)
+    with figures.style():
+        files += figures.save(study.draw(frame), out / name)
+    return result, files

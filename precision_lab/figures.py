@@ -37,10 +37,14 @@ STYLE: Any = {
 }
 
 
+def style() -> Any:
+    """A context in which figures have the house style; matplotlib's settings return to the user's afterwards."""
+    return plt.rc_context(STYLE)
+
+
 def canvas(columns: int = 1, rows: int = 1, *, width: float = 4.2, height: float = 3.2) -> tuple[Figure, list[Axes]]:
-    """A figure in the house style and its axes, row by row."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
+    """A figure and its axes, row by row. Call it, and draw, inside :func:`style`."""
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
     return figure, list(axes.flat)
 
 
@@ -66,7 +70,7 @@ def interval(axes: Axes, x: Any, value: Any, low: Any, high: Any, *, label: str,
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write ``stem.svg`` and ``stem.png``; the same figure gives the same bytes."""
     written = []
-    with plt.rc_context(STYLE):
+    with style():
         for suffix in (".svg", ".png"):
             path = stem.with_suffix(suffix)
             with atomic(path) as partial:

@@ -27,9 +27,10 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, strict: bool = True) -> None:
+    """Write JSON atomically. ``strict`` refuses NaN and infinity, which only Python's own reader takes."""
     with atomic(path) as partial:
-        partial.write_text(json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n")
+        partial.write_text(json.dumps(value, indent=2, sort_keys=False, allow_nan=not strict) + "\n")
 
 
 def read_json(path: Path) -> Any:

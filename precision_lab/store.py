@@ -23,9 +23,10 @@ class Store:
             found = read_json(self.path(cell))
         except InputError:
             return None
-        return found if isinstance(found, dict) and found.get("cell") == cell and "rows" in found else None
+        sound = isinstance(found, dict) and isinstance(found.get("rows"), list) and "seconds" in found
+        return found if sound and found.get("cell") == cell else None
 
     def put(self, cell: Cell, rows: list[Row], seconds: float) -> dict:
         record = {"cell": cell, "rows": rows, "seconds": round(seconds, 3)}
-        write_json(self.path(cell), record)
+        write_json(self.path(cell), record, strict=False)  # a measure may be NaN or infinite
         return record

@@ -15,6 +15,7 @@ sum give every probability, ties included, with no binning. Two facts make it fa
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -64,7 +65,7 @@ def argmax_law(
         probs if tie == "first" else probs[::-1],
         f"enumeration of {len(noise.values)} noise atoms, ties to the {tie} index",
         error,
-        Guarantee.EXACT,
+        Guarantee.EXACT if error < 1e-12 else Guarantee.CERTIFIED,
     )
 
 
@@ -106,9 +107,7 @@ class _Race:
         bisection on the rounded score, which is monotone along the atoms."""
         count, narrow = len(self.noise), weights.astype(np.float32)
 
-        def above(
-            k: Int,
-        ) -> np.ndarray:  # is the score of atom k >= threshold? True before the first, False after the last
+        def above(k: Int) -> np.ndarray:  # True before the first atom, False after the last
             score = self.score(narrow, self.noise[k.clip(0, count - 1)])
             return (k < 0) | ((k < count) & ((score >= threshold) | np.isnan(score)))
 
@@ -160,7 +159,7 @@ class _Race:
             if not block and left <= 128 * tolerance:
                 block = left
             if block:
-                falling = total + (above < head_end)
+                falling = max(float(relative[done < end].sum()), 1e-300) + (above < head_end)  # rate of those not at the end
                 step = max(min(tolerance / np.sqrt(block * left), 1.0) / falling, 1e-6 * x)
             s = self.threshold(x + step, top)
             until = np.minimum(self.reach(s, w[rest]), end) if s > bottom and x < 1e250 else end
@@ -170,9 +169,8 @@ class _Race:
                 continue
             was, above = above, int(self._head_reach(head_scores, np.array([s]), inclusive=True)[0])
             gain, drop, bound = self._block(done, until, log_all, 1.0 - self.better[[was, above]])
-            if not block or (
-                bound > tolerance / 16 and events <= 2 * _EVENTS
-            ):  # the second: coarse atoms, one large key
+            coarse = bound > tolerance / 16 and events <= 2 * _EVENTS  # few atoms, one large key
+            if events and (not block or coarse):
                 gain, drop = self._window(rest, head, head_scores, done, until, log_all)
                 bound = left * (log_error + events * 2.0**-53 * min(drop * drop / 2, 1.0))
             error += bound
@@ -207,21 +205,27 @@ class _Race:
         """How many of the head's atoms score above ``keys`` (or as high, if ``inclusive``)."""
         return len(head_scores) - np.searchsorted(head_scores, keys, side="left" if inclusive else "right")
 
+    def _events(
+        self, rest: Int, start: Int, stop: Int, part: slice
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The events of some tokens: (slot, score, first atom, last atom), slots ascending, scores descending in each."""
+        start, lengths = start[part], stop[part] - start[part]
+        slot = np.repeat(np.arange(part.start, part.stop, dtype=np.int32), lengths)
+        atom = np.arange(len(slot)) + np.repeat(start - np.cumsum(lengths) + lengths, lengths)
+        key = self.score(np.repeat(self.weights[rest[part]].astype(np.float32), lengths), self.noise[atom])
+        if self.format is FP32 or not len(slot):
+            return slot, key, atom, atom
+        new = np.ones(len(slot), dtype=bool)  # many atoms share a coarse score: an event is a (token, score)
+        new[1:] = (slot[1:] != slot[:-1]) | (key[1:] != key[:-1])
+        first = np.flatnonzero(new)
+        return slot[first], key[first], atom[first], atom[np.append(first[1:], len(slot)) - 1]
+
     def _window(
         self, rest: Int, head: int, head_scores: Float, start: Int, stop: Int, log_all: float
     ) -> tuple[Float, float]:
         """All events of atoms ``start[j]..stop[j]``: each token's gain, and the fall of log prod F over the window."""
-        lengths = stop - start
-        slot = np.repeat(np.arange(len(rest), dtype=np.int32), lengths)
-        atom = np.arange(len(slot)) + np.repeat(start - np.cumsum(lengths) + lengths, lengths)
-        key = self.score(np.repeat(self.weights[rest].astype(np.float32), lengths), self.noise[atom])
-        final = atom
-        if self.format is not FP32:  # many atoms share a score: merge runs, so that an event is a (token, score)
-            new = np.ones(len(slot), dtype=bool)
-            new[1:] = (slot[1:] != slot[:-1]) | (key[1:] != key[:-1])
-            first = np.flatnonzero(new)
-            final = atom[np.append(first[1:], len(slot)) - 1]
-            slot, key, atom = slot[first], key[first], atom[first]
+        parts = [self._events(rest, start, stop, part) for part in _parts(stop - start)]
+        slot, key, atom, final = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = _order(key)
         slot, key, atom, final = slot[order], key[order], atom[order], final[order]
         fall = self.log_f[atom] - self.log_f[final + 1]
@@ -234,6 +238,14 @@ class _Race:
         gain = odds * np.exp(log_all - before[:-1]) * head_f
         gains: Float = np.bincount(slot, weights=gain, minlength=len(rest)).astype(np.float64)
         return gains, float(before[-1])
+
+
+def _parts(lengths: Int) -> list[slice]:
+    """Runs of consecutive tokens of at most ``_EVENTS`` events each (or one token)."""
+    upto = np.cumsum(lengths)
+    edges = np.searchsorted(upto, np.arange(_EVENTS, upto[-1], _EVENTS), side="right")
+    edges = np.unique(np.concatenate([[0], edges, [len(lengths)]]))
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 
 def _order(key: np.ndarray) -> Int:
