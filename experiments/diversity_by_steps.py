@@ -33,10 +33,10 @@ STEP_LAWS = {
 NAMES = list(STEP_LAWS)
 SEQUENCES = {  # profile -> decoder -> steps -> sequences
     "smoke": {"ancestral": {4: 1}, "event_driven": {4: 1}, "first_hitting": {0: 1}},
-    "quick": {"ancestral": {64: 4, 256: 4}, "event_driven": {1024: 4, 16384: 4}, "first_hitting": {0: 8}},
+    "quick": {"ancestral": {64: 4, 256: 4}, "event_driven": {1024: 4, 16384: 2}, "first_hitting": {0: 8}},
     "full": {
-        "ancestral": {64: 16, 256: 16, 1024: 8, 4096: 4, 16384: 4},
-        "event_driven": dict.fromkeys((64, 256, 1024, 4096, 16384, 50000), 24),
+        "ancestral": {64: 16, 256: 16, 1024: 8, 4096: 4, 16384: 2},
+        "event_driven": dict.fromkeys((64, 256, 1024, 4096, 16384, 50000), 16),
         "first_hitting": {0: 32},
     },
 }

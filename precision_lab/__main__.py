@@ -263,7 +263,8 @@ def capture(
     if model is Model.MDM:
         from .mdm.train import load_model
 
-        denoiser, manifest, held_out = load_model(folder), read_json(folder / "manifest.json"), folder / "validation.npy"
+        denoiser, manifest = load_model(folder), read_json(folder / "manifest.json")
+        held_out = folder / "validation.npy"
         if not held_out.is_file() or file_sha256(held_out) != manifest.get("validation_sha256"):
             raise InputError(f"no {held_out} of this model", "its held-out windows", "restore the file or train again")
         text = torch.from_numpy(np.load(held_out, allow_pickle=False).astype(np.int64))

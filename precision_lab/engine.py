@@ -6,6 +6,7 @@ import importlib.util
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
@@ -28,8 +29,9 @@ def experiments(folder: Path = FOLDER) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
 
 
+@cache
 def load_study(name: str, folder: Path = FOLDER) -> Study:
-    """The STUDY literal of one experiment file."""
+    """The STUDY literal of one experiment file; the file is executed once per process."""
     known = experiments(folder)
     if name not in known:
         raise unknown_name("experiment", name, known)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # the command line needs Profile at once and NumPy only later
+    from typing import Any
 
-Float = NDArray[np.float64]
-Int = NDArray[np.int64]
-Array = NDArray[Any]
+    import numpy as np
+    from numpy.typing import NDArray
+
+Float: TypeAlias = "NDArray[np.float64]"
+Int: TypeAlias = "NDArray[np.int64]"
+Array: TypeAlias = "NDArray[Any]"
 
 
 class Guarantee(StrEnum):

@@ -81,6 +81,12 @@ def no_figure(monkeypatch):
     monkeypatch.setattr(figures, "save", save)
 
 
+def rewritten(folder, text: str) -> None:
+    """Another experiment in the same file; a process loads a file once, so this one must forget it."""
+    (folder / "fake.py").write_text(text)
+    engine.load_study.cache_clear()
+
+
 def measured(folder) -> list[int]:
     """Which cells were measured since the last call."""
     path = folder / "measured.txt"
@@ -210,7 +216,7 @@ class TestRun:
 
     def test_a_raised_version_is_measured_anew(self, no_figure, folder, out):
         engine.run("fake", Profile.SMOKE, out, folder=folder)
-        (folder / "fake.py").write_text(FAKE.replace('question="', 'version=2, question="'))
+        rewritten(folder, FAKE.replace('question="', 'version=2, question="'))
         measured(folder)
         engine.run("fake", Profile.SMOKE, out, folder=folder)
         assert measured(folder) == [0, 1, 2]
@@ -256,10 +262,10 @@ class TestRun:
         assert not out.exists()
 
     def test_a_verdict_that_fails_leaves_the_cells(self, no_figure, folder, out):
-        (folder / "fake.py").write_text(FAKE.replace('f"{len(frame)} rows."', "frame.missing"))
+        rewritten(folder, FAKE.replace('f"{len(frame)} rows."', "frame.missing"))
         with pytest.raises(AttributeError):
             engine.run("fake", Profile.SMOKE, out, folder=folder)
-        (folder / "fake.py").write_text(FAKE)
+        rewritten(folder, FAKE)
         measured(folder)
         engine.run("fake", Profile.SMOKE, out, folder=folder)
         assert measured(folder) == []

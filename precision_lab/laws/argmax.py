@@ -159,7 +159,9 @@ class _Race:
             if not block and left <= 128 * tolerance:
                 block = left
             if block:
-                falling = max(float(relative[done < end].sum()), 1e-300) + (above < head_end)  # rate of those not at the end
+                falling = max(float(relative[done < end].sum()), 1e-300) + (
+                    above < head_end
+                )  # rate of those not at the end
                 step = max(min(tolerance / np.sqrt(block * left), 1.0) / falling, 1e-6 * x)
             s = self.threshold(x + step, top)
             until = np.minimum(self.reach(s, w[rest]), end) if s > bottom and x < 1e250 else end

@@ -144,16 +144,18 @@ def event_driven(
 
     for sequence in tokens:
         candidate = next_candidate(np.full(length, -1))
-        log_mu: Tensor | None = None
+        hidden: Tensor | None = None
         while (sequence == mask).any():
             step = int(candidate.min())
-            if log_mu is None:
+            if hidden is None:
                 with torch.no_grad():
-                    log_mu = torch.log_softmax(model.logits(model.hidden(sequence[None])[0]).double(), dim=-1)
+                    hidden = model.hidden(sequence[None])[0]
                 nfe += 1
             changed: dict[int, int] = {}
             for position in np.flatnonzero(candidate == step):
-                given = step_law(log_mu[position].numpy(), float(r[step]))
+                with torch.no_grad():  # the head runs at candidates alone
+                    log_mu = torch.log_softmax(model.logits(hidden[position]).double(), dim=-1).numpy()
+                given = step_law(log_mu, float(r[step]))
                 total, bound = float(given.sum()), min(float(r[step]) + excess, 1.0)
                 draws += 1
                 if total > bound * (1 + 1e-9):
@@ -168,5 +170,5 @@ def event_driven(
                     candidate[position] = next_candidate(np.array([step]))[0]
             for where, token in changed.items():
                 sequence[where] = token
-            log_mu = None if changed else log_mu
+            hidden = None if changed else hidden
     return Decoded(tokens, nfe, draws)

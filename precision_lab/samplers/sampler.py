@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -173,16 +174,15 @@ class UniformSampler(Sampler):
 
     @property
     def ceiling(self) -> float:
-        if not self.source.enumerable:
-            word = torch.tensor([1 if self.combine == "divide" and self.fine else (1 << self.source.bits) - 1])
-            return self._best(self.source.from_words(torch.tensor([0, 1, int(word), (1 << self.source.bits) - 1])))
-        atoms = self.noise_atoms()
-        return atoms.ceiling if self.combine == "add" else float(-np.log(atoms.floor)) if atoms.floor else np.inf
-
-    def _best(self, u: Tensor) -> float:
-        noise = self.noise_of(u).double()
-        best = noise.max() if self.combine == "add" else -torch.log(noise.min())
-        return float(best)
+        if self.source.enumerable:
+            atoms = self.noise_atoms()
+            best = atoms.ceiling if self.combine == "add" else atoms.floor
+        else:  # 2^53 words: the extremes are next to 0 and to 1
+            noise = self.noise_of(self.source.from_words(torch.tensor([1, (1 << self.source.bits) - 1])))
+            best = float(noise.max() if self.combine == "add" else noise.min())
+        if self.combine == "add":
+            return best
+        return -math.log(best) if best > 0 else math.inf
 
     def row_law(self, logits: Tensor) -> Law:
         weights = self.weights_of(logits).double().cpu().numpy()

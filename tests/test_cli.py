@@ -1,0 +1,512 @@
+"""The command line: data on stdout, everything else on stderr, exit codes, and nothing heavy for ``--help``.
+
+Most commands run in this process through ``main``; what must be seen from outside runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import precision_lab.samplers
+from precision_lab import __main__ as command_line
+from precision_lab import bench, doctor, engine
+from precision_lab.files import read_json
+from precision_lab.mdm import corpus as corpora
+from precision_lab.mdm.corpus import Corpus
+from precision_lab.mdm.denoiser import DenoiserConfig
+from precision_lab.mdm.train import TrainConfig, train
+from precision_lab.samplers import SAMPLERS
+from precision_lab.targets import TARGETS, Capture, load_capture, save_capture
+
+COMMANDS = ["run", "law", "ls", "train", "capture", "bench", "doctor"]
+HEAVY = ["torch", "numpy", "scipy", "pandas", "matplotlib"]
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """``cli("law", ...)`` -> (exit code, stdout, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["precision-lab", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            command_line.main()
+        return stop.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def strict(text: str):
+    """JSON as the standard has it: NaN and Infinity are errors."""
+    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+
+
+def python(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def one_line(err: str) -> str:
+    assert err.count("\n") == 1, err
+    assert err.startswith("error: got ")
+    return err
+
+
+class TestHelp:
+    def test_help_of_every_command_imports_nothing_heavy(self):
+        """One process: after all the help texts none of the slow packages may be loaded."""
+        done = python(
+            f"""
+import sys
+from precision_lab.__main__ import main
+for command in [[]] + [[name] for name in {COMMANDS}]:
+    sys.argv = ["precision-lab", *command, "--help"]
+    try:
+        main()
+    except SystemExit as stop:
+        assert not stop.code, (command, stop.code)
+print("loaded:", *[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
+"""
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == "loaded:\n"
+        assert all(f" {name} " in done.stdout for name in COMMANDS)
+        assert done.stdout.count("Usage:") == 1 + len(COMMANDS)
+        assert "--format" in done.stdout
+
+    def test_listing_targets_needs_no_torch(self):
+        done = python(
+            """
+import sys
+from precision_lab.__main__ import main
+sys.argv = ["precision-lab", "ls", "targets"]
+try:
+    main()
+except SystemExit:
+    print("loaded:", *[name for name in ("torch", "pandas", "matplotlib") if name in sys.modules], file=sys.stderr)
+"""
+        )
+        assert done.stderr == "loaded:\n"
+        assert "zipf" in done.stdout
+
+    def test_no_command_is_a_usage_error_with_the_help(self, cli):
+        code, out, err = cli()
+        assert code == 2
+        assert "Usage:" in out + err
+
+    @pytest.mark.parametrize(
+        "arguments", [["nonsense"], ["law", "--target", "zipf"], ["ls", "things"], ["law", "--what"]]
+    )
+    def test_usage_errors(self, cli, arguments):
+        code, out, err = cli(*arguments)
+        assert code == 2
+        assert out == ""
+        assert "Error" in err
+        assert "Traceback" not in err
+
+
+KEYS = {
+    "total_variation", "kl_divergence", "effective_temperature", "temperature_share", "suppressed_mass", "ceiling",
+    "error", "guarantee",
+}  # fmt: skip
+
+
+class TestLaw:
+    def law(self, cli, *arguments, sampler="gumbel_max_fp64", target="zipf[vocab=20]"):
+        code, out, err = cli("law", "--sampler", sampler, "--target", target, *arguments)
+        assert (code, err) == (0, "")
+        return out
+
+    def test_json(self, cli):
+        found = strict(self.law(cli, "--format", "json"))
+        assert found.keys() >= KEYS
+        assert (found["sampler"], found["target"], found["vocab"]) == ("gumbel_max_fp64", "zipf[vocab=20]", 20)
+        assert found["guarantee"] == "certified"
+        assert found["total_variation"] <= found["error"] * 20 + 1e-12
+        assert found["ceiling"] == pytest.approx(36.7368, abs=1e-4)
+
+    @pytest.mark.parametrize(
+        ("sampler", "ceiling"),
+        [("torch_multinomial_fp16", "inf"), ("inverse_cdf_fp16", None), ("gumbel_max_bf16", 5.53125)],
+    )
+    def test_json_is_strict_for_any_number(self, cli, sampler, ceiling):
+        """Infinite and absent ceilings, and a law that misses tokens: infinite divergences."""
+        found = strict(self.law(cli, "-f", "json", sampler=sampler, target="geometric[vocab=60,ratio=0.5]"))
+        assert found.keys() >= KEYS
+        assert found["ceiling"] == ceiling
+        if found["unreachable_tokens"]:
+            assert "inf" in (found["kl_divergence"], found["max_log_ratio"])
+
+    def test_some_law_really_misses_tokens(self, cli):
+        found = strict(self.law(cli, "-f", "json", sampler="inverse_cdf_fp16", target="geometric[vocab=60,ratio=0.5]"))
+        assert found["unreachable_tokens"] > 10
+        assert found["suppressed_mass"] > 0
+
+    def test_csv(self, cli):
+        (row,) = csv.DictReader(io.StringIO(self.law(cli, "-f", "csv")))
+        found = strict(self.law(cli, "-f", "json"))
+        assert list(row) == list(found)
+        for name in ("total_variation", "effective_temperature", "ceiling"):
+            assert float(row[name]) == found[name]  # every digit
+
+    def test_markdown(self, cli):
+        head, rule, row = self.law(cli, "-f", "md").splitlines()
+        assert rule == "|" + "---|" * (head.count("|") - 1)
+        assert head.count("|") == row.count("|")
+        assert "| zipf[vocab=20] |" in row
+
+    def test_table(self, cli):
+        """Square brackets are text: rich would take [vocab=20] for a tag and drop it."""
+        lines = [line.split() for line in self.law(cli).splitlines()]
+        assert lines[0] == ["quantity", "value"]
+        assert ["target", "zipf[vocab=20]"] in lines
+        assert {line[0] for line in lines} >= KEYS
+
+    def test_the_default_parameters_of_a_target(self, cli):
+        assert strict(self.law(cli, "-f", "json", target="geometric"))["vocab"] == 1000
+
+    def test_a_row_of_a_recorded_file(self, cli, tmp_path):
+        path = tmp_path / "logits.safetensors"
+        logits = np.array([[0, -1, -2], [0, -8, -9]], dtype=np.float16)
+        save_capture(path, Capture(logits, np.zeros(2), np.zeros(2, dtype=int), {"model": "toy"}))
+        first, second = (strict(self.law(cli, "-f", "json", "--row", row, target=str(path))) for row in "01")
+        assert (first["target"], second["target"]) == ("toy row 0", "toy row 1")
+        assert strict(self.law(cli, "-f", "json", target=str(path))) == first
+        code, out, err = cli("law", "--sampler", "gumbel_max_fp64", "--target", str(path), "--row", "2")
+        assert (code, out) == (2, "")
+        assert "row 2; expected 0..1" in one_line(err)
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["--sampler", "gumbel_max_fp23", "--target", "zipf"], "did you mean gumbel_max_fp"),
+            (["--sampler", "qqqqqqq", "--target", "zipf"], "precision-lab ls samplers"),
+            (["--sampler", "gumbel_max_fp64", "--target", "zpf[vocab=3]"], "did you mean zipf?"),
+            (["--sampler", "gumbel_max_fp64", "--target", "zipf[size=3]"], "expected vocab or exponent"),
+            (["--sampler", "gumbel_max_fp64", "--target", "zipf[vocab=x]"], "a number"),
+            (["--sampler", "gumbel_max_fp64", "--target", "head_and_tail[gap=1000]"], "tail tokens"),
+            (["--sampler", "gumbel_max_fp64", "--target", "normal[seed=-1]"], "seed = -1"),
+            (["--sampler", "gumbel_max_fp64", "--target", "none.safetensors"], "no file none.safetensors"),
+            (["--sampler", "gumbel_max_fp64", "--target", "zipf", "--row", "1"], "leave --row out"),
+            (["--sampler", "gumbel_max_fp64", "--target", __file__], "a safetensors file"),
+            (["--sampler", "none.py:sample", "--target", "zipf"], "no file none.py"),
+            (["--sampler", "no.such.module:sample", "--target", "zipf"], "no.such.module"),
+        ],
+    )
+    def test_what_the_user_can_mend_is_one_line_and_exit_2(self, cli, arguments, says):
+        code, out, err = cli("law", *arguments)
+        assert (code, out) == (2, "")
+        assert says in one_line(err)
+
+    def test_a_plain_function_has_no_law(self, cli, tmp_path):
+        path = tmp_path / "mine.py"
+        path.write_text("def sample(logits, n, *, generator):\n    return logits.argmax(-1).expand(n, -1)\n")
+        code, out, err = cli("law", "--sampler", f"{path}:sample", "--target", "zipf[vocab=5]")
+        assert (code, out) == (2, "")
+        assert "a plain function; expected a sampler whose arithmetic is declared" in one_line(err)
+        code, out, err = cli("law", "--sampler", f"{path}:smaple", "--target", "zipf[vocab=5]")
+        assert (code, out) == (2, "")
+        assert "no function 'smaple'" in one_line(err)
+
+    def test_a_declared_sampler_in_a_file_has_one(self, cli, tmp_path):
+        path = tmp_path / "mine.py"
+        path.write_text(
+            "from dataclasses import replace\nfrom precision_lab import SAMPLERS\n"
+            "MINE = replace(SAMPLERS['gumbel_max_fp64'], name='mine')\n"
+        )
+        assert strict(self.law(cli, "-f", "json", sampler=f"{path}:MINE"))["sampler"] == "mine"
+
+    def test_a_file_that_does_not_import(self, cli, tmp_path):
+        path = tmp_path / "broken.py"
+        path.write_text("import nothing_of_this_name\n")
+        code, _, err = cli("law", "--sampler", f"{path}:sample", "--target", "zipf")
+        assert code == 2
+        assert "nothing_of_this_name" in one_line(err)
+
+    def test_from_outside(self):
+        """Exit code, one line, no traceback, as a shell sees it."""
+        done = subprocess.run(
+            [sys.executable, "-m", "precision_lab", "law", "--sampler", "gumbel_max_f32", "--target", "zipf"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "did you mean" in one_line(done.stderr)
+
+
+class TestLs:
+    def test_samplers(self, cli):
+        code, out, err = cli("ls", "samplers", "--format", "json")
+        assert (code, err) == (0, "")
+        rows = strict(out)
+        assert [row["name"] for row in rows] == list(SAMPLERS)
+        assert all(row["publisher"] and row["dtypes"] and row["source"] for row in rows)
+
+    @pytest.mark.parametrize("format", ["table", "md", "csv"])
+    def test_no_name_and_no_source_is_cut_off(self, cli, format):
+        _, out, _ = cli("ls", "samplers", "-f", format)
+        for sampler in SAMPLERS.values():
+            assert sampler.name in out
+            assert sampler.source_ref in out
+
+    def test_targets(self, cli):
+        code, out, err = cli("ls", "targets", "-f", "json")
+        assert (code, err) == (0, "")
+        rows = {row["name"]: row for row in strict(out)}
+        assert rows.keys() == TARGETS.keys()
+        assert rows["zipf"]["parameters"] == "vocab=50257, exponent=1.0"
+        assert all(row["formula"] for row in rows.values())
+
+    def test_experiments(self, cli):
+        code, out, err = cli("ls", "experiments", "-f", "json")
+        assert (code, err) == (0, "")
+        assert {row["name"] for row in strict(out)} == set(engine.experiments())
+        assert all(row["question"].endswith("?") for row in strict(out))
+
+
+class TestEmit:
+    rows = ({"a": math.nan, "b": "x|y", "c": None}, {"a": -math.inf, "b": "[bold]:smile:", "c": 1 / 3})
+
+    def emit(self, format, capsys, rows=None):
+        command_line.emit(list(self.rows) if rows is None else rows, command_line.Format(format))
+        return capsys.readouterr().out
+
+    def test_json(self, capsys):
+        assert strict(self.emit("json", capsys)) == [
+            {"a": None, "b": "x|y", "c": None},
+            {"a": "-inf", "b": "[bold]:smile:", "c": 1 / 3},
+        ]
+        assert strict(self.emit("json", capsys, [])) == []
+
+    def test_markdown(self, capsys):
+        assert self.emit("md", capsys).splitlines()[2:] == ["|  | x\\|y |  |", "| -inf | [bold]:smile: | 0.333333 |"]
+
+    def test_csv(self, capsys):
+        assert self.emit("csv", capsys) == "a,b,c\nnan,x|y,\n-inf,[bold]:smile:,0.3333333333333333\n"
+
+    def test_table(self, capsys):
+        assert [line.split() for line in self.emit("table", capsys).splitlines()] == [
+            ["a", "b", "c"], ["x|y"], ["-inf", "[bold]:smile:", "0.333333"],
+        ]  # fmt: skip
+
+
+FAKE = """
+from precision_lab import figures
+from precision_lab.study import Study
+
+
+def measure(cell, rng):
+    return [cell | {"x": rng.random()}]
+
+
+def draw(frame):
+    return figures.canvas()[0]
+
+
+STUDY = Study("fake", "Is it?", lambda profile: [{"profile": str(profile)}], measure, draw, lambda frame: "It is.")
+"""
+
+
+class TestRun:
+    @pytest.fixture
+    def fake(self, tmp_path, monkeypatch):
+        """An experiments folder with one fake, in the place of the real one."""
+        folder = tmp_path / "experiments"
+        folder.mkdir()
+        (folder / "fake.py").write_text(FAKE)
+        experiments, load_study, run = engine.experiments, engine.load_study, engine.run
+        monkeypatch.setattr(engine, "experiments", lambda at=folder: experiments(at))
+        monkeypatch.setattr(engine, "load_study", lambda name, at=folder: load_study(name, at))
+        monkeypatch.setattr(engine, "run", functools.partial(run, folder=folder))
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    def test_a_real_experiment(self, cli, tmp_path):
+        code, out, err = cli("run", "noise_ceiling", "--profile", "smoke", "-o", str(tmp_path), "--seed", "3")
+        assert code == 0, err
+        assert out.splitlines() == [
+            "Look at:",
+            f"  {tmp_path / 'noise_ceiling.csv'}",
+            f"  {tmp_path / 'noise_ceiling.png'}",
+        ]
+        manifest = read_json(tmp_path / "noise_ceiling.json")
+        assert (manifest["profile"], manifest["seed"]) == ("smoke", 3)
+        assert f"noise_ceiling: {manifest['verdict']}" in err
+
+    def test_all_experiments_and_the_folders_of_the_profiles(self, cli, fake):
+        for arguments, folder in (([], "results"), (["--profile", "full"], "results/full"), (["-o", "o"], "o")):
+            code, out, _ = cli("run", *arguments)
+            assert code == 0
+            assert out.split() == ["Look", "at:", f"{folder}/fake.csv", f"{folder}/fake.png"]
+            assert (fake / folder / "fake.svg").is_file()
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["fkae"], "did you mean fake?"),
+            (["fake", "other"], "precision-lab ls experiments"),
+            (["fake", "--device", "cuda"], "expected auto or cpu"),
+            (["fake", "-j", "0"], "use -j 1"),
+        ],
+    )
+    def test_bad_input_fails_before_any_work(self, cli, fake, arguments, says):
+        code, out, err = cli("run", *arguments)
+        assert (code, out) == (2, "")
+        assert says in one_line(err)
+        assert not (fake / "results").exists()
+
+    def test_a_negative_seed(self, cli, fake):
+        code, out, err = cli("run", "fake", "--seed", "-1")
+        assert (code, out) == (2, "")
+        assert "--seed" in err
+        assert "Traceback" not in err
+
+    def test_ctrl_c_is_130_and_says_how_to_go_on(self, cli, fake, monkeypatch):
+        def interrupted(*arguments, **options):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(engine, "run", interrupted)
+        code, out, err = cli("run", "fake")
+        assert (code, out) == (130, "")
+        assert err.strip() == "interrupted; run the same command again to resume"
+
+    def test_a_bug_is_not_dressed_up_as_bad_input(self, fake, monkeypatch):
+        def broken(*arguments, **options):
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(engine, "run", broken)
+        monkeypatch.setattr(sys, "argv", ["precision-lab", "run", "fake"])
+        with pytest.raises(ZeroDivisionError):
+            command_line.main()
+
+
+class TestDoctor:
+    @pytest.fixture
+    def two_samplers(self, monkeypatch):
+        """One whose atoms can be listed and one whose cannot: the real table takes half a minute."""
+        few = {name: SAMPLERS[name] for name in ("gumbel_max_bf16", "gumbel_max_fp64")}
+        monkeypatch.setattr(precision_lab.samplers, "SAMPLERS", few)
+
+    def test_rows(self, cli, two_samplers):
+        code, out, err = cli("doctor", "-f", "json")
+        assert (code, err) == (0, "")
+        rows = {row["what"]: row for row in strict(out)}
+        assert rows["torch"]["value"] == torch.__version__
+        assert (
+            rows["noise atoms of gumbel_max_bf16"]["value"] == SAMPLERS["gumbel_max_bf16"].noise_atoms().sha256()[:16]
+        )
+        assert "noise atoms of gumbel_max_fp64" not in rows
+        assert {"python", "numpy", "scipy", "precision-lab", "processor", "commit"} <= rows.keys()
+
+    def test_a_difference_is_exit_1(self, cli, monkeypatch):
+        monkeypatch.setattr(doctor, "checks", lambda: [{"what": "noise", "value": "x", "state": "differs"}])
+        code, out, _ = cli("doctor", "-f", "csv")
+        assert code == 1
+        assert out == "what,value,state\nnoise,x,differs\n"
+
+
+class TestBench:
+    def test_every_sampler_beside_its_rival(self, cli, monkeypatch):
+        monkeypatch.setattr(bench, "SAMPLERS", {n: SAMPLERS[n] for n in ("gumbel_max_bf16", "gumbel_max_fp64")})
+        monkeypatch.setattr(bench, "RIVAL", "gumbel_max_bf16")
+        code, out, err = cli("bench", "--vocab", "50", "--rounds", "2", "-f", "json")
+        assert code == 0
+        assert "round 2/2" in err
+        rows = {row["sampler"]: row for row in strict(out)}
+        rival, other = rows["gumbel_max_bf16"], rows["gumbel_max_fp64"]
+        assert (rival["ratio"], rival["ratio_low"], rival["ratio_high"]) == (1, 1, 1)
+        assert other["ratio_low"] <= other["ratio"] <= other["ratio_high"]
+        assert other["total_variation"] < 1e-9 < rival["total_variation"]
+        assert cli("bench", "--rounds", "0")[0] == 2
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("model"), np.random.default_rng(0)
+    config = TrainConfig(model=DenoiserConfig(12, 1, 2, 64), steps=1, batch=2, length=16)
+    train(config, Corpus(rng.integers(0, 12, 300, np.uint16), rng.integers(0, 12, 165, np.uint16), {}), folder)
+    return folder
+
+
+class TestCapture:
+    def test_rows_of_a_trained_model(self, cli, model_folder, tmp_path):
+        path = tmp_path / "new" / "logits.safetensors"
+        code, out, err = cli("capture", "--folder", str(model_folder), "-o", str(path), "--rows", "5", "--seed", "2")
+        assert (code, err) == (0, "")
+        assert out == f"5 rows of 12 logits -> {path}\n"
+        found = load_capture(path)
+        assert found.logits.shape == (5, 12)
+        assert found.manifest["weights_sha256"] == read_json(model_folder / "manifest.json")["weights_sha256"]
+        assert found.manifest["seed"] == 2
+        again = tmp_path / "again.safetensors"
+        cli("capture", "--folder", str(model_folder), "-o", str(again), "--rows", "5", "--seed", "2")
+        assert again.read_bytes() == path.read_bytes()
+        code, out, _ = cli("law", "--sampler", "gumbel_max_fp64", "--target", str(path), "--row", "4", "-f", "json")
+        assert strict(out)["target"] == "mdm row 4"
+
+    @pytest.mark.parametrize(
+        ("damage", "says"),
+        [
+            (lambda folder: (folder / "manifest.json").unlink(), "manifest.json"),
+            (lambda folder: (folder / "manifest.json").write_text("{}"), "manifest.json with no model"),
+            (lambda folder: (folder / "validation.npy").unlink(), "restore the file or train again"),
+            (lambda folder: (folder / "validation.npy").write_bytes(b"junk"), "restore the file or train again"),
+            (lambda folder: (folder / "model.safetensors").write_bytes(b"junk"), "as its manifest says"),
+        ],
+    )
+    def test_a_damaged_folder(self, cli, model_folder, tmp_path, damage, says):
+        for path in model_folder.iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        damage(tmp_path)
+        code, out, err = cli("capture", "--folder", str(tmp_path), "-o", str(tmp_path / "logits.safetensors"))
+        assert (code, out) == (2, "")
+        assert says in one_line(err)
+        assert not (tmp_path / "logits.safetensors").exists()
+
+    def test_more_rows_than_windows(self, cli, model_folder, tmp_path):
+        code, _, err = cli("capture", "--folder", str(model_folder), "-o", str(tmp_path / "x.safetensors"))
+        assert code == 2
+        assert "rows = 25 from 10 windows" in one_line(err)
+
+
+class TestTrain:
+    def test_one_step(self, cli, tmp_path, monkeypatch):
+        rng = np.random.default_rng(0)
+        text = Corpus(rng.integers(0, 300, 400, np.uint16), rng.integers(0, 300, 260, np.uint16), {})
+        asked = []
+        monkeypatch.setattr(corpora, "load", lambda path, vocab: (asked.append((path, vocab)), text)[1])
+        code, out, err = cli(
+            "train",
+            "-o",
+            str(tmp_path),
+            "--steps",
+            "1",
+            "--vocab",
+            "300",
+            "--width",
+            "64",
+            "--layers",
+            "1",
+            "--threads",
+            "1",
+        )
+        assert code == 0, err
+        assert asked == [(tmp_path / "tokenizer.json", 300)]
+        assert "bound" in out
+        assert "step 1/1" in err
+        manifest = read_json(tmp_path / "manifest.json")
+        assert manifest["config"]["model"] == {"vocab": 300, "layers": 1, "heads": 1, "width": 64}
+
+    @pytest.mark.parametrize("vocab", ["256", "70000"])
+    def test_a_vocabulary_that_does_not_fit(self, cli, vocab):
+        code, out, err = cli("train", "--vocab", vocab)
+        assert (code, out) == (2, "")
+        assert "257 to 65,536" in one_line(err)
