@@ -1,0 +1,122 @@
+"""Every file of experiments/: a well-formed STUDY whose smoke profile runs to a table, a verdict and a figure.
+
+They read what is committed in models/, as ``make figures`` does; only the ones that draw are random, and no test here
+judges their numbers: that is done where the laws, the decoders and the intervals are tested.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from precision_lab import engine
+from precision_lab.files import read_json
+from precision_lab.mdm.corpus import Corpus
+from precision_lab.mdm.denoiser import DenoiserConfig
+from precision_lab.mdm.train import TrainConfig, train
+from precision_lab.result import load_result
+from precision_lab.study import Study
+from precision_lab.types import Profile
+
+EXPERIMENTS = sorted(engine.experiments())
+
+
+@pytest.fixture(scope="module", params=EXPERIMENTS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def smoke(name, tmp_path_factory):
+    """Each experiment is run once: its result, the files written, their folder."""
+    out = tmp_path_factory.mktemp(name)
+    return *engine.run(name, Profile.SMOKE, out), out
+
+
+class TestLiterals:
+    def test_there_are_experiments(self):
+        assert len(EXPERIMENTS) >= 4
+
+    def test_the_study_is_named_after_its_file_and_asks_something(self, name):
+        study = engine.load_study(name)
+        assert isinstance(study, Study)
+        assert study.name == name
+        assert study.question.endswith("?")
+        assert study.version >= 1
+
+    def test_the_file_is_short_and_says_what_it_costs(self, name):
+        text = engine.experiments()[name].read_text()
+        assert len(text.splitlines()) < 150
+        assert "Cost: " in sys.modules[f"experiments.{engine.load_study(name).name}"].__doc__
+
+    @pytest.mark.parametrize("profile", Profile)
+    def test_cells_are_json_and_each_is_its_own(self, name, profile):
+        study = engine.load_study(name)
+        cells = study.cells(profile)
+        assert cells
+        assert all(json.loads(json.dumps(cell, allow_nan=False)) == cell for cell in cells)
+        assert len({study.cell_id(cell, 0) for cell in cells}) == len(cells)
+        assert study.cells(profile) == cells  # the grid does not depend on when it is asked for
+
+    def test_the_profiles_grow(self, name):
+        sizes = [len(engine.load_study(name).cells(profile)) for profile in Profile]
+        assert sizes == sorted(sizes)
+        assert sizes[0] < sizes[1]
+
+
+class TestSmoke:
+    def test_table_verdict_and_figure(self, name, smoke):
+        result, files, out = smoke
+        assert len(result.frame) >= len(engine.load_study(name).cells(Profile.SMOKE))
+        assert result.frame.columns.is_unique
+        verdict = result.manifest["verdict"]
+        assert len(verdict) > 40
+        assert "nan" not in verdict
+        assert [path.name for path in files] == [f"{name}{suffix}" for suffix in (".csv", ".json", ".svg", ".png")]
+        assert files[3].read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in files[2].read_text()
+        assert read_json(files[1])["verdict"] == verdict
+        assert load_result(out, name).frame.shape == result.frame.shape
+
+    def test_it_resumes_from_its_cells_with_the_same_table(self, name, smoke, monkeypatch):
+        result, files, out = smoke
+        before = [path.read_bytes() for path in files if path.suffix != ".json"]
+        monkeypatch.setattr(engine, "_measure", lambda *_: pytest.fail("a cell was measured again"))
+        again, files = engine.run(name, Profile.SMOKE, out)
+        pd.testing.assert_frame_equal(again.frame, result.frame)
+        assert [path.read_bytes() for path in files if path.suffix != ".json"] == before
+
+    def test_a_cell_measured_again_gives_the_same_rows(self, name, smoke):
+        """The last cell, alone: no state is carried from cell to cell."""
+        frame, study = smoke[0].frame, engine.load_study(name)
+        cell = study.cells(Profile.SMOKE)[-1]
+        rows = json.loads(json.dumps(study.measure(cell, study.rng(cell, 0))))
+        for row, kept in zip(rows, frame.iloc[-len(rows) :].to_dict("records"), strict=True):
+            assert {k: v for k, v in row.items() if v is not None} == {k: v for k, v in kept.items() if not pd.isna(v)}
+
+
+class TestDiversityOnATinyModel:
+    """``diversity_by_steps`` beside a stand-in for models/mdm: it needs nothing but that folder."""
+
+    def test_smoke(self, tmp_path):
+        (tmp_path / "experiments").mkdir()
+        source = engine.experiments()["diversity_by_steps"]
+        (tmp_path / "experiments" / source.name).write_bytes(source.read_bytes())
+        rng, model = np.random.default_rng(0), DenoiserConfig(12, 1, 2, 64)
+        text = Corpus(rng.integers(0, 12, 600, np.uint16), rng.integers(0, 12, 1300, np.uint16), {})
+        train(TrainConfig(model=model, steps=1, batch=2, length=128), text, tmp_path / "models" / "mdm")
+        result, files = engine.run(
+            "diversity_by_steps", Profile.SMOKE, tmp_path / "out", folder=tmp_path / "experiments"
+        )
+        assert all(path.stat().st_size for path in files)
+        tokens = torch.tensor([list(map(int, row.split())) for row in result.frame.tokens])
+        assert tokens.shape[1] == 128
+        assert tokens.max() < 12
+        entropy = [float(torch.distributions.Categorical(torch.bincount(row) / 128.0).entropy()) for row in tokens]
+        np.testing.assert_allclose(result.frame.sequence_entropy, entropy, rtol=1e-5)
+        assert "real text" in result.manifest["verdict"]
