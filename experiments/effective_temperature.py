@@ -86,7 +86,7 @@ def draw(frame):
     ]
     figure, axes = figures.canvas(3, width=3.5)
     frame = frame[frame.model == "mdm"].assign(lost=lambda f: f.target_entropy - f.token_entropy)
-    for k, sampler in enumerate(s for s in SHOWN if s in set(frame.sampler)):
+    for k, sampler in enumerate(s for s in SHOWN if s in set(frame.sampler) and s != "mdlm_fp32"):  # as fp32's
         part = frame[frame.sampler == sampler]
         for ax, (column, title) in zip(axes, panels, strict=True):
             found = [(n, mean(g[column].dropna())) for n, g in part.groupby("steps") if g[column].notna().any()]
@@ -94,7 +94,8 @@ def draw(frame):
             value, low, high = (np.array([getattr(e, a) for _, e in found]) for a in ("value", "low", "high"))
             figures.interval(ax, x, value, low, high, label=sampler, index=k)
             ax.set(xscale="log", xlabel="steps N", title=title)
-    axes[0].legend(fontsize=7)
+    axes[0].set(yscale="log")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=7)
     return figure
 
 

@@ -97,8 +97,10 @@ class SamplerContract:
         logits = row().expand(3, VOCAB).contiguous()
         before = logits.clone()
         sampler.draw(logits, 4, rng=seeded(0))
-        sampler.law(logits[0] + torch.tensor([*[0.0] * 3, 12.0, *[0.0] * 28]))
         assert torch.equal(logits, before)
+        pair = torch.tensor([0.0, -9.0])
+        sampler.law(pair)
+        assert pair.tolist() == [0.0, -9.0]
 
     def test_logits_of_a_model_in_training(self, sampler):
         logits = row().requires_grad_()
@@ -107,6 +109,7 @@ class SamplerContract:
         assert sampler.law(single).probs == pytest.approx([1.0], abs=1e-15)
 
     def test_rows_do_not_see_each_other(self, sampler):
+        """The middle row differs, and 50 draws of it agree with probability 32^-50."""
         first, second = row(), row().flip(0)
         pair = sampler.draw(torch.stack([first, second, first]), 50, rng=seeded(4))
         other = sampler.draw(torch.stack([first, torch.zeros(VOCAB), first]), 50, rng=seeded(4))
@@ -115,13 +118,17 @@ class SamplerContract:
 
     @pytest.mark.parametrize("chunk", [1, VOCAB, 5 * VOCAB, 7 * VOCAB + 1])
     def test_chunks_put_each_draw_in_its_place(self, sampler, chunk, monkeypatch):
-        """Rows with one token alive each: nothing is random. (float16 ``exponential_`` is 0, and draws a dead token,
-        with probability 2^-25 each: 5e-4 over seeds for torch_multinomial_fp16, below 1e-9 for the others.)"""
+        """Rows with one token alive each. It loses only at u = 0, to the first dead token: 2^-9 of bfloat16 draws, 2^-12
+        of float16's. 8 of 184 do so with probability 1e-9 over seeds; one missing or misplaced draw of the batch is 8.
+        (torch_multinomial_fp16 draws any dead token with probability 2^-25: 2e-4 over seeds.)"""
         monkeypatch.setattr(sampler_module, "_CHUNK", chunk)
         alive = torch.tensor([[2, 30, 17, 9], [11, 12, 4, 5]])
         rows = torch.full((2, 4, VOCAB), -INF).scatter(-1, alive.unsqueeze(-1), 0.0)
         for rng in (seeded(5), np.random.default_rng(5)):
-            assert torch.equal(sampler.draw(rows, 23, rng=rng), alive.expand(23, 2, 4))
+            tokens = sampler.draw(rows, 23, rng=rng)
+            lost = tokens != alive
+            assert (tokens[lost] == 0).all()
+            assert int(lost.sum()) < 8
 
     def test_draws_in_chunks_are_independent(self, sampler, monkeypatch):
         """Flat row of 32: 20 draws in chunks of one repeat the first with probability 32^-19; a chunk that drew from a
@@ -180,13 +187,16 @@ class SamplerContract:
         drawn = sampler.draw(logits, 1 << 17, rng=seeded(10)).unique().numpy()
         assert not np.isin(drawn, law.unreachable).any()
         assert law.probs[2] > 0.99
-        dead = law.probs[[0, 6]]
+        first, later = law.probs[[0, 6]]
         if sampler.name == "torch_multinomial_fp16":  # E = 0 makes 0/0 = NaN, which wins: SAMPLERS.md, defect 4
-            assert dead == pytest.approx(2.0**-25, rel=1e-5)
+            assert [first, later] == pytest.approx([2.0**-25] * 2, rel=1e-5)
         elif sampler.name.startswith("torch_multinomial_replacement"):  # u = 0 takes the first token, alive or not
-            assert dead.tolist() == [2.0**-53, 0.0]
+            assert [first, later] == pytest.approx([2.0**-53, 0.0], rel=1e-12)
+        elif isinstance(sampler, UniformSampler) and sampler.fine is None:  # u = 0 for all that are alive: the first
+            assert 0 <= first <= float(sampler.source.atoms().probs[0]) * (1 + 1e-12)
+            assert later == 0.0
         else:
-            assert dead.tolist() == [0.0, 0.0]
+            assert [first, later] == [0.0, 0.0]
 
     # -- the ceiling and the name --------------------------------------------------------------------------------------
     def test_ceiling_is_a_gumbel_value(self, sampler):
@@ -259,17 +269,3 @@ class SamplerContract:
     def test_rng_has_no_default(self, sampler):
         with pytest.raises(TypeError, match="rng"):
             sampler.draw(row(), 2)
-
-    @pytest.mark.parametrize("sign", [1, -1])
-    def test_a_row_beyond_the_format_is_refused(self, sampler, sign):
-        """float64 logits that the sampler's own cast would turn to inf, or all to -inf."""
-        largest = FORMATS[sampler.stages.weights].max
-        if sampler.stages.weights == "fp64":
-            pytest.fail("parametrise only narrow formats") if largest < 1e300 else None
-            logits = torch.tensor([sign * 1e300, sign * 1e300], dtype=torch.float64)
-            assert sampler.name.startswith("llada") or sampler.draw(logits, 3, rng=seeded(0)).shape == (3,)
-            return
-        logits = sign * torch.tensor([2 * largest, 2 * largest], dtype=torch.float64)
-        for ask in (lambda: sampler.draw(logits, 2, rng=seeded(0)), lambda: sampler.law(logits)):
-            with pytest.raises(InputError, match=f"for {sampler.name}; expected at most"):
-                ask()

@@ -7,6 +7,7 @@ judges their numbers: that is done where the laws, the decoders and the interval
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -51,7 +52,7 @@ class TestLiterals:
 
     def test_the_file_is_short_and_says_what_it_costs(self, name):
         text = engine.experiments()[name].read_text()
-        assert len(text.splitlines()) < 150
+        assert sum(bool(line.strip()) for line in text.splitlines()) < 150
         assert "Cost: " in sys.modules[f"experiments.{engine.load_study(name).name}"].__doc__
 
     @pytest.mark.parametrize("profile", Profile)
@@ -76,7 +77,7 @@ class TestSmoke:
         assert result.frame.columns.is_unique
         verdict = result.manifest["verdict"]
         assert len(verdict) > 40
-        assert "nan" not in verdict
+        assert not re.search(r"\bnan\b", verdict)
         assert [path.name for path in files] == [f"{name}{suffix}" for suffix in (".csv", ".json", ".svg", ".png")]
         assert files[3].read_bytes().startswith(b"\x89PNG")
         assert "<svg" in files[2].read_text()

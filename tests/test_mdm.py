@@ -548,10 +548,11 @@ class Table:
     def __init__(self, model: Denoiser) -> None:
         self.config, side = model.config, model.config.vocab + 1
         states = torch.tensor(list(itertools.product(range(side), repeat=2)))
-        self.answers, self.place = model.log_probs(model.hidden(states)), torch.tensor([side, 1])
+        self.answers, self.place = model.log_probs(model.hidden(states)).flatten(0, 1), torch.tensor([side, 1])
 
     def hidden(self, tokens):
-        return (tokens * self.place).sum(-1)
+        """Where in the table each position's answer is: (batch, 2)."""
+        return 2 * (tokens * self.place).sum(-1, keepdim=True) + torch.arange(2)
 
     def logits(self, hidden):
         return self.answers[hidden]

@@ -38,7 +38,7 @@ class FunctionSampler(Sampler):
         before = logits.clone()
         ids = self.function(logits, n, generator=generator)
         rows, vocab = logits.shape
-        if not isinstance(ids, Tensor) or ids.dtype.is_floating_point or ids.dtype is torch.bool:
+        if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex() or ids.dtype is torch.bool:
             got = f"{ids.dtype} ids" if isinstance(ids, Tensor) else f"a {type(ids).__name__}"
             raise InputError(
                 f"{got} from {self.name}", "an integer tensor of token ids", "return indices, such as argmax"
