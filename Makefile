@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 figures: $(STAMP)
-	$(PY) -m precision_lab run --profile quick
+	OMP_NUM_THREADS=1 $(PY) -m precision_lab run --profile quick -j 2
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 -m "not slow" --nbmake tests notebooks
