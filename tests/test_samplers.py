@@ -459,6 +459,17 @@ class TestStages:
             u = sampler.source.draw((5,), rng=seeded(0))
             assert u.dtype is sampler.noise_of(u).dtype is sampler.weights_of(row()).dtype is DTYPES[format]
 
+    @pytest.mark.parametrize("format", ["fp16", "bf16"])
+    def test_each_logarithm_is_rounded(self, format):
+        """Over every u of the format. torch takes the logarithm in float32 and may round a near tie the other way."""
+        fmt = FORMATS[format]
+        u = TORCH_RAND[format].atoms().values[1:]
+        once = fmt.round(-np.log(u))
+        words = torch.from_numpy(u).to(DTYPES[format])
+        assert (exponential(words).double().numpy() != once).mean() < 2e-3
+        assert (gumbel(words).double().numpy() != fmt.round(-np.log(once))).mean() < 2e-3
+        assert (fmt.round(-np.log(once)) != fmt.round(-np.log(-np.log(u)))).mean() > 2e-2  # the test can tell
+
 
 # -- what a user brings ------------------------------------------------------------------------------------------------
 def honest(logits, n, *, generator):
