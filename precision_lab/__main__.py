@@ -95,7 +95,7 @@ def run(
     """Run experiments: measure, tabulate, draw. Interrupt at will; the same command resumes."""
     if device not in ("auto", "cpu"):
         raise InputError(f"device {device!r}", "auto or cpu", "the atom tables shipped are measured on CPU")
-    from . import engine
+    from . import engine, report
 
     folder = out or Path("results" if profile is Profile.QUICK else f"results/{profile}")
     names = experiments or list(engine.experiments())
@@ -103,7 +103,7 @@ def run(
         engine.load_study(name)  # unknown names fail before any long work
     files: list[Path] = []
     for name in names:
-        result, written = engine.run(name, profile, folder, seed=seed, jobs=jobs)
+        result, written = report.run(name, profile, folder, seed=seed, jobs=jobs)
         files += written
         print(f"{name}: {result.manifest['verdict']}\n", file=sys.stderr, flush=True)
     print("Look at:")

@@ -1,4 +1,4 @@
-"""Run a study: cells on disk are kept, the others are measured, in this process or several; then table, figure, verdict."""
+"""Run a study: cells on disk are kept, the others are measured, in this process or several; then table and verdict."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def _measure(name: str, folder: Path, cell: Cell, seed: int, out: Path) -> dict:
 def run(
     name: str, profile: Profile, out: Path, *, seed: int = 0, jobs: int = 1, folder: Path = FOLDER
 ) -> tuple[Result, list[Path]]:
-    """Measure, save and draw one experiment. Interrupt it at will: the same command resumes.
+    """Measure and save one experiment. Interrupt it at will: the same command resumes.
 
-    Returns the result and the files written: table, manifest, figure as SVG and PNG. Raises InputError for a name that
+    Returns the result and the files written: table and manifest. Raises InputError for a name that
     is not an experiment and for jobs < 1.
     """
     if jobs < 1:
@@ -106,9 +106,4 @@ def run(
         "format": 1,
     }
     result = Result(name, frame, manifest)
-    files = result.save(out)
-    from . import figures
-
-    with figures.style():
-        files += figures.save(study.draw(frame), out / name)
-    return result, files
+    return result, result.save(out)

@@ -322,10 +322,10 @@ class TestRun:
         folder = tmp_path / "experiments"
         folder.mkdir()
         (folder / "fake.py").write_text(FAKE)
-        experiments, load_study, run = engine.experiments, engine.load_study, engine.run
+        experiments, load_study, run = engine.experiments, engine.load_study, report.run
         monkeypatch.setattr(engine, "experiments", lambda at=folder: experiments(at))
         monkeypatch.setattr(engine, "load_study", lambda name, at=folder: load_study(name, at))
-        monkeypatch.setattr(engine, "run", functools.partial(run, folder=folder))
+        monkeypatch.setattr(report, "run", functools.partial(run, folder=folder))
         monkeypatch.chdir(tmp_path)
         return tmp_path
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
-from precision_lab import engine, figures, provenance
+from precision_lab import engine, figures, provenance, report
 from precision_lab.errors import InputError, PrecisionLabError, unknown_name
 from precision_lab.files import atomic, read_json, read_safetensors, write_json, write_safetensors
 from precision_lab.result import Result, load_result
@@ -169,7 +169,7 @@ class TestStore:
 
 class TestRun:
     def test_what_a_run_returns_and_writes(self, folder, out, capsys):
-        result, files = engine.run("fake", Profile.QUICK, out, folder=folder)
+        result, files = report.run("fake", Profile.QUICK, out, folder=folder)
         assert [path.name for path in files] == ["fake.csv", "fake.json", "fake.svg", "fake.png"]
         assert all(path.stat().st_size for path in files)
         assert sorted(path.name for path in out.iterdir()) == sorted(["cells", *(path.name for path in files)])
@@ -181,7 +181,7 @@ class TestRun:
         assert "fake: 4/4  k=3" in captured.err
 
     def test_the_manifest(self, no_figure, folder, out):
-        result, _ = engine.run("fake", Profile.SMOKE, out, seed=5, folder=folder)
+        result, _ = report.run("fake", Profile.SMOKE, out, seed=5, folder=folder)
         manifest = read_json(out / "fake.json")
         assert manifest == result.manifest
         assert manifest["experiment"] == "fake"
@@ -194,47 +194,52 @@ class TestRun:
         assert {"commit", "seconds_measuring", "seconds_this_run"} <= manifest.keys()
 
     def test_cells_on_disk_are_kept(self, no_figure, folder, out, capsys):
-        first, _ = engine.run("fake", Profile.SMOKE, out, folder=folder)
+        first, _ = report.run("fake", Profile.SMOKE, out, folder=folder)
         assert measured(folder) == [0, 1, 2]
-        again, _ = engine.run("fake", Profile.SMOKE, out, folder=folder)
+        again, _ = report.run("fake", Profile.SMOKE, out, folder=folder)
         assert measured(folder) == []
         assert "3/3 cells kept" in capsys.readouterr().err
         pd.testing.assert_frame_equal(first.frame, again.frame)
         assert again.manifest["seconds_measuring"] == first.manifest["seconds_measuring"]
 
+    def test_a_cell_that_another_run_finished_meanwhile_is_not_measured_again(self, folder, out):
+        one = engine._measure("fake", folder, {"k": 0}, 0, out)
+        assert engine._measure("fake", folder, {"k": 0}, 0, out) == one
+        assert measured(folder) == [0]
+
     def test_a_larger_grid_measures_only_what_is_new_and_changes_no_number(self, no_figure, folder, out, tmp_path):
-        engine.run("fake", Profile.SMOKE, out, folder=folder)
+        report.run("fake", Profile.SMOKE, out, folder=folder)
         measured(folder)
-        grown, _ = engine.run("fake", Profile.QUICK, out, folder=folder)
+        grown, _ = report.run("fake", Profile.QUICK, out, folder=folder)
         assert measured(folder) == [3]
-        at_once, _ = engine.run("fake", Profile.QUICK, tmp_path / "other", folder=folder)
+        at_once, _ = report.run("fake", Profile.QUICK, tmp_path / "other", folder=folder)
         pd.testing.assert_frame_equal(grown.frame, at_once.frame)
 
     def test_the_same_seed_gives_the_same_files_and_another_seed_does_not(self, folder, out, tmp_path):
-        _, files = engine.run("fake", Profile.SMOKE, out, folder=folder)
-        _, others = engine.run("fake", Profile.SMOKE, tmp_path / "other", folder=folder)
+        _, files = report.run("fake", Profile.SMOKE, out, folder=folder)
+        _, others = report.run("fake", Profile.SMOKE, tmp_path / "other", folder=folder)
         for one, other in zip(files, others, strict=True):
             if one.suffix != ".json":  # the manifest holds seconds
                 assert one.read_bytes() == other.read_bytes(), one.name
         measured(folder)
-        result, _ = engine.run("fake", Profile.SMOKE, out, seed=1, folder=folder)
+        result, _ = report.run("fake", Profile.SMOKE, out, seed=1, folder=folder)
         assert measured(folder) == [0, 1, 2]
         assert not set(result.frame.u) & set(load_result(tmp_path / "other", "fake").frame.u)
 
     def test_a_raised_version_is_measured_anew(self, no_figure, folder, out):
-        engine.run("fake", Profile.SMOKE, out, folder=folder)
+        report.run("fake", Profile.SMOKE, out, folder=folder)
         rewritten(folder, FAKE.replace('question="', 'version=2, question="'))
         measured(folder)
-        engine.run("fake", Profile.SMOKE, out, folder=folder)
+        report.run("fake", Profile.SMOKE, out, folder=folder)
         assert measured(folder) == [0, 1, 2]
 
     @pytest.mark.parametrize("raw", [b"{", b"[1]", b"\x00\xff"])
     def test_a_damaged_cell_is_measured_again(self, no_figure, folder, out, raw):
-        first, _ = engine.run("fake", Profile.SMOKE, out, folder=folder)
+        first, _ = report.run("fake", Profile.SMOKE, out, folder=folder)
         sound = cell_files(out)[1].read_bytes()
         cell_files(out)[1].write_bytes(raw)
         measured(folder)
-        again, _ = engine.run("fake", Profile.SMOKE, out, folder=folder)
+        again, _ = report.run("fake", Profile.SMOKE, out, folder=folder)
         assert measured(folder) == [json.loads(sound)["cell"]["k"]]
         pd.testing.assert_frame_equal(first.frame, again.frame)
         assert json.loads(cell_files(out)[1].read_bytes())["rows"] == json.loads(sound)["rows"]
@@ -242,20 +247,20 @@ class TestRun:
     def test_an_interrupted_run_keeps_what_was_finished(self, no_figure, folder, out, tmp_path):
         (folder / "stop at 2").touch()
         with pytest.raises(KeyboardInterrupt):
-            engine.run("fake", Profile.QUICK, out, folder=folder)
+            report.run("fake", Profile.QUICK, out, folder=folder)
         assert measured(folder) == [0, 1, 2]
         assert len(cell_files(out)) == 2
         assert not (out / "fake.csv").exists()
         (folder / "stop at 2").unlink()
-        resumed, _ = engine.run("fake", Profile.QUICK, out, folder=folder)
+        resumed, _ = report.run("fake", Profile.QUICK, out, folder=folder)
         assert measured(folder) == [2, 3]
-        straight, _ = engine.run("fake", Profile.QUICK, tmp_path / "straight", folder=folder)
+        straight, _ = report.run("fake", Profile.QUICK, tmp_path / "straight", folder=folder)
         pd.testing.assert_frame_equal(resumed.frame, straight.frame)
 
     def test_two_processes_give_what_one_gives(self, no_figure, folder, out, tmp_path):
-        one, files = engine.run("fake", Profile.QUICK, out, folder=folder)
+        one, files = report.run("fake", Profile.QUICK, out, folder=folder)
         measured(folder)
-        two, others = engine.run("fake", Profile.QUICK, tmp_path / "two", jobs=2, folder=folder)
+        two, others = report.run("fake", Profile.QUICK, tmp_path / "two", jobs=2, folder=folder)
         assert sorted(measured(folder)) == [0, 1, 2, 3]
         pd.testing.assert_frame_equal(one.frame, two.frame)
         for path, other in zip(files, others, strict=True):
@@ -265,16 +270,16 @@ class TestRun:
     @pytest.mark.parametrize("jobs", [0, -1])
     def test_jobs_below_one(self, folder, out, jobs):
         with pytest.raises(InputError, match="use -j 1"):
-            engine.run("fake", Profile.SMOKE, out, jobs=jobs, folder=folder)
+            report.run("fake", Profile.SMOKE, out, jobs=jobs, folder=folder)
         assert not out.exists()
 
     def test_a_verdict_that_fails_leaves_the_cells(self, no_figure, folder, out):
         rewritten(folder, FAKE.replace('f"{len(frame)} rows."', "frame.missing"))
         with pytest.raises(AttributeError):
-            engine.run("fake", Profile.SMOKE, out, folder=folder)
+            report.run("fake", Profile.SMOKE, out, folder=folder)
         rewritten(folder, FAKE)
         measured(folder)
-        engine.run("fake", Profile.SMOKE, out, folder=folder)
+        report.run("fake", Profile.SMOKE, out, folder=folder)
         assert measured(folder) == []
 
 

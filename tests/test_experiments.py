@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
-from precision_lab import engine
+from precision_lab import engine, report
 from precision_lab.files import read_json
 from precision_lab.mdm.corpus import Corpus
 from precision_lab.mdm.denoiser import DenoiserConfig
@@ -36,7 +36,7 @@ def name(request):
 def smoke(name, tmp_path_factory):
     """Each experiment is run once: its result, the files written, their folder."""
     out = tmp_path_factory.mktemp(name)
-    return *engine.run(name, Profile.SMOKE, out), out
+    return *report.run(name, Profile.SMOKE, out), out
 
 
 class TestLiterals:
@@ -88,7 +88,7 @@ class TestSmoke:
         result, files, out = smoke
         before = [path.read_bytes() for path in files if path.suffix != ".json"]
         monkeypatch.setattr(engine, "_measure", lambda *_: pytest.fail("a cell was measured again"))
-        again, files = engine.run(name, Profile.SMOKE, out)
+        again, files = report.run(name, Profile.SMOKE, out)
         pd.testing.assert_frame_equal(again.frame, result.frame)
         assert [path.read_bytes() for path in files if path.suffix != ".json"] == before
 
@@ -111,7 +111,7 @@ class TestDiversityOnATinyModel:
         rng, model = np.random.default_rng(0), DenoiserConfig(12, 1, 2, 64)
         text = Corpus(rng.integers(0, 12, 600, np.uint16), rng.integers(0, 12, 1300, np.uint16), {})
         train(TrainConfig(model=model, steps=1, batch=2, length=128), text, tmp_path / "models" / "mdm")
-        result, files = engine.run(
+        result, files = report.run(
             "diversity_by_steps", Profile.SMOKE, tmp_path / "out", folder=tmp_path / "experiments"
         )
         assert all(path.stat().st_size for path in files)

@@ -251,11 +251,12 @@ def _parts(lengths: Int) -> list[slice]:
 
 
 def _order(key: np.ndarray) -> Int:
-    """Stable argsort of fewer than 2^24 float32 keys, descending, NaN first: the key's bits and the event's position fit
+    """Stable argsort of fewer than 2^30 float32 keys, descending, NaN first: the key's bits and the event's position fit
     one integer, and sorting integers by value is several times faster than argsort."""
     bits = np.where(np.isnan(key), np.float32(np.nan), key).view(np.int32).astype(np.int64)
     descending = (1 << 31) - np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
-    return np.sort((descending << 24) + np.arange(len(key))) & 0xFFFFFF
+    shift = len(key).bit_length()
+    return np.sort((descending << shift) + np.arange(len(key))) & ((1 << shift) - 1)
 
 
 def truncated_gumbel_law(log_probs: Float, ceiling: float) -> Law:
