@@ -19,7 +19,7 @@ import torch
 
 import precision_lab.samplers
 from precision_lab import __main__ as command_line
-from precision_lab import bench, doctor, engine
+from precision_lab import bench, doctor, engine, report
 from precision_lab.files import read_json
 from precision_lab.mdm import corpus as corpora
 from precision_lab.mdm.corpus import Corpus
