@@ -32,13 +32,6 @@ def name(request):
     return request.param
 
 
-@pytest.fixture(scope="module")
-def smoke(name, tmp_path_factory):
-    """Each experiment is run once: its result, the files written, their folder."""
-    out = tmp_path_factory.mktemp(name)
-    return *report.run(name, Profile.SMOKE, out), out
-
-
 class TestLiterals:
     def test_there_are_experiments(self):
         assert len(EXPERIMENTS) >= 4
@@ -71,8 +64,19 @@ class TestLiterals:
 
 
 class TestSmoke:
-    def test_table_verdict_and_figure(self, name, smoke):
-        result, files, out = smoke
+    """One test an experiment, so that parallel workers run none of them twice."""
+
+    def test_run_resume_repeat(self, name, tmp_path, monkeypatch):
+        result, files = engine.run(name, Profile.SMOKE, tmp_path)
+        self.check_table_verdict_and_figure(name, result, files)
+        self.check_last_cell_gives_the_same_rows_alone(name, result)
+        before = {path: path.read_bytes() for path in files if path.suffix != ".json"}  # the manifest holds seconds
+        monkeypatch.setattr(engine, "_measure", lambda *_: pytest.fail("a cell was measured again"))
+        again, files = engine.run(name, Profile.SMOKE, tmp_path)
+        pd.testing.assert_frame_equal(again.frame, result.frame)
+        assert {path: path.read_bytes() for path in files if path.suffix != ".json"} == before
+
+    def check_table_verdict_and_figure(self, name, result, files):
         assert len(result.frame) >= len(engine.load_study(name).cells(Profile.SMOKE))
         assert result.frame.columns.is_unique
         verdict = result.manifest["verdict"]
@@ -82,22 +86,14 @@ class TestSmoke:
         assert files[3].read_bytes().startswith(b"\x89PNG")
         assert "<svg" in files[2].read_text()
         assert read_json(files[1])["verdict"] == verdict
-        assert load_result(out, name).frame.shape == result.frame.shape
+        assert load_result(files[0].parent, name).frame.shape == result.frame.shape
 
-    def test_it_resumes_from_its_cells_with_the_same_table(self, name, smoke, monkeypatch):
-        result, files, out = smoke
-        before = [path.read_bytes() for path in files if path.suffix != ".json"]
-        monkeypatch.setattr(engine, "_measure", lambda *_: pytest.fail("a cell was measured again"))
-        again, files = report.run(name, Profile.SMOKE, out)
-        pd.testing.assert_frame_equal(again.frame, result.frame)
-        assert [path.read_bytes() for path in files if path.suffix != ".json"] == before
-
-    def test_a_cell_measured_again_gives_the_same_rows(self, name, smoke):
-        """The last cell, alone: no state is carried from cell to cell."""
-        frame, study = smoke[0].frame, engine.load_study(name)
+    def check_last_cell_gives_the_same_rows_alone(self, name, result):
+        """No state is carried from cell to cell."""
+        study = engine.load_study(name)
         cell = study.cells(Profile.SMOKE)[-1]
         rows = json.loads(json.dumps(study.measure(cell, study.rng(cell, 0))))
-        for row, kept in zip(rows, frame.iloc[-len(rows) :].to_dict("records"), strict=True):
+        for row, kept in zip(rows, result.frame.iloc[-len(rows) :].to_dict("records"), strict=True):
             assert {k: v for k, v in row.items() if v is not None} == {k: v for k, v in kept.items() if not pd.isna(v)}
 
 
