@@ -152,7 +152,7 @@ def verdict(frame):
     return (
         f"Median sequence entropy in nats, 95 % bootstrap over sequences; real text {real.value:.3f} "
         f"[{real.low:.3f}, {real.high:.3f}] (n = {real.n}); {table.degenerate.sum()} of {table.n.sum()} generated sequences "
-        "are below 1 nat. " + "; ".join(text) + "."
+        "are below 1 nat; with n < 8 an interval is only an indication. " + "; ".join(text) + "."
     )
 
 

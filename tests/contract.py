@@ -119,16 +119,14 @@ class SamplerContract:
     @pytest.mark.parametrize("chunk", [1, VOCAB, 5 * VOCAB, 7 * VOCAB + 1])
     def test_chunks_put_each_draw_in_its_place(self, sampler, chunk, monkeypatch):
         """Rows with one token alive each. It loses only at u = 0, to the first dead token: 2^-9 of bfloat16 draws, 2^-12
-        of float16's. 8 of 184 do so with probability 1e-9 over seeds; one missing or misplaced draw of the batch is 8.
-        (torch_multinomial_fp16 draws any dead token with probability 2^-25: 2e-4 over seeds.)"""
+        of float16's (and 2^-20 of torch_multinomial_fp16's, to any). 8 of 184 do so with probability 5e-9 over seeds;
+        one draw of the batch that is missing or in another's place is 8."""
         monkeypatch.setattr(sampler_module, "_CHUNK", chunk)
         alive = torch.tensor([[2, 30, 17, 9], [11, 12, 4, 5]])
         rows = torch.full((2, 4, VOCAB), -INF).scatter(-1, alive.unsqueeze(-1), 0.0)
         for rng in (seeded(5), np.random.default_rng(5)):
             tokens = sampler.draw(rows, 23, rng=rng)
-            lost = tokens != alive
-            assert (tokens[lost] == 0).all()
-            assert int(lost.sum()) < 8
+            assert int((tokens != alive).sum()) < 8
 
     def test_draws_in_chunks_are_independent(self, sampler, monkeypatch):
         """Flat row of 32: 20 draws in chunks of one repeat the first with probability 32^-19; a chunk that drew from a

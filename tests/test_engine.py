@@ -71,17 +71,6 @@ def out(tmp_path):
     return tmp_path / "results"
 
 
-@pytest.fixture
-def no_figure(monkeypatch):
-    """The figure is most of the seconds of a run of the fake: where it is not looked at, it is left out."""
-
-    def save(figure, stem):
-        figures.plt.close(figure)
-        return []
-
-    monkeypatch.setattr(figures, "save", save)
-
-
 def rewritten(folder, text: str) -> None:
     """Another experiment in the same file; a process loads a file once, so this one must forget it."""
     (folder / "fake.py").write_text(text)
@@ -180,8 +169,8 @@ class TestRun:
         assert captured.out == ""
         assert "fake: 4/4  k=3" in captured.err
 
-    def test_the_manifest(self, no_figure, folder, out):
-        result, _ = report.run("fake", Profile.SMOKE, out, seed=5, folder=folder)
+    def test_the_manifest(self, folder, out):
+        result, _ = engine.run("fake", Profile.SMOKE, out, seed=5, folder=folder)
         manifest = read_json(out / "fake.json")
         assert manifest == result.manifest
         assert manifest["experiment"] == "fake"
@@ -193,10 +182,10 @@ class TestRun:
         assert manifest["device"] == f"cpu, {provenance.processor()}"
         assert {"commit", "seconds_measuring", "seconds_this_run"} <= manifest.keys()
 
-    def test_cells_on_disk_are_kept(self, no_figure, folder, out, capsys):
-        first, _ = report.run("fake", Profile.SMOKE, out, folder=folder)
+    def test_cells_on_disk_are_kept(self, folder, out, capsys):
+        first, _ = engine.run("fake", Profile.SMOKE, out, folder=folder)
         assert measured(folder) == [0, 1, 2]
-        again, _ = report.run("fake", Profile.SMOKE, out, folder=folder)
+        again, _ = engine.run("fake", Profile.SMOKE, out, folder=folder)
         assert measured(folder) == []
         assert "3/3 cells kept" in capsys.readouterr().err
         pd.testing.assert_frame_equal(first.frame, again.frame)
@@ -207,12 +196,12 @@ class TestRun:
         assert engine._measure("fake", folder, {"k": 0}, 0, out) == one
         assert measured(folder) == [0]
 
-    def test_a_larger_grid_measures_only_what_is_new_and_changes_no_number(self, no_figure, folder, out, tmp_path):
-        report.run("fake", Profile.SMOKE, out, folder=folder)
+    def test_a_larger_grid_measures_only_what_is_new_and_changes_no_number(self, folder, out, tmp_path):
+        engine.run("fake", Profile.SMOKE, out, folder=folder)
         measured(folder)
-        grown, _ = report.run("fake", Profile.QUICK, out, folder=folder)
+        grown, _ = engine.run("fake", Profile.QUICK, out, folder=folder)
         assert measured(folder) == [3]
-        at_once, _ = report.run("fake", Profile.QUICK, tmp_path / "other", folder=folder)
+        at_once, _ = engine.run("fake", Profile.QUICK, tmp_path / "other", folder=folder)
         pd.testing.assert_frame_equal(grown.frame, at_once.frame)
 
     def test_the_same_seed_gives_the_same_files_and_another_seed_does_not(self, folder, out, tmp_path):
@@ -226,41 +215,41 @@ class TestRun:
         assert measured(folder) == [0, 1, 2]
         assert not set(result.frame.u) & set(load_result(tmp_path / "other", "fake").frame.u)
 
-    def test_a_raised_version_is_measured_anew(self, no_figure, folder, out):
-        report.run("fake", Profile.SMOKE, out, folder=folder)
+    def test_a_raised_version_is_measured_anew(self, folder, out):
+        engine.run("fake", Profile.SMOKE, out, folder=folder)
         rewritten(folder, FAKE.replace('question="', 'version=2, question="'))
         measured(folder)
-        report.run("fake", Profile.SMOKE, out, folder=folder)
+        engine.run("fake", Profile.SMOKE, out, folder=folder)
         assert measured(folder) == [0, 1, 2]
 
     @pytest.mark.parametrize("raw", [b"{", b"[1]", b"\x00\xff"])
-    def test_a_damaged_cell_is_measured_again(self, no_figure, folder, out, raw):
-        first, _ = report.run("fake", Profile.SMOKE, out, folder=folder)
+    def test_a_damaged_cell_is_measured_again(self, folder, out, raw):
+        first, _ = engine.run("fake", Profile.SMOKE, out, folder=folder)
         sound = cell_files(out)[1].read_bytes()
         cell_files(out)[1].write_bytes(raw)
         measured(folder)
-        again, _ = report.run("fake", Profile.SMOKE, out, folder=folder)
+        again, _ = engine.run("fake", Profile.SMOKE, out, folder=folder)
         assert measured(folder) == [json.loads(sound)["cell"]["k"]]
         pd.testing.assert_frame_equal(first.frame, again.frame)
         assert json.loads(cell_files(out)[1].read_bytes())["rows"] == json.loads(sound)["rows"]
 
-    def test_an_interrupted_run_keeps_what_was_finished(self, no_figure, folder, out, tmp_path):
+    def test_an_interrupted_run_keeps_what_was_finished(self, folder, out, tmp_path):
         (folder / "stop at 2").touch()
         with pytest.raises(KeyboardInterrupt):
-            report.run("fake", Profile.QUICK, out, folder=folder)
+            engine.run("fake", Profile.QUICK, out, folder=folder)
         assert measured(folder) == [0, 1, 2]
         assert len(cell_files(out)) == 2
         assert not (out / "fake.csv").exists()
         (folder / "stop at 2").unlink()
-        resumed, _ = report.run("fake", Profile.QUICK, out, folder=folder)
+        resumed, _ = engine.run("fake", Profile.QUICK, out, folder=folder)
         assert measured(folder) == [2, 3]
-        straight, _ = report.run("fake", Profile.QUICK, tmp_path / "straight", folder=folder)
+        straight, _ = engine.run("fake", Profile.QUICK, tmp_path / "straight", folder=folder)
         pd.testing.assert_frame_equal(resumed.frame, straight.frame)
 
-    def test_two_processes_give_what_one_gives(self, no_figure, folder, out, tmp_path):
-        one, files = report.run("fake", Profile.QUICK, out, folder=folder)
+    def test_two_processes_give_what_one_gives(self, folder, out, tmp_path):
+        one, files = engine.run("fake", Profile.QUICK, out, folder=folder)
         measured(folder)
-        two, others = report.run("fake", Profile.QUICK, tmp_path / "two", jobs=2, folder=folder)
+        two, others = engine.run("fake", Profile.QUICK, tmp_path / "two", jobs=2, folder=folder)
         assert sorted(measured(folder)) == [0, 1, 2, 3]
         pd.testing.assert_frame_equal(one.frame, two.frame)
         for path, other in zip(files, others, strict=True):
@@ -273,13 +262,13 @@ class TestRun:
             report.run("fake", Profile.SMOKE, out, jobs=jobs, folder=folder)
         assert not out.exists()
 
-    def test_a_verdict_that_fails_leaves_the_cells(self, no_figure, folder, out):
+    def test_a_verdict_that_fails_leaves_the_cells(self, folder, out):
         rewritten(folder, FAKE.replace('f"{len(frame)} rows."', "frame.missing"))
         with pytest.raises(AttributeError):
-            report.run("fake", Profile.SMOKE, out, folder=folder)
+            engine.run("fake", Profile.SMOKE, out, folder=folder)
         rewritten(folder, FAKE)
         measured(folder)
-        report.run("fake", Profile.SMOKE, out, folder=folder)
+        engine.run("fake", Profile.SMOKE, out, folder=folder)
         assert measured(folder) == []
 
 

@@ -67,12 +67,12 @@ class TestSmoke:
     """One test an experiment, so that parallel workers run none of them twice."""
 
     def test_run_resume_repeat(self, name, tmp_path, monkeypatch):
-        result, files = engine.run(name, Profile.SMOKE, tmp_path)
+        result, files = report.run(name, Profile.SMOKE, tmp_path)
         self.check_table_verdict_and_figure(name, result, files)
         self.check_last_cell_gives_the_same_rows_alone(name, result)
         before = {path: path.read_bytes() for path in files if path.suffix != ".json"}  # the manifest holds seconds
         monkeypatch.setattr(engine, "_measure", lambda *_: pytest.fail("a cell was measured again"))
-        again, files = engine.run(name, Profile.SMOKE, tmp_path)
+        again, files = report.run(name, Profile.SMOKE, tmp_path)
         pd.testing.assert_frame_equal(again.frame, result.frame)
         assert {path: path.read_bytes() for path in files if path.suffix != ".json"} == before
 
