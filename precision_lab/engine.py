@@ -87,9 +87,13 @@ def run(
     else:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             futures = {pool.submit(_measure, name, folder, cells[i], seed, out): i for i in todo}
-            for future in as_completed(futures):
-                records[futures[future]] = future.result()
-                report(futures[future])
+            try:
+                for future in as_completed(futures):
+                    records[futures[future]] = future.result()
+                    report(futures[future])
+            except BaseException:  # a failed cell or Ctrl-C: start no further ones; what is done is on disk
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     frame = pd.DataFrame([row for i in range(len(cells)) for row in records[i]["rows"]])
     manifest = {
         "experiment": name,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from .errors import InputError
 from .files import atomic, read_json, write_json
 
 
@@ -30,5 +31,7 @@ class Result:
 
 def load_result(out: Path, name: str) -> Result:
     """Read back a saved result; InputError if its manifest is missing or damaged."""
-    manifest = read_json(out / f"{name}.json")
-    return Result(name, pd.read_csv(out / f"{name}.csv"), manifest)
+    manifest, table = read_json(out / f"{name}.json"), out / f"{name}.csv"
+    if not table.is_file():
+        raise InputError(f"no file {table}", "the table beside its manifest", "run the experiment again")
+    return Result(name, pd.read_csv(table, dtype={"weights": str, "logits": str}), manifest)  # hashes are not numbers

@@ -50,8 +50,8 @@ def argmax_law(
     quotient is rounded (float16 and bfloat16 are computed in float32 and rounded again, as torch does; the second
     rounding is innocuous). u = 0, infinite noise, 0/0 and zero weights follow IEEE arithmetic, NaN winning as in torch.
 
-    Error: a bound on any probability: the mass that shared a product times its spread (at most about ``tolerance``),
-    plus the rounding of the cumulative sums.
+    Error: a proved bound on any probability: the mass that shared a product times its spread, plus the rounding of the
+    cumulative sums. ``tolerance`` steers the first; very coarse atoms can exceed it, and ``Law.error`` says so.
     Raises InputError for float64 scores (2^53 atoms) and weights that are not (vocab,) numbers.
     """
     w = np.asarray(weights, dtype=np.float64)

@@ -84,6 +84,8 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.curve: list[dict] = []
         self.validation = torch.from_numpy(windows(corpus.validation, config.length))
+        if len(self.validation) < 2:
+            raise InputError("a validation text of one window", "at least two, for a standard error", "use a longer text")
 
     # -- one step ---------------------------------------------------------------------------------------------------
     def advance(self) -> float:
