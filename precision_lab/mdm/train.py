@@ -85,7 +85,9 @@ class Trainer:
         self.curve: list[dict] = []
         self.validation = torch.from_numpy(windows(corpus.validation, config.length))
         if len(self.validation) < 2:
-            raise InputError("a validation text of one window", "at least two, for a standard error", "use a longer text")
+            raise InputError(
+                "a validation text of one window", "at least two, for a standard error", "use a longer text"
+            )
 
     # -- one step ---------------------------------------------------------------------------------------------------
     def advance(self) -> float:
