@@ -21,7 +21,7 @@ from precision_lab.laws.law import Law, target_law
 from precision_lab.samplers import SAMPLERS, FunctionSampler, Sampler, Stages, UniformSampler, resolve
 from precision_lab.samplers.exponential_race import exponential, exponential_race
 from precision_lab.samplers.gumbel_max import gumbel, gumbel_max
-from precision_lab.samplers.published import guarded_exponential
+from precision_lab.samplers.published.masked_diffusion import guarded_exponential
 from precision_lab.samplers.torch_multinomial import torch_multinomial, torch_multinomial_replacement
 from precision_lab.types import Guarantee
 from precision_lab.uniforms import DTYPES, TORCH_RAND, Source
@@ -608,7 +608,9 @@ class TestResolve:
         with pytest.raises(InputError, match=r"code that imports|no function"):
             resolve(spec)
 
-    @pytest.mark.parametrize("value", ["precision_lab.samplers.published:LLADA_FP64", "test_samplers:honest"])
+    @pytest.mark.parametrize(
+        "value", ["precision_lab.samplers.published.masked_diffusion:LLADA_FP64", "test_samplers:honest"]
+    )
     def test_an_entry_point(self, monkeypatch, value):
         entry = precision_lab_entry("theirs", value)
         asked = []

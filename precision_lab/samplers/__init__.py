@@ -5,7 +5,7 @@ from __future__ import annotations
 from .exponential_race import exponential_race
 from .gumbel_max import GUMBEL_MAX_FP64_TRUNCATED, gumbel_max
 from .inverse_cdf import inverse_cdf
-from .published import LLADA_FP64, MDLM_FP32
+from .published import PUBLISHED
 from .resolve import FunctionSampler, resolve
 from .sampler import Sampler, Stages, UniformSampler
 from .torch_multinomial import torch_multinomial, torch_multinomial_replacement
@@ -22,8 +22,6 @@ SAMPLERS: dict[str, Sampler] = {
         exponential_race("bf16"),
         exponential_race("fp32"),
         exponential_race("fp64"),
-        MDLM_FP32,
-        LLADA_FP64,
         inverse_cdf("fp16"),
         inverse_cdf("fp32"),
         inverse_cdf("fp64"),
@@ -33,7 +31,8 @@ SAMPLERS: dict[str, Sampler] = {
         torch_multinomial_replacement("fp16"),
         torch_multinomial_replacement("fp32"),
         torch_multinomial_replacement("fp64"),
+        *PUBLISHED.values(),
     )
 }
 
-__all__ = ["SAMPLERS", "FunctionSampler", "Sampler", "Stages", "UniformSampler", "resolve"]
+__all__ = ["PUBLISHED", "SAMPLERS", "FunctionSampler", "Sampler", "Stages", "UniformSampler", "resolve"]

@@ -46,8 +46,11 @@ class Sampler(ABC):
 
     name: str
     publisher: str
-    source_ref: str
+    source_ref: str  # repository, path, version
     stages: Stages
+    backend: str = field(
+        default="cpu", kw_only=True
+    )  # whose arithmetic the recipe is; here it runs on CPU, see the class
 
     @abstractmethod
     def sample(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:

@@ -1,4 +1,4 @@
-"""What published code really does, stage by stage. Each recipe is written anew from the arithmetic of its source."""
+"""Masked diffusion language models: how their public code draws a token."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..laws.law import Law
-from ..uniforms import TORCH_CPU_FP32, TORCH_CPU_FP64
-from .exponential_race import exponential
-from .gumbel_max import FINE_FP64
-from .sampler import Stages, UniformSampler
+from ...errors import InputError
+from ...laws.law import Law
+from ...uniforms import TORCH_CPU_FP32, TORCH_CPU_FP64
+from ..exponential_race import exponential
+from ..gumbel_max import FINE_FP64
+from ..sampler import Stages, UniformSampler
 
 
 def guarded_exponential(u: Tensor) -> Tensor:

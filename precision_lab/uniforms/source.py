@@ -1,0 +1,69 @@
+"""Sources of randomness: integer word -> u, each with the exact law of what it returns.
+
+A source draws with the library's own generator (``torch.Generator``) or from our own words (``np.random.Generator``,
+Philox by custom: counter-based and as fast as ``torch.rand``). Two precisions fed the same words are *coupled*.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..atoms import Atoms
+from ..errors import InputError
+from ..formats import FloatFormat
+
+Rng = torch.Generator | np.random.Generator
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
+
+
+def words(shape: tuple[int, ...], bits: int, *, rng: np.random.Generator) -> Tensor:
+    """Uniform integers in [0, 2^bits), int32 up to 31 bits (half the memory and time), else int64; for 64 bits the int64
+    has the pattern of the word, its sign bit included."""
+    if bits == 64:
+        return torch.from_numpy(rng.integers(0, 1 << 64, size=shape, dtype=np.uint64).view(np.int64))
+    dtype = np.int32 if bits <= 31 else np.int64
+    return torch.from_numpy(rng.integers(0, 1 << bits, size=shape, dtype=dtype))
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """``name``; ``format`` of the values returned; ``bits`` of the word that each value uses."""
+
+    name: str
+    format: FloatFormat
+    bits: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return DTYPES[self.format.name]
+
+    @property
+    def enumerable(self) -> bool:
+        """Whether :meth:`atoms` can list the law."""
+        return self.bits <= 24
+
+    @abstractmethod
+    def from_words(self, words: Tensor) -> Tensor:
+        """The published map, word -> value, in its own rounding."""
+
+    @abstractmethod
+    def native(self, shape: tuple[int, ...], *, rng: torch.Generator) -> Tensor:
+        """The library's own call."""
+
+    @abstractmethod
+    def atoms(self) -> Atoms:
+        """The exact law of one value. InputError where it has too many atoms to list."""
+
+    def draw(self, shape: tuple[int, ...], *, rng: Rng) -> Tensor:
+        if isinstance(rng, np.random.Generator):
+            return self.from_words(words(shape, self.bits, rng=rng))
+        if isinstance(rng, torch.Generator):
+            return self.native(shape, rng=rng)
+        raise InputError(
+            f"rng of type {type(rng).__name__}", "torch.Generator or numpy.random.Generator", "pass rng=..."
+        )
