@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,6 +19,7 @@ class Atoms:
     values: Float
     counts: Int
     bits: int
+    cache: dict = field(default_factory=dict, init=False, repr=False, compare=False)  # derived tables
 
     def __post_init__(self) -> None:
         if self.values.shape != self.counts.shape or self.values.ndim != 1 or not len(self.values):

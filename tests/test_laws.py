@@ -18,7 +18,7 @@ from precision_lab.atoms import Atoms
 from precision_lab.errors import InputError
 from precision_lab.formats import BF16, FORMATS, FP16, FP32, FP64
 from precision_lab.laws import argmax
-from precision_lab.laws.argmax import argmax_law, perturbed_law, truncated_gumbel_law
+from precision_lab.laws.argmax import argmax_law, argmax_laws, perturbed_law, race_law, truncated_gumbel_law
 from precision_lab.laws.inverse_cdf import inverse_cdf_law
 from precision_lab.laws.law import Law, check_logits, target_law
 from precision_lab.laws.reference import enumerate_argmax, enumerate_inverse_cdf, numpy_score
@@ -133,7 +133,7 @@ class TestReference:
 class TestAgainstEnumeration:
     """60 random cases for each recipe, 720 in all: V <= 4, at most 8 words, every kind of IEEE trouble among them."""
 
-    @pytest.mark.parametrize("tie", ["first", "last"])
+    @pytest.mark.parametrize("tie", ["first", "last", "highest"])
     @pytest.mark.parametrize("fmt", [FP16, BF16, FP32], ids=lambda f: f.name)
     @pytest.mark.parametrize("combine", ["add", "divide"])
     def test_law_is_the_enumeration(self, combine, fmt, tie):
@@ -207,9 +207,31 @@ class TestBadInput:
         with pytest.raises(InputError, match="negative atom"):
             argmax_law(np.array([0.5, 0.5]), Atoms.of(np.array([-1.0, 1.0]), 1, 1), combine="divide", score=FP32)
 
-    def test_float64_scores_have_too_many_atoms(self):
-        with pytest.raises(InputError, match="perturbed_law"):
-            argmax_law(np.array([0.5, 0.5]), self.ATOMS, combine="add", score=FP64)
+    @pytest.mark.parametrize("tie", ["", "second", None])
+    def test_tie(self, tie):
+        with pytest.raises(InputError, match="first, last or highest"):
+            argmax_law(np.array([0.5, 0.5]), self.ATOMS, combine="add", score=FP32, tie=tie)
+
+    @pytest.mark.parametrize("tolerance", [0.0, -1.0, 1.0, np.nan])
+    def test_tolerance(self, tolerance):
+        with pytest.raises(InputError, match="mass below 1"):
+            argmax_law(np.array([0.5, 0.5]), self.ATOMS, combine="add", score=FP32, tolerance=tolerance)
+
+    def test_a_race_too_long(self, monkeypatch):
+        """Said before it starts, with the remedy."""
+        monkeypatch.setattr(argmax, "_EVENTS", 1000)
+        with pytest.raises(InputError, match="larger tolerance"):
+            argmax_law(np.arange(50) / 64, lattice(10, "add"), combine="add", score=FP32)
+
+    def test_a_vocabulary_too_large(self, monkeypatch):
+        monkeypatch.setattr(argmax, "_BYTES", 1 << 16)
+        with pytest.raises(InputError, match="part of the vocabulary"):
+            argmax_law(np.zeros(1000), self.ATOMS, combine="add", score=FP32)
+
+    def test_a_table_too_large(self, monkeypatch):
+        monkeypatch.setattr(argmax, "_BYTES", 1 << 10)
+        with pytest.raises(InputError, match="merge atoms"):
+            argmax_law(np.zeros(2), lattice(10, "add"), combine="add", score=FP32)
 
 
 EIGHTHS = st.integers(-32, 32).map(lambda k: k / 8)
@@ -314,8 +336,8 @@ def lattice(bits: int, combine: str) -> Atoms:
     return Atoms.of(FP32.round(values), 1, bits)
 
 
-class TestToleranceAndWindows:
-    """The fast paths change nothing beyond the error they state."""
+class TestToleranceAndSegments:
+    """What is left out is stated, and how the work is cut changes nothing."""
 
     @staticmethod
     def rows(combine: str) -> list[np.ndarray]:
@@ -326,69 +348,146 @@ class TestToleranceAndWindows:
 
     @pytest.mark.parametrize("fmt", [BF16, FP32], ids=lambda f: f.name)
     @pytest.mark.parametrize("combine", ["add", "divide"])
-    def test_a_large_tolerance_errs_by_no_more_than_it_says(self, monkeypatch, combine, fmt):
-        """Both ways, over tolerances from 1e-8 to 0.1. With windows of few events blocks cannot be avoided, and the law
-        does move: by more than 1e-4 at the coarsest."""
-        rows, atoms, moved = [fmt.round(w) for w in self.rows(combine)], lattice(12, combine), []
-        fine = [argmax_law(w, atoms, combine=combine, score=fmt, tolerance=1e-15) for w in rows]
-        monkeypatch.setattr(argmax, "_EVENTS", 30)
-        for w, exact in zip(rows, fine, strict=True):
-            for tolerance in (1e-2, 0.1):
-                coarse = argmax_law(w, atoms, combine=combine, score=fmt, tolerance=tolerance)
-                moved.append(abs(coarse.probs - exact.probs).max())
-                assert moved[-1] <= coarse.error + exact.error + ULP
-                assert abs(coarse.probs.sum() - 1) <= 1e-12
-        assert max(moved) > 1e-4
+    def test_a_large_tolerance_errs_by_no_more_than_it_says(self, combine, fmt):
+        """And never above the true probability: the mass left out is missing, not misplaced."""
+        atoms, missing = lattice(12, combine), []
+        for w in map(fmt.round, self.rows(combine)):
+            exact = argmax_law(w, atoms, combine=combine, score=fmt)
+            for tolerance in (1e-9, 1e-5, 1e-2, 0.1):
+                coarse = argmax_law(w, atoms, combine=combine, score=fmt, tolerance=tolerance, relative=INF)
+                assert coarse.error <= tolerance + 2e-12
+                assert (coarse.probs <= exact.probs + ULP).all()
+                missing.append(1 - coarse.probs.sum())
+                assert abs(coarse.probs - exact.probs).max() <= coarse.error + ULP
+                seen = exact.probs > 1e-15
+                assert (abs(coarse.probs[seen] / exact.probs[seen] - 1) <= coarse.relative + 1e-7).all()
+        assert max(missing) > 1e-3
 
+    @pytest.mark.parametrize("fmt", [BF16, FP32, FP64], ids=lambda f: f.name)
     @pytest.mark.parametrize("combine", ["add", "divide"])
-    def test_a_small_tolerance_is_met(self, combine):
-        for w in self.rows(combine):
-            for tolerance in (1e-5, 1e-8, 1e-10):
-                law = argmax_law(w, lattice(12, combine), combine=combine, score=FP32, tolerance=tolerance)
-                assert law.error <= 2 * tolerance
-
-    @pytest.mark.parametrize("fmt", [BF16, FP32], ids=lambda f: f.name)
-    @pytest.mark.parametrize("combine", ["add", "divide"])
-    @pytest.mark.parametrize("events", [50, 1000])
-    def test_the_size_of_a_window_does_not_matter(self, monkeypatch, combine, fmt, events):
-        rows = [fmt.round(w) for w in self.rows(combine)]
-        atoms = lattice(8, combine)
-        whole = [argmax_law(w, atoms, combine=combine, score=fmt) for w in rows]
-        monkeypatch.setattr(argmax, "_EVENTS", events)
+    @pytest.mark.parametrize("segments", [2, 7])
+    def test_the_number_of_segments_does_not_matter(self, monkeypatch, combine, fmt, segments):
+        """2^18 atoms: some millions of events; with two segments and with many."""
+        atoms, rows = lattice(18, combine), [fmt.round(w) for w in self.rows(combine)[:3:2]]
+        to_the_end = {"combine": combine, "score": fmt, "tolerance": 1e-15, "relative": 1e-13}
+        whole = [argmax_law(w, atoms, **to_the_end) for w in rows]
+        monkeypatch.setattr(argmax, "_SEGMENTS", segments)
         for w, law in zip(rows, whole, strict=True):
-            pieces = argmax_law(w, atoms, combine=combine, score=fmt)
-            np.testing.assert_allclose(pieces.probs, law.probs, rtol=0, atol=pieces.error + law.error + ULP)
+            np.testing.assert_allclose(argmax_law(w, atoms, **to_the_end).probs, law.probs, rtol=1e-11, atol=1e-27)
 
-    @pytest.mark.parametrize("combine", ["add", "divide"])
-    @pytest.mark.parametrize("row", [[0, -1, -12], [0, -1, -2, -25], [0, -5, -10, -30, -60], [0, -0.5, -1, -3, -16]])
-    def test_a_few_likely_tokens_and_one_far_below_take_few_steps(self, combine, row):
-        """u = 0 has mass 2^-9 here: the likely tokens can all be at the bottom while the last has yet to begin.
+    def test_rows_of_a_batch_are_the_rows(self):
+        rows = np.stack([FP32.round(np.random.default_rng(k).normal(0, 3, 30)) for k in (0, 1, 0, 2, 1)])
+        laws = argmax_laws(rows, lattice(10, "add"), combine="add", score=FP32)
+        assert laws[0] is laws[2]  # equal rows are computed once
+        for row, law in zip(rows, laws, strict=True):
+            np.testing.assert_array_equal(law.probs, added(row, lattice(10, "add")).probs)
 
-        A step in proportion to the likely tokens' rate would take 1e6 to 1e8 steps to reach it."""
-        w, steps = BF16.round(np.array(row) if combine == "add" else np.exp(row) / np.exp(row).sum()), []
-        law = argmax_law(w, lattice(9, combine), combine=combine, score=BF16, progress=steps.append)
-        assert len(steps) < 5000
-        assert law.error < 1e-8
+    def test_a_race_is_a_quotient(self):
+        w = self.rows("divide")[0]
+        law = argmax_law(w, lattice(9, "divide"), combine="divide", score=FP32, tie="last")
+        np.testing.assert_array_equal(race_law(w, lattice(9, "divide"), score=FP32, tie="last").probs, law.probs)
 
     def test_progress_rises_to_one(self):
         seen: list[float] = []
-        added(self.rows("add")[0], lattice(8, "add"), progress=seen.append)
+        added(self.rows("add")[0], lattice(18, "add"), progress=seen.append)
+        assert len(seen) > 1
         assert seen == sorted(seen)
-        assert seen[-1] == pytest.approx(1.0, abs=1e-8)
+        assert seen[-1] == 1.0
 
 
-class TestOrder:
-    @given(st.lists(st.sampled_from([np.nan, -np.nan, INF, -INF, 0.0, 1.0, -1.0, 3.4e38, -1e-45, 1e-45]), max_size=40))
-    def test_is_a_stable_descending_sort_with_nan_first(self, values):
-        key = np.array(values, dtype=np.float32)
-        expected = sorted(range(len(key)), key=lambda i: (not np.isnan(key[i]), -np.nan_to_num(float(key[i])), i))
-        assert argmax._order(key).tolist() == expected
+class TestRelativeError:
+    """Law.relative: tokens above 1e-15 to a part in a million and far better, against fractions."""
 
-    @pytest.mark.slow  # half a GiB
-    def test_more_than_2_to_the_24_events(self):
-        """A row of millions of equal tokens: every event of one atom has one key, and all must keep their places."""
-        size = (1 << 24) + 3
-        np.testing.assert_array_equal(argmax._order(np.ones(size, dtype=np.float32)), np.arange(size))
+    @pytest.mark.parametrize("combine", ["add", "divide"])
+    def test_rare_tokens_against_fractions(self, combine):
+        """Weighted atoms of 20 bits; probabilities from 1 down to 1e-17, the rare ones by rare atoms."""
+        counts = np.array([1, 3, 40, 1000, (1 << 20) - 1044])
+        values = np.array([4.0, 3.0, 2.0, 1.0, 0.5]) if combine == "add" else np.array([0.25, 0.5, 1.0, 2.0, 8.0])
+        atoms = Atoms.of(values, counts, 20)
+        weights = np.array([2.75, 1.5, 0.25, 0.0]) if combine == "add" else np.array([1.0, 0.2, 0.06, 0.05])
+        law, expected = (
+            argmax_law(w := FP32.round(weights), atoms, combine=combine, score=FP32),
+            exactly(w, atoms, combine, "fp32"),
+        )
+        seen = expected > 1e-15
+        assert law.relative < 1e-6
+        np.testing.assert_allclose(law.probs[seen], expected[seen], rtol=law.relative)
+        assert 0 < expected[seen].min() < 1e-4
+
+    @pytest.mark.parametrize("tie", ["first", "last"])
+    @pytest.mark.parametrize("combine", ["add", "divide"])
+    def test_classes_of_equal_tokens_among_others(self, combine, tie):
+        """Two classes of equal tokens, interleaved, and single ones, ties between all of them: the sum over
+        scores, token by token, in fractions."""
+        rng, atoms = np.random.default_rng(8), lattice(9, combine)
+        choices = FP32.round(
+            np.array([0.0, -2.0, 1.0, 3.0]) if combine == "add" else np.array([0.02, 0.003, 0.05, 0.4])
+        )
+        w = choices[np.concatenate([rng.permutation([0] * 12 + [1] * 12), [2, 3]])]
+        law = argmax_law(w, atoms, combine=combine, score=FP32, tie=tie)
+        expected = by_scores(w, atoms, combine, tie)
+        np.testing.assert_allclose(law.probs[expected > 1e-15], expected[expected > 1e-15], rtol=2e-12)
+        same = law.probs[w == choices[0]]
+        assert same.max() / same.min() > 1 + 1e-6  # the order of equal tokens matters, and is seen
+
+    def test_many_equal_tokens_by_moments(self):
+        """20,000 equal tokens, 2^16 atoms: the k-th has sum_s o P (1 - o)^k; here with mpmath for a few of them."""
+        size, bits = 20_000, 16
+        values = np.arange(1 << bits, dtype=np.float64) + 1.0  # E = 1, 2, ...: one score an atom
+        law = argmax_law(np.ones(size), Atoms.of(values, 1, bits), combine="divide", score=FP32)
+        with mpmath.workdps(30):
+            total = mpmath.mpf(1 << bits)
+            for k in (0, 1, 9_999, 19_999):
+                expected = mpmath.fsum(
+                    (1 - j / total) ** (size - 1 - k) * (1 - (j + 1) / total) ** k / total for j in range(400)
+                )
+                assert law.probs[k] == pytest.approx(float(expected), rel=2e-12)
+        assert law.probs[0] / law.probs[-1] > 1.1
+
+    def test_float64_scores_of_float32_noise(self):
+        """The cast after the draw: float64 scores keep every bit of the logits, and still end at the noise's ceiling."""
+        rng, atoms = np.random.default_rng(3), lattice(4, "add")
+        w = np.array([0.0, 1e-9, *rng.normal(0, 1, 2)])
+        law = argmax_law(w, atoms, combine="add", score=FP64)
+        score = cache(numpy_score("add", np.float64))
+        expected = enumerate_argmax(w.tolist(), pairs(atoms), score)
+        np.testing.assert_allclose(law.probs, [float(p) for p in expected], rtol=2e-12)
+        assert law.probs[1] > law.probs[0] * 1.01  # 1e-9 breaks every tie, which float32 would leave to the index
+
+
+def by_scores(w: np.ndarray, atoms: Atoms, combine: str, tie: str) -> np.ndarray:
+    """P(i) = sum_s m_i(s) prod_{j before i} F_j(s-) prod_{j after i} F_j(s) with logarithms in mpmath, one row at a time."""
+    order = range(len(w)) if tie == "first" else range(len(w))[::-1]
+    score, total = reference_score(combine, "fp32"), 1 << atoms.bits
+    ladders = {
+        x: sorted((score(x, v), c) for v, c in zip(atoms.values.tolist(), atoms.counts.tolist(), strict=True))
+        for x in set(w.tolist())
+    }
+    keys = sorted({s for ladder in ladders.values() for s, _ in ladder})
+    below, upto = {}, {}
+    with mpmath.workdps(30):
+        for x, ladder in ladders.items():
+            at, cum = 0, 0
+            for s in keys:
+                below[x, s] = mpmath.mpf(cum) / total
+                while at < len(ladder) and ladder[at][0] == s:
+                    cum, at = cum + ladder[at][1], at + 1
+                upto[x, s] = mpmath.mpf(cum) / total
+        out = [mpmath.mpf(0)] * len(w)
+        for s in keys:
+            after = mpmath.mpf(1)
+            for i in order:
+                after *= upto[w[i], s]
+            if not after:
+                continue
+            product = after
+            for i in order:  # moving token i from "after" to "before"
+                product /= upto[w[i], s]
+                out[i] += (upto[w[i], s] - below[w[i], s]) * product
+                product *= below[w[i], s]
+                if not product:
+                    break
+        return np.array([float(p) for p in out])
 
 
 class TestRealFloat32Table:
@@ -413,20 +512,58 @@ class TestRealFloat32Table:
         assert spacing / weights[1] == pytest.approx(0.072, abs=1e-3)
         expected = math.expm1(count * spacing) / math.expm1(spacing / weights[1]) + spacing
         assert law.probs[1:].sum() == pytest.approx(expected, rel=1e-6, abs=law.error)
-        assert law.error < 3e-9
+        assert law.error < 1e-11
         assert law.probs[1:].sum() < 0.97 * weights[1:].sum()  # what float32 does to a tail at gap 14
 
-    def test_blocks_agree_with_events_on_the_real_table(self):
+    def test_rare_tokens_follow_the_closed_form(self):
+        """A token at gap g as in the closed form; and when the head has u = 0, with probability 2^-24, another is drawn."""
         weights = FP32.round(np.array([0.999, 0.0006, 0.0003, 0.0001]))
-        atoms = self.race()
-        fine = argmax_law(weights, atoms, combine="divide", score=FP32)
-        coarse = argmax_law(weights, atoms, combine="divide", score=FP32, tolerance=1e-4)
-        assert abs(fine.probs - coarse.probs).max() <= fine.error + coarse.error + ULP
-        assert coarse.error < 1e-3
-        assert fine.error < 1e-8
-        # a token at gap g as in the closed form; and when the head has u = 0, with probability 2^-24, another is drawn
+        law = argmax_law(weights, self.race(), combine="divide", score=FP32)
         y, share = 2.0**-24 / weights[1:], weights[1:] / weights[1:].sum()
-        np.testing.assert_allclose(fine.probs[1:], weights[1:] * y / np.expm1(y) + 2.0**-24 * share, rtol=1e-5)
+        np.testing.assert_allclose(law.probs[1:], weights[1:] * y / np.expm1(y) + 2.0**-24 * share, rtol=1e-5)
+
+
+def at_or_above(key: np.float32, weights: np.ndarray, noise: np.ndarray, *, strictly: bool) -> np.ndarray:
+    """How many of the ascending ``noise`` give a float32 sum >= key (> key if ``strictly``), for each weight. A sum rounds
+    to a float above the midpoint below it, or to it at the midpoint if its last bit is even; long doubles hold them."""
+    least = np.nextafter(key, np.float32(np.inf)) if strictly else key
+    middle = (np.longdouble(least) + np.longdouble(np.nextafter(least, np.float32(-np.inf)))) / 2
+    even = int(least.view(np.int32)) % 2 == 0
+    return len(noise) - np.searchsorted(noise, middle - weights.astype(np.longdouble), side="left" if even else "right")
+
+
+@pytest.mark.parametrize("relative", [1e-2, pytest.param(1e-7, marks=pytest.mark.slow)])
+def test_a_real_vocabulary_against_mpmath(relative):
+    """An ancestral step of Zipf(1) over 50,257 tokens in float32: the sum over a token's own atoms of the product of
+    50,256 distribution functions, 30 digits, for a suppressed token and a rare one."""
+    atoms = (
+        TORCH_RAND["fp32"].atoms().push(lambda u: -torch.log(-torch.log(torch.from_numpy(u).float())).double().numpy())
+    )
+    p = 1 / np.arange(1.0, 50_258)
+    weights = np.append(np.log(1e-3 * p / p.sum()), math.log1p(-1e-3)).astype(np.float32)
+    law = argmax_law(weights.astype(np.float64), atoms, combine="add", score=FP32, relative=relative)
+    total = mpmath.mpf(1 << atoms.bits)
+    used = np.append(np.cumsum(atoms.counts[::-1])[::-1], 0)  # words whose noise is the k-th value or more
+    noise = atoms.values.astype(np.longdouble)
+    for token in (20_000,) if relative > 1e-3 else (3000, 20_000):
+        with mpmath.workdps(30):
+            expected = mpmath.mpf(0)
+            for k in range(len(noise) - 1, len(noise) - 200, -1):
+                key = np.float32(weights[token] + np.float32(noise[k]))
+                upto = at_or_above(key, weights, noise, strictly=True)  # F_j(s): none is above
+                below = at_or_above(key, weights, noise, strictly=False)  # F_j(s-): none is as high
+                count = np.where(np.arange(len(weights)) < token, used[-1 - below], used[-1 - upto])
+                count[token] = 0
+                words, times = np.unique(count, return_counts=True)
+                log = mpmath.fsum(
+                    int(m) * mpmath.log(1 - int(c) / total) for c, m in zip(words, times, strict=True) if c
+                )
+                term = int(atoms.counts[k]) / total * mpmath.exp(log)
+                expected += term
+                if term < expected * 1e-9:
+                    break
+        assert law.relative < 1.1 * relative
+        assert law.probs[token] == pytest.approx(float(expected), rel=law.relative + 1e-8)
 
 
 def by_integration(probs: list[float], ceiling: float) -> list[float]:

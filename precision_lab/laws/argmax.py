@@ -4,19 +4,18 @@ With F_j(s) = P(score_j <= s) and m_i(s) = P(score_i = s), and the first index w
 
     P(i) = sum_s m_i(s) * prod_{j < i} F_j(s-) * prod_{j > i} F_j(s).
 
-Sort all events (token, score) by score descending, then by index, and let d_j(s) = log F_j(s) - log F_j(s-). Then the
-product at one event is ``exp(L - (sum of d over earlier events) - log F_i(s))`` with L = 0: one sort and one cumulative
-sum give every probability, ties included, with no binning. Two facts make it fast at any vocabulary:
-
-* once all scores lie below s with small probability, blocks of events can share one product within the tolerance, so
-  only about 16 times the number of atoms are ever sorted, whatever the vocabulary;
-* the likeliest token is never enumerated: its F is looked up, and its probability is one minus the others'.
+Visit all events (token, score) by falling score, then by index, with P = prod_j F_j of what has been seen so far. An event
+of odds o = m_i(s) / F_i(s) moves the mass P o from P to token i: no logarithm, no binning, ties and u = 0 included, and an
+error in proportion to the mass moved. Thresholds cut the events into segments, each of which starts from its own P, so that
+they run in parallel. About 48 times the number of atoms are visited until P < 1e-21, whatever the vocabulary.
 """
 
 from __future__ import annotations
 
-import itertools
+import math
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,13 +23,18 @@ import numpy as np
 
 from ..atoms import Atoms
 from ..errors import InputError
-from ..formats import FP32, FP64, FloatFormat
-from ..types import Float, Guarantee, Int
+from ..formats import FP64, FloatFormat
+from ..types import Array, Float, Guarantee, Int
 from .law import Law
 
 Combine = Literal["add", "divide"]
-Tie = Literal["first", "last"]
-_EVENTS = 1 << 22  # events per sort: 4M, about 0.5 GiB in all
+Tie = Literal["first", "last", "highest"]
+Progress = Callable[[float], None]
+FLOOR = 1e-15  # Law.relative is stated for tokens above
+_ARITHMETIC = 2e-12  # of the arithmetic: 1.3e-12 for classes of equal tokens, the rest a few hundred ulp
+_SEGMENTS = 64
+_EVENTS = 1 << 34  # of one race: ten minutes or so
+_BYTES = 4 << 30
 
 
 def argmax_law(
@@ -40,8 +44,9 @@ def argmax_law(
     combine: Combine,
     score: FloatFormat,
     tie: Tie = "first",
-    tolerance: float = 1e-9,
-    progress: Callable[[float], None] | None = None,
+    tolerance: float = 1e-10,
+    relative: float = 1e-7,
+    progress: Progress | None = None,
 ) -> Law:
     """Exact law of an argmax sampler.
 
@@ -49,214 +54,230 @@ def argmax_law(
     (``combine="divide"``: score = w / noise) *as the sampler holds them*; ``score``: the format in which the sum or
     quotient is rounded (float16 and bfloat16 are computed in float32 and rounded again, as torch does; the second
     rounding is innocuous). u = 0, infinite noise, 0/0 and zero weights follow IEEE arithmetic, NaN winning as in torch.
+    ``tie``: which of equal best scores wins; "last" and "highest" both mean the highest index.
 
-    Error: a proved bound on any probability: the mass that shared a product times its spread, plus the rounding of the
-    cumulative sums. ``tolerance`` steers the first; very coarse atoms can exceed it, and ``Law.error`` says so.
-    Raises InputError for float64 scores (2^53 atoms) and weights that are not (vocab,) numbers.
+    Stops when no token can still gain more than ``tolerance``, nor, above 1e-15, more than ``relative`` of what it has:
+    what is left below a threshold is bounded by each token's own mass there times P. So ``Law.error`` <= tolerance + 2e-12
+    and ``Law.relative`` <= relative + 2e-12. ``progress``: called with the share of the work done.
+    Raises InputError for weights that are not (vocab,) numbers, for a race of more than 2^34 events and for tables that
+    do not fit in 4 GiB, before the long computation.
     """
-    w = np.asarray(weights, dtype=np.float64)
-    if w.ndim != 1 or not w.size or not np.isfinite(w.max()) or (combine == "divide" and (w < 0).any()):
-        raise InputError(f"weights of shape {w.shape}", "(vocab,) numbers, not all -inf", "check the row of logits")
-    if score is FP64:
-        raise InputError("a float64 score", "float16, bfloat16 or float32", "use perturbed_law")
-    race = _Race.of(w if tie == "first" else w[::-1], noise, combine, score)
-    probs, error = race.solve(tolerance, progress)
-    return Law.from_probs(
-        probs if tie == "first" else probs[::-1],
-        f"enumeration of {len(noise.values)} noise atoms, ties to the {tie} index",
-        error,
-        Guarantee.EXACT if error < 1e-12 else Guarantee.CERTIFIED,
+    row = np.asarray(weights, dtype=np.float64)
+    if row.ndim != 1:
+        raise InputError(f"weights of shape {row.shape}", "(vocab,) numbers", "give one row, or use argmax_laws")
+    options = {"combine": combine, "score": score, "tie": tie, "tolerance": tolerance, "relative": relative}
+    return argmax_laws(row[None], noise, progress=progress, **options)[0]  # type: ignore[arg-type]
+
+
+def race_law(
+    probs: Float,
+    exponential: Atoms,
+    *,
+    score: FloatFormat,
+    tie: Tie = "first",
+    tolerance: float = 1e-10,
+    relative: float = 1e-7,
+) -> Law:
+    """The law of argmax_i p_i / E_i: :func:`argmax_law` of an exponential race. ``probs``: (vocab,) need not sum to 1."""
+    return argmax_law(
+        probs, exponential, combine="divide", score=score, tie=tie, tolerance=tolerance, relative=relative
     )
+
+
+def argmax_laws(
+    weights: Float,
+    noise: Atoms,
+    *,
+    combine: Combine,
+    score: FloatFormat,
+    tie: Tie = "first",
+    tolerance: float = 1e-10,
+    relative: float = 1e-7,
+    progress: Progress | None = None,
+) -> list[Law]:
+    """:func:`argmax_law` of each row of (rows, vocab). The tables are shared, and equal rows are computed once."""
+    w = np.asarray(weights, dtype=np.float64)
+    if w.ndim != 2 or not w.size or not np.isfinite(w.max(axis=1)).all() or (combine == "divide" and (w < 0).any()):
+        raise InputError(f"weights of shape {w.shape[1:]}", "(vocab,) numbers, not all -inf", "check the row of logits")
+    if combine == "divide" and noise.floor < 0:
+        raise InputError("a negative atom", "noise >= 0 for a quotient", "check the recipe")
+    if tie not in ("first", "last", "highest"):
+        raise InputError(f"tie {tie!r}", "first, last or highest", "name which of equal scores wins")
+    if not (0 < tolerance < 1 and relative > 0):
+        raise InputError(f"tolerance {tolerance}, relative {relative}", "a mass below 1, a ratio", "leave the defaults")
+    distinct, which = np.unique(w, axis=0, return_inverse=True) if len(w) > 1 else (w, np.zeros(1, dtype=np.int64))
+    table = _Table.of(noise, combine, score)
+    races = [_Race.of(row if tie == "first" else row[::-1], table, tolerance, relative) for row in distinct]
+    laws = []
+    for done, race in enumerate(races):
+        probs, missing = race.solve(lambda part, done=done: progress and progress((done + part) / len(races)))  # type: ignore[misc]
+        error = _ARITHMETIC + float(missing.max())
+        laws.append(
+            Law.from_probs(
+                probs if tie == "first" else probs[::-1],
+                f"enumeration of {len(noise.values)} noise atoms, ties to the {tie} index",
+                error,
+                Guarantee.EXACT if error < 1e-11 else Guarantee.CERTIFIED,
+                relative=_ARITHMETIC + float((missing / np.maximum(probs, FLOOR)).max()),
+            )
+        )
+    return [laws[k] for k in which.reshape(-1)]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Atoms in order of favour, best first; the score is monotone along them."""
+
+    noise: Array  # (atoms,) float32; float64 for a float64 score
+    remaining: Int  # (atoms + 1,) words whose noise is not one of the first k
+    divide: bool
+    format: int  # 0: as computed; 1: rounded to bfloat16; 2: to float16
+
+    @staticmethod
+    def of(noise: Atoms, combine: Combine, score: FloatFormat) -> _Table:
+        wide, divide = np.float64 if score is FP64 else np.float32, combine == "divide"
+        if (size := len(noise.values) * (np.dtype(wide).itemsize + 8)) > _BYTES // 2:
+            what = f"a noise table of {size / 2**30:.1f} GiB"
+            raise InputError(what, f"at most {_BYTES // 2 / 2**30:.0f} GiB", "merge atoms, or use perturbed_law")
+        key = (divide, wide)
+        if key not in noise.cache:
+            values, counts = (noise.values, noise.counts) if divide else (noise.values[::-1], noise.counts[::-1])
+            remaining = np.empty(len(values) + 1, dtype=np.int64)
+            remaining[0] = 1 << noise.bits
+            np.subtract(remaining[0], np.cumsum(counts), out=remaining[1:])
+            noise.cache[key] = np.ascontiguousarray(values, dtype=wide), remaining
+        favour, left = noise.cache[key]
+        return _Table(favour, left, divide, {"bf16": 1, "fp16": 2}.get(score.name, 0))
 
 
 @dataclass(frozen=True)
 class _Race:
-    """Atoms in order of favour (best first); the score is monotone along them. A NaN score stands above +inf."""
+    """One row: its classes of equal weights, in order of their first token, and the thresholds of its segments.
 
-    weights: Float
-    ascending: Float  # the atoms as an ascending key: -noise for a sum, noise for a quotient
-    noise: np.ndarray  # float32
-    better: Float  # (atoms + 1,) P(noise is one of the first k)
-    log_f: Float  # log(1 - better)
-    combine: Combine
-    format: FloatFormat
+    A threshold is named by x, the exponential at which a token of the top weight has that score."""
+
+    table: _Table
+    weights: Array  # (classes,)
+    first: Int  # (classes + 1,) where each class begins in members
+    members: Int  # (vocab,) tokens, grouped by class, ascending in each
+    order: Int  # (classes,) by falling weight
+    edges: list[float]
+    tolerance: float
+    relative: float
+    events: int
 
     @staticmethod
-    def of(weights: Float, noise: Atoms, combine: Combine, score: FloatFormat) -> _Race:
-        values, counts = noise.values, noise.counts
-        if combine == "add":
-            values, counts = -values[::-1], counts[::-1]
-        elif values[0] < 0:
-            raise InputError("a negative atom", "noise >= 0 for a quotient", "check the recipe")
-        better = np.ldexp(np.concatenate([[0], np.cumsum(counts)]).astype(np.float64), -noise.bits)
-        with np.errstate(divide="ignore"):
-            log_f = np.log1p(-better)
-        single = (-values if combine == "add" else values).astype(np.float32)
-        return _Race(weights, np.ascontiguousarray(values), single, better, log_f, combine, score)
+    def of(row: Float, table: _Table, tolerance: float, relative: float) -> _Race:
+        from . import _sweep
 
-    def score(self, weight: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """The rounded score, float32: computed in float32, then rounded to the score's format. -0 becomes 0."""
-        with np.errstate(all="ignore"):
-            s = weight + noise if self.combine == "add" else weight / noise
-        if self.format is not FP32:
-            s = self.format.round(s).astype(np.float32)
-        return s + np.float32(0.0)
+        if (size := len(row) * 300 * _threads()) > _BYTES // 2:
+            what = f"{len(row)} tokens, {size / 2**30:.1f} GiB"
+            raise InputError(what, f"at most {_BYTES // 2 / 2**30:.0f} GiB", "take a part of the vocabulary")
+        weights, lead, inverse = np.unique(row.astype(table.noise.dtype), return_index=True, return_inverse=True)
+        rank = np.argsort(lead)
+        weights, inverse = weights[rank], np.argsort(rank)[inverse]
+        sizes = np.bincount(inverse)
+        first, members, order = (
+            np.concatenate([[0], np.cumsum(sizes)]),
+            np.argsort(inverse, kind="stable"),
+            np.argsort(-weights),
+        )
+        top, wide = float(weights.max()), weights.astype(np.float64)
+        rates = (wide / (top or 1.0) if table.divide else np.exp(wide - top)) * sizes
+        stop = min(tolerance, relative * FLOOR)
+        depth, pos = -math.log(stop), np.empty(len(weights), dtype=np.int64)
+        near = depth / float(rates.sum() or 1.0)  # by then the top token is exhausted, or all are
+        far = 1.1 * depth / max(float(rates.sum()) - 1.0, 1e-300)
+        for x in (near, 1.1 * near, far, math.inf):
+            limit = _sweep.threshold(x, top, table.divide) if x < math.inf else -math.inf
+            _sweep.locate(weights, order, table.noise, table.divide, table.format, limit, pos)
+            left = math.exp(_sweep.log_product(table.remaining, first, pos))
+            if left <= stop and pos.any():
+                break
+        if (events := int(pos.sum())) > _EVENTS:
+            what = f"a race of {events:.2g} (token, atom) events"
+            raise InputError(what, f"at most {_EVENTS:.2g}", "a larger tolerance, or use perturbed_law")
+        half = min(max(events >> 17, 1), _SEGMENTS) // 2
+        if not half:
+            edges = [0.0, x]
+        elif x <= 1.1 * near:
+            edges = np.linspace(0, x, 2 * half + 1).tolist()
+        else:  # most of the work, where the top token is exhausted, is beyond
+            beyond = np.linspace(near, x, half + 1) if x < math.inf else [*np.geomspace(near, 1e9 * near, half), x]
+            edges = [*np.linspace(0, near, half + 1).tolist(), *list(map(float, beyond))[1:]]
+        return _Race(table, weights, first, members, order, edges, tolerance, relative, events)
 
-    def reach(self, threshold: np.float32, weights: Float) -> Int:
-        """For each weight, how many atoms give a score >= threshold: a guess in real arithmetic, then galloping and
-        bisection on the rounded score, which is monotone along the atoms."""
-        count, narrow = len(self.noise), weights.astype(np.float32)
+    def solve(self, progress: Progress | None) -> tuple[Float, Float]:
+        """Probabilities, and a bound on what each can lack. Segments are added in their order, whoever finishes first."""
+        probs, segments = np.zeros(len(self.members)), len(self.edges) - 1
+        class_of = np.empty(len(self.members), dtype=np.int64)
+        class_of[self.members] = np.repeat(np.arange(len(self.weights)), np.diff(self.first))
+        bounds = self._beyond() if segments > 1 else []
+        pool = ThreadPoolExecutor(_threads())
+        try:
+            for done, part in enumerate([pool.submit(self._segment, i) for i in range(segments)], 1):
+                gain, left = part.result()
+                probs += gain
+                missing = np.full(len(probs), left)
+                if done < segments and left > self.stop:
+                    missing = np.minimum(left, bounds[done][class_of])
+                enough = done == segments or bool(
+                    (missing <= np.minimum(self.tolerance, self.relative * np.maximum(probs, FLOOR))).all()
+                )
+                if progress is not None:
+                    progress(1.0 if enough else done / segments)
+                if enough:
+                    break
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        return probs, missing
 
-        def above(k: Int) -> np.ndarray:  # True before the first atom, False after the last
-            score = self.score(narrow, self.noise[k.clip(0, count - 1)])
-            return (k < 0) | ((k < count) & ((score >= threshold) | np.isnan(score)))
+    @property
+    def stop(self) -> float:
+        return min(self.tolerance, self.relative * FLOOR)
 
-        with np.errstate(all="ignore"):
-            key = weights - threshold if self.combine == "add" else weights / threshold
-        guess = np.searchsorted(self.ascending, np.nan_to_num(key, posinf=np.inf, neginf=-np.inf)).astype(np.int64)
-        low, high, width = guess - 1, guess.copy(), 1  # invariant sought: above(low) and not above(high)
-        while (wrong := ~above(low)).any():
-            low, width = np.where(wrong, np.maximum(low - width, -1), low), 2 * width
-        width = 1
-        while (wrong := above(high)).any():
-            high, width = np.where(wrong, np.minimum(high + width, count), high), 2 * width
-        while (high - low > 1).any():
-            middle = (low + high) // 2
-            ok = above(middle)
-            low, high = np.where(ok, middle, low), np.where(ok, high, middle)
-        return high
+    def _stand(self, x: float) -> tuple[Int, float]:
+        """Where each class stands at a threshold, and P there."""
+        from . import _sweep
 
-    def threshold(self, x: float, top: float) -> np.float32:
-        """The score of a token of the top weight whose exponential is ``x``."""
-        with np.errstate(all="ignore"):
-            return np.float32(top - np.log(x) if self.combine == "add" else top / x)
+        t, pos = self.table, np.zeros(len(self.weights), dtype=np.int64)
+        if x > 0:
+            limit = _sweep.threshold(x, float(self.weights.max()), t.divide) if x < math.inf else -math.inf
+            _sweep.locate(self.weights, self.order, t.noise, t.divide, t.format, limit, pos)
+        return pos, math.exp(_sweep.log_product(t.remaining, self.first, pos))
 
-    def solve(self, tolerance: float, progress: Callable[[float], None] | None) -> tuple[Float, float]:
-        """Probabilities and error bound. Thresholds fall; the mass whose scores all lie below them is ``left``.
+    def _beyond(self) -> list[Array]:
+        """For each edge, a bound on what one token of each class gains below it: sum over segments of P at their top, over
+        F_i there, times the token's own mass inside."""
+        pos, left = self._stand(self.edges[-1])
+        own, bound = self.table.remaining[pos], np.full(len(pos), left, dtype=np.float32)
+        bounds = [bound]
+        for x in self.edges[-2::-1]:
+            pos, left = self._stand(x)
+            before = self.table.remaining[pos]
+            bound = bound + np.float32(1.0001) * (left * (1.0 - own / np.maximum(before, 1))).astype(np.float32)
+            own, bounds = before, [bound, *bounds]
+        return bounds
 
-        While ``left`` is large every event is enumerated. Once it is below ``128 tolerance`` the events of a whole block
-        of scores share one product: each is between exp(-drop) and 1 times its value at the block's top, so with blocks
-        of drop D ~ (tolerance / left_0) e^{L/2} the errors sum to less than ``tolerance``.
-        """
-        w, vocab = self.weights, len(self.weights)
-        head = int(np.argmax(w))
-        rest = np.delete(np.arange(vocab), head)
-        if not len(rest):
-            return np.ones(1), 0.0
-        probs = np.zeros(vocab)
-        head_scores = self.score(w[head].astype(np.float32), self.noise)[::-1]  # ascending, NaN last
-        bottom = np.float32(-np.inf if self.combine == "add" else 0.0)
-        end = self.reach(np.nextafter(bottom, np.float32(np.inf)), w[rest])  # atoms that score above the bottom
-        top = w[head]
-        relative = np.exp(w[rest] - top) if self.combine == "add" else w[rest] / (top or 1.0)
-        total = max(float(relative.sum()), 1e-300)
-        step = x = min(_EVENTS / (2 * total * len(self.noise)), 1e6)
-        done, log_all, error, left, block = np.zeros(len(rest), dtype=np.int64), 0.0, 0.0, 1.0, 0.0
-        log_error = 0.0  # of log_all, from the cumulative sums
-        above = 0  # how many of the head's atoms score at or above the threshold
-        head_end = self._head_reach(head_scores, np.array([bottom]), inclusive=False)[0]
-        while (done < end).any() and left > tolerance * 2.0**-10:
-            if not block and left <= 128 * tolerance:
-                block = left
-            if block:
-                falling = max(float(relative[done < end].sum()), 1e-300) + (
-                    above < head_end
-                )  # rate of those not at the end
-                step = max(min(tolerance / np.sqrt(block * left), 1.0) / falling, 1e-6 * x)
-            s = self.threshold(x + step, top)
-            until = np.minimum(self.reach(s, w[rest]), end) if s > bottom and x < 1e250 else end
-            events = int((until - done).sum())
-            if not block and events > 2 * _EVENTS and step > 1e-9 * x:
-                step /= 4
-                continue
-            was, above = above, int(self._head_reach(head_scores, np.array([s]), inclusive=True)[0])
-            gain, drop, bound = self._block(done, until, log_all, 1.0 - self.better[[was, above]])
-            coarse = bound > tolerance / 16 and events <= 2 * _EVENTS  # few atoms, one large key
-            if events and (not block or coarse):
-                gain, drop = self._window(rest, head, head_scores, done, until, log_all)
-                bound = left * (log_error + events * 2.0**-53 * min(drop * drop / 2, 1.0))
-            error += bound
-            log_error += events * 2.0**-53 * min(drop, 1e3)
-            if not block and events < _EVENTS // 2:
-                step *= 2
-            probs[rest] += gain
-            log_all, done, x = log_all - drop, until, x + step
-            left = float(np.exp(log_all) * (1.0 - self.better[above]))
-            if progress is not None:
-                progress(1.0 - left)
-        if (done == end).all():  # every other score is at the bottom: the head if it is above it, else the first index
-            probs[0] += np.exp(log_all) * (1.0 - self.better[head_end])
-            left = 0.0
-        probs[head] = max(1.0 - np.delete(probs, head).sum(), 0.0)
-        return probs, left + error + vocab * 2.0**-53
+    def _segment(self, i: int) -> tuple[Float, float]:
+        """What each token gains between two thresholds, and the mass below the second."""
+        from . import _sweep
 
-    def _block(self, start: Int, stop: Int, log_all: float, head_f: Float) -> tuple[Float, float, float]:
-        """Gains of all atoms ``start[j]..stop[j]`` under one shared product, the fall, and the bound on the error.
-
-        ``head_f``: the head's F at the top and the bottom of the block.
-        """
-        low, high = self.better[start], self.better[stop]
-        with np.errstate(divide="ignore"):
-            drop = float((np.log1p(-low) - np.log1p(-high)).sum())
-        mass = (high - low) / (1.0 - low) * np.exp(log_all)
-        most, least = head_f[0], head_f[1] * np.exp(-drop)  # of the product, over the block
-        shared = head_f.mean() * (-np.expm1(-drop) / drop if drop > 0 else 1.0)
-        return mass * shared, drop, float(mass.sum()) * float(most - least)
-
-    def _head_reach(self, head_scores: Float, keys: Float, *, inclusive: bool) -> Int:
-        """How many of the head's atoms score above ``keys`` (or as high, if ``inclusive``)."""
-        return len(head_scores) - np.searchsorted(head_scores, keys, side="left" if inclusive else "right")
-
-    def _events(
-        self, rest: Int, start: Int, stop: Int, part: slice
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The events of some tokens: (slot, score, first atom, last atom), slots ascending, scores descending in each."""
-        start, lengths = start[part], stop[part] - start[part]
-        slot = np.repeat(np.arange(part.start, part.stop, dtype=np.int32), lengths)
-        atom = np.arange(len(slot)) + np.repeat(start - np.cumsum(lengths) + lengths, lengths)
-        key = self.score(np.repeat(self.weights[rest[part]].astype(np.float32), lengths), self.noise[atom])
-        if self.format is FP32 or not len(slot):
-            return slot, key, atom, atom
-        new = np.ones(len(slot), dtype=bool)  # many atoms share a coarse score: an event is a (token, score)
-        new[1:] = (slot[1:] != slot[:-1]) | (key[1:] != key[:-1])
-        first = np.flatnonzero(new)
-        return slot[first], key[first], atom[first], atom[np.append(first[1:], len(slot)) - 1]
-
-    def _window(
-        self, rest: Int, head: int, head_scores: Float, start: Int, stop: Int, log_all: float
-    ) -> tuple[Float, float]:
-        """All events of atoms ``start[j]..stop[j]``: each token's gain, and the fall of log prod F over the window."""
-        parts = [self._events(rest, start, stop, part) for part in _parts(stop - start)]
-        slot, key, atom, final = (np.concatenate(column) for column in zip(*parts, strict=True))
-        order = _order(key)
-        slot, key, atom, final = slot[order], key[order], atom[order], final[order]
-        fall = self.log_f[atom] - self.log_f[final + 1]
-        before = np.concatenate([[0.0], np.cumsum(fall)])
-        # the head's F at this key: below it if the head's index is smaller (it would win the tie), else up to it
-        above = self._head_reach(head_scores, key, inclusive=False)
-        as_high = self._head_reach(head_scores, key, inclusive=True)
-        head_f = 1.0 - self.better[np.where(head < rest[slot], as_high, above)]
-        odds = (self.better[final + 1] - self.better[atom]) / (1.0 - self.better[atom])
-        gain = odds * np.exp(log_all - before[:-1]) * head_f
-        gains: Float = np.bincount(slot, weights=gain, minlength=len(rest)).astype(np.float64)
-        return gains, float(before[-1])
+        t, classes, (x0, x1) = self.table, len(self.weights), self.edges[i : i + 2]
+        gain, moments = np.zeros((len(self.members), 2)), np.zeros((_sweep.MOMENTS, classes, 2))
+        top, (pos, product) = float(self.weights.max()), self._stand(x0)
+        step = (x1 - x0) / 16 if x1 < math.inf else max(x0, 1.0)
+        room = max(min(self.events, 1 << 17), 2 * classes) + 16
+        left, _ = _sweep.sweep(
+            self.weights, t.noise, t.remaining, self.first, self.members, t.divide, t.format,
+            top, x0, x1, step, room, self.stop, product, pos, gain, moments,
+        )  # fmt: skip
+        _sweep.spread(moments, self.first, self.members, gain)
+        return gain[:, 0], left
 
 
-def _parts(lengths: Int) -> list[slice]:
-    """Runs of consecutive tokens of at most ``_EVENTS`` events each (or one token)."""
-    upto = np.cumsum(lengths)
-    edges = np.searchsorted(upto, np.arange(_EVENTS, upto[-1], _EVENTS), side="right")
-    edges = np.unique(np.concatenate([[0], edges, [len(lengths)]]))
-    return [slice(a, b) for a, b in itertools.pairwise(edges)]
-
-
-def _order(key: np.ndarray) -> Int:
-    """Stable argsort of fewer than 2^30 float32 keys, descending, NaN first: the key's bits and the event's position fit
-    one integer, and sorting integers by value is several times faster than argsort."""
-    bits = np.where(np.isnan(key), np.float32(np.nan), key).view(np.int32).astype(np.int64)
-    descending = (1 << 31) - np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
-    shift = len(key).bit_length()
-    return np.sort((descending << shift) + np.arange(len(key))) & ((1 << shift) - 1)
+def _threads() -> int:
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 
 def truncated_gumbel_law(log_probs: Float, ceiling: float) -> Law:

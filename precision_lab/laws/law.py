@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +17,14 @@ class Law:
 
     ``log_probs``: (vocab,) float64, natural log, -inf where the token cannot be drawn.
     ``how``: one phrase, the method.  ``error``: bound on max_i |p_i - p_true,i|.  ``guarantee``: what stands behind it.
+    ``relative``: bound on |p_i / p_true,i - 1| for tokens above 1e-15; inf where none is known.
     """
 
     log_probs: Float
     how: str
     error: float
     guarantee: Guarantee
+    relative: float = math.inf
 
     def __post_init__(self) -> None:
         if self.log_probs.ndim != 1 or not len(self.log_probs):
@@ -41,9 +44,9 @@ class Law:
         return np.flatnonzero(np.isneginf(self.log_probs))
 
     @staticmethod
-    def from_probs(probs: Float, how: str, error: float, guarantee: Guarantee) -> Law:
+    def from_probs(probs: Float, how: str, error: float, guarantee: Guarantee, relative: float = math.inf) -> Law:
         with np.errstate(divide="ignore"):
-            return Law(np.log(probs), how, error, guarantee)
+            return Law(np.log(probs), how, error, guarantee, relative)
 
 
 def check_logits(logits: np.ndarray, *, where: str = "logits") -> Float:

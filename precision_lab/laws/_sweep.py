@@ -1,0 +1,291 @@
+"""The inner loops of :mod:`.argmax`, compiled: find where a threshold cuts every token's atoms, and sweep the events
+between two thresholds. Plain IEEE arithmetic, no fast-math; the interpreter lock is released."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+MOMENTS = 6  # terms of the binomial series for a class of equal tokens
+SMALL = 2.0**-5  # largest (members x odds) at which it is used: the remainder is below SMALL^6 / 6! = 1.3e-12, relative
+_HUGE = np.finfo(np.float64).max
+jit = njit(nogil=True, cache=True, error_model="numpy")
+
+
+@jit
+def round_half(x, format):
+    """Nearest bfloat16 (1) or float16 (2), ties to even, of a float32."""
+    bits = np.float32(x).view(np.uint32)
+    if (bits & np.uint32(0x7F800000)) == np.uint32(0x7F800000):
+        return x  # inf, NaN
+    if format == 1:
+        bits = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
+        return np.uint32(bits).view(np.float32)
+    if abs(x) < np.float32(2.0**-14):  # subnormal: multiples of 2^-24
+        return np.float32((x + np.float32(0.75)) - np.float32(0.75))
+    bits = (bits + np.uint32(0xFFF) + ((bits >> np.uint32(13)) & np.uint32(1))) & np.uint32(0xFFFFE000)
+    y = np.uint32(bits).view(np.float32)
+    return y if abs(y) <= np.float32(65504.0) else np.float32(np.copysign(np.float32(np.inf), y))
+
+
+@jit
+def score(weight, noise, divide, format):
+    """The rounded score as float64. NaN, which wins in torch, becomes inf, and inf the largest finite number."""
+    s = weight / noise if divide else weight + noise
+    if format:
+        s = round_half(s, format)
+    key = np.float64(s)
+    if math.isnan(key):
+        return np.inf
+    return _HUGE if key == np.inf else key
+
+
+@jit
+def threshold(x, top, divide):
+    """The score of a token of weight ``top`` whose exponential is ``x``."""
+    if divide:
+        return top / x if x > 0 else np.inf
+    return top - math.log(x) if x > 0 else np.inf
+
+
+@jit
+def locate(weights, order, noise, divide, format, limit, out):
+    """out[c] = how many atoms of class c score at or above ``limit``; in order of weight, so that answers are neighbours."""
+    count, guess = len(noise), 0
+    for c in order:
+        w = weights[c]
+        low, high, width = guess - 1, guess, 1  # sought: score(low) >= limit > score(high)
+        while low >= 0 and score(w, noise[low], divide, format) < limit:
+            high, low, width = low, max(low - width, -1), 2 * width
+        width = 1
+        while high < count and score(w, noise[high], divide, format) >= limit:
+            low, high, width = high, min(high + width, count), 2 * width
+        while high - low > 1:
+            middle = (low + high) // 2
+            if score(w, noise[middle], divide, format) >= limit:
+                low = middle
+            else:
+                high = middle
+        out[c] = guess = high
+
+
+@jit
+def add(total, i, value):
+    """total[i] += value, compensated (Kahan): total[i, 0] is the sum, total[i, 1] what it lacks."""
+    y = value - total[i, 1]
+    t = total[i, 0] + y
+    total[i, 1] = (t - total[i, 0]) - y
+    total[i, 0] = t
+
+
+@jit
+def settle(pair, who, start, stop):
+    """Order a bucket by falling key, keeping the order of equal keys; a few entries as a rule."""
+    if stop - start > 24:
+        order = np.argsort(-pair[start:stop, 0], kind="mergesort")
+        pair[start:stop] = pair[start:stop][order]
+        who[start:stop] = who[start:stop][order]
+        return
+    for i in range(start + 1, stop):
+        k, f, w, j = pair[i, 0], pair[i, 1], who[i], i - 1
+        while j >= start and pair[j, 0] < k:
+            pair[j + 1, 0], pair[j + 1, 1], who[j + 1] = pair[j, 0], pair[j, 1], who[j]
+            j -= 1
+        pair[j + 1, 0], pair[j + 1, 1], who[j + 1] = k, f, w
+
+
+@jit
+def sweep(
+    weights,
+    noise,
+    remaining,
+    first,
+    members,
+    divide,
+    format,
+    top,
+    x0,
+    x1,
+    step,
+    room,
+    stop,
+    product,
+    pos,
+    gain,
+    moments,
+):
+    """All events with a score in [threshold(x1), threshold(x0)), best first.
+
+    ``pos``: (classes,) where each class stands at x0, moved to x1. ``product``: prod_j F_j at x0. An event (class c of m
+    equal tokens, atoms a..b of one score) of odds o = 1 - f, f = remaining[b] / remaining[a], gives its k-th member
+    P o (1 - o)^k and leaves P (1 - o)^m: mass goes from ``product`` to ``gain`` and nothing else happens. For a class
+    alone at its score with m o <= SMALL the k-th gain is sum_r (-1)^r C(k, r) P o^(r+1), kept as ``moments``.
+    An event's ``fate`` is o, or -f where o > 1/2, so that either is known to a few ulp. What the subtractions from
+    ``product`` round away is gathered in ``lacking`` and given back every 64 events: the error is in proportion to the
+    mass spent, not to the number of events.
+    Ends early once the product is at most ``stop``. Returns the product left and the number of events.
+    """
+    classes, atoms = len(weights), len(noise)
+    wish = max(1 << 15, classes // 2)  # events that a window should hold; it can hold ``room``
+    raw, raw_who = np.empty((room, 2)), np.empty(room, np.int32)  # (key, fate) and class, as they come
+    pair, who = np.empty((room, 2)), np.empty(room, np.int32)  # the same, best first
+    bucket, upto = np.empty(room, np.int32), np.empty(room + 1, np.int32)
+    ahead, start, fates, lead = np.empty(classes), np.empty(classes, np.int64), np.zeros(classes), members[first[:-1]]
+    for c in range(classes):
+        ahead[c] = score(weights[c], noise[pos[c]], divide, format) if pos[c] < atoms else -np.inf
+    lacking, seen, x, above = 0.0, 0, x0, threshold(x0, top, divide)
+    while x < x1 and product > stop:
+        y = min(max(x + step, np.nextafter(x, np.inf)), x1)
+        limit = threshold(y, top, divide) if y < np.inf else -np.inf
+        n, fits = 0, True
+        start[:] = pos
+        for c in range(classes):
+            if ahead[c] < limit or pos[c] >= atoms:
+                continue
+            k, w, s = pos[c], weights[c], ahead[c]
+            while k < atoms and s >= limit:
+                if n == room:
+                    fits = False
+                    break
+                was, before = s, remaining[k]
+                while k < atoms and s == was:  # coarse scores: several atoms, one event
+                    k += 1
+                    s = score(w, noise[k], divide, format) if k < atoms else -np.inf
+                odds = (before - remaining[k]) / before
+                raw[n, 0], raw[n, 1], raw_who[n] = was, odds if odds <= 0.5 else -(remaining[k] / before), c
+                n += 1
+            if not fits:
+                break
+            pos[c], ahead[c] = k, s
+        if not fits:  # undo, and try a smaller window
+            for c in range(classes):
+                if pos[c] != start[c]:
+                    pos[c] = start[c]
+                    ahead[c] = score(weights[c], noise[pos[c]], divide, format)
+            step = (y - x) / 4 if y < np.inf else max(x, 1.0)
+            continue
+        if n < wish // 2:
+            step *= 2
+        elif n > 2 * wish and y < np.inf:
+            step = (y - x) / 2
+        x = y
+        seen += n
+        if n == 0:
+            above = limit
+            continue
+        # counting sort on a monotone map of the key, then order inside buckets
+        low, high = (1.0 / above, 1.0 / limit) if divide else (-above, -limit)
+        if not (low > -1e300 and high < 1e300):
+            low, high = np.inf, -np.inf
+            for e in range(n):
+                s = 1.0 / raw[e, 0] if divide else -raw[e, 0]
+                if s < 1e300 and s > -1e300:
+                    low, high = min(low, s), max(high, s)
+        scale = (n - 1) / (high - low) if high > low else 0.0
+        if not scale < 1e300:
+            scale = 0.0
+        upto[: n + 1] = 0
+        for e in range(n):
+            s = ((1.0 / raw[e, 0] if divide else -raw[e, 0]) - low) * scale
+            b = 0 if not s > 0 else (n - 1 if s >= n else int(s))
+            bucket[e] = b
+            upto[b + 1] += 1
+        for b in range(n):
+            upto[b + 1] += upto[b]
+        for e in range(n):
+            at = upto[bucket[e]]
+            upto[bucket[e]] = at + 1
+            pair[at, 0], pair[at, 1], who[at] = raw[e, 0], raw[e, 1], raw_who[e]
+        a = 0
+        for b in range(n):
+            if upto[b] - a > 1:
+                settle(pair, who, a, upto[b])
+            a = upto[b]
+        # the sweep
+        i = 0
+        while i < n:
+            if not i & 63:
+                t = product + lacking
+                product, lacking = t, lacking - (t - product)
+            j, crowd = i + 1, first[who[i] + 1] - first[who[i]]
+            while j < n and pair[j, 0] == pair[i, 0]:
+                crowd += first[who[j] + 1] - first[who[j]]
+                j += 1
+            f = pair[i, 1]
+            if crowd == j - i:  # as many tokens as events: no equal ones; in order of index already
+                for e in range(i, j):
+                    f = pair[e, 1]
+                    if f > 0:
+                        g = product * f
+                        t = product - g
+                        lacking += (product - t) - g
+                        product = t
+                    else:
+                        g = product * (1.0 + f)
+                        product, lacking = product * -f, lacking * -f
+                    add(gain, lead[who[e]], g)
+            elif j == i + 1 and f > 0 and crowd * f <= SMALL:
+                g = product * f
+                for r in range(MOMENTS):
+                    add(moments[r], who[i], g)
+                    g *= f
+                g = product * -math.expm1(crowd * math.log1p(-f))
+                t = product - g
+                lacking += (product - t) - g
+                product = t
+            else:  # equal tokens among others at one score: one by one, in order of index
+                tokens, whose, m = np.empty(crowd, np.int64), np.empty(crowd, np.int32), 0
+                for e in range(i, j):
+                    fates[who[e]] = pair[e, 1]
+                    for k in range(first[who[e]], first[who[e] + 1]):
+                        tokens[m], whose[m] = members[k], who[e]
+                        m += 1
+                for turn in np.argsort(tokens) if j > i + 1 else np.arange(crowd):
+                    f = fates[whose[turn]]
+                    if f > 0:
+                        g = product * f
+                        t = product - g
+                        lacking += (product - t) - g
+                        product = t
+                    else:
+                        g = product * (1.0 + f)
+                        product, lacking = product * -f, lacking * -f
+                    add(gain, tokens[turn], g)
+                    t = product + lacking
+                    product, lacking = t, lacking - (t - product)
+            i = j
+        above = limit
+    return product + lacking, seen
+
+
+@jit
+def log_product(remaining, first, pos):
+    """sum_j log F_j, F_j = remaining[pos] / remaining[0], to a few ulp of the sum: log1p near 1, compensated addition."""
+    s, lacking, total = 0.0, 0.0, remaining[0]
+    for c in range(len(pos)):
+        if pos[c]:
+            left = remaining[pos[c]]
+            log_f = math.log1p(-((total - left) / total)) if 2 * left > total else math.log(left / total)
+            y = (first[c + 1] - first[c]) * log_f - lacking
+            t = s + y
+            lacking = (t - s) - y
+            s = t
+            if s == -np.inf:
+                return s
+    return s
+
+
+@jit
+def spread(moments, first, members, gain):
+    """Give each member of a class of equal tokens its part: the k-th gets sum_r (-1)^r C(k, r) moments[r]."""
+    for c in range(len(first) - 1):
+        if moments[0, c, 0] == 0.0:
+            continue
+        for m in range(first[c], first[c + 1]):
+            k, binomial, value = m - first[c], 1.0, 0.0
+            for r in range(MOMENTS):
+                value += binomial * moments[r, c, 0]
+                binomial *= -(k - r) / (r + 1)
+            add(gain, members[m], value)
