@@ -35,6 +35,7 @@ notebooks: $(STAMP)
 
 bench: $(STAMP)
 	$(PY) -m precision_lab bench
+	$(PY) -m precision_lab bench --laws
 
 clean:
 	rm -rf $(VENV) .cache build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

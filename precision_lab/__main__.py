@@ -290,12 +290,41 @@ def capture(
 def bench(
     vocab: Annotated[int, typer.Option(help="Vocabulary.")] = 8192,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 7,
+    laws: Annotated[bool, typer.Option("--laws", help="Time exact laws by vocabulary and bits instead.")] = False,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Cost beside fidelity: every sampler in one run, as ratios to gumbel_max_fp32."""
-    from .bench import bench as measure
+    """Cost beside fidelity: every sampler in one run, as ratios to gumbel_max_fp32; or the cost of exact laws."""
+    from . import bench as measure
 
-    emit(measure(vocab=vocab, rounds=rounds), format)
+    emit(measure.bench_laws() if laws else measure.bench(vocab=vocab, rounds=rounds), format)
+
+
+@app.command()
+def gallery(
+    show_defects: Annotated[bool, typer.Option("--defects", help="The twelve defects, by law and by draws.")] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Published samplers, each with its recipe's source, ceiling and stages; or what is wrong with some of them."""
+    if show_defects:
+        from .defects import defects
+
+        emit(list(defects(seed=seed)), format)
+        return
+    from .samplers import PUBLISHED
+
+    rows = [
+        {
+            "name": s.name,
+            "publisher": s.publisher,
+            "arithmetic": s.backend,
+            "dtypes": str(s.stages),
+            "ceiling": s.ceiling,
+            "source": s.source_ref,
+        }
+        for s in PUBLISHED.values()
+    ]
+    emit(rows, format)
 
 
 @app.command()

@@ -18,15 +18,18 @@ from .denoiser import Denoiser
 from .schedule import unmask_probabilities
 
 _ROWS = 64  # positions in float64 at once
+_TOKENS = 256  # tokens in one network call of event_driven: more are slower, on a CPU
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """``tokens``: (batch, length) int64, no mask left. ``nfe``: network calls. ``draws``: categorical draws."""
+    """``tokens``: (batch, length) int64, no mask left. ``nfe``: network calls. ``draws``: categorical draws.
+    ``steps``: (batch, length) int64, the step in which each token came, where the decoder tells."""
 
     tokens: Tensor
     nfe: int
     draws: int
+    steps: Tensor | None = None
 
 
 def ancestral(
@@ -123,52 +126,64 @@ def event_driven(
     steps: int,
     rng: np.random.Generator,
     excess: float = 2.0**-24,
+    progress: Callable[[int], None] | None = None,
 ) -> Decoded:
     """Ancestral decoding of a sampler known by its law: the same law as N brute-force steps, at the cost of its events.
 
-    Thinning: whatever the network says, a step unmasks with probability at most d_i = r_i + ``excess``, so every masked
-    position carries candidate steps of that Bernoulli process, drawn in closed form and independent of the network. Only
-    at a candidate is the law asked: it is accepted with probability (sum of step_law) / d_i, and the token drawn from the
-    law. In the last step r = 1 and the law is renormalised. ``draws`` counts the candidates.
-    Raises InputError if the law unmasks more often than d_i allows.
+    Thinning: whatever the network says, a step unmasks with probability at most d_i = min(r_i + ``excess``, 1), so every
+    masked position carries candidate steps of that Bernoulli process, drawn in closed form and independent of the network.
+    Only at a candidate is the law asked: with u uniform below d_i, the token is the first j with u < q_1 + ... + q_j, and
+    none, where u exceeds the sum, is a refusal. In the last step r = 1 and the law is renormalised. Sequences advance each
+    at its own pace and share network calls of up to 256 tokens. ``nfe``: sequences asked, summed over calls; ``draws``:
+    candidates; ``progress``: called with the number of tokens that have come.
+    ``step_law``: see :mod:`precision_lab.laws.process`; any sampler's by ``step_law_of``. ``excess``: what it may give
+    above r; u = 0 is 2^-24 in float32, 2^-9 in bfloat16. Raises InputError if the law unmasks more often than d_i allows.
     """
     _check(batch, length, steps)
-    r = unmask_probabilities(steps)
-    survival = np.cumsum(np.log1p(-np.minimum(r[:-1] + excess, 1.0 - 2.0**-53)))  # log P(no candidate up to step i)
-    tokens, mask, nfe, draws = torch.full((batch, length), model.config.mask_id), model.config.mask_id, 0, 0
+    r, mask = unmask_probabilities(steps), model.config.mask_id
+    bound = np.minimum(r + excess, 1.0)
+    survival = np.cumsum(np.log1p(-np.minimum(bound[:-1], 1.0 - 2.0**-53)))  # log P(no candidate up to step i)
 
     def next_candidate(after: Int) -> Int:
-        """First candidate step > ``after`` (steps - 1 if none before: the last step takes all)."""
-        done = np.where(after >= 0, survival[np.maximum(after, 0)], 0.0) if len(survival) else np.zeros(len(after))
-        return np.searchsorted(-survival, rng.exponential(size=len(after)) - done)
+        """First candidate step > ``after``; the last step takes all."""
+        done = np.append(survival, 0.0)[after]  # after = -1: none yet
+        return np.maximum(np.searchsorted(-survival, rng.exponential(size=after.shape) - done), after + 1)
 
-    for sequence in tokens:
-        candidate = next_candidate(np.full(length, -1))
-        hidden: Tensor | None = None
-        while (sequence == mask).any():
-            step = int(candidate.min())
-            if hidden is None:
-                with torch.no_grad():
-                    hidden = model.hidden(sequence[None])[0]
-                nfe += 1
-            changed: dict[int, int] = {}
-            for position in np.flatnonzero(candidate == step):
-                with torch.no_grad():  # the head runs at candidates alone
-                    log_mu = torch.log_softmax(model.logits(hidden[position]).double(), dim=-1).numpy()
-                given = step_law(log_mu, float(r[step]))
-                total, bound = float(given.sum()), min(float(r[step]) + excess, 1.0)
-                draws += 1
-                if total > bound * (1 + 1e-9):
-                    raise InputError(f"a step law of mass {total:.6g}", f"at most {bound:.6g}", "raise excess")
-                if step == steps - 1 or rng.random() * bound < total:
-                    cumulative = np.cumsum(given)
-                    changed[int(position)] = int(
-                        np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
-                    )
-                    candidate[position] = steps
+    tokens, came = torch.full((batch, length), mask), np.full((batch, length), -1)
+    candidate, stale, nfe, draws = next_candidate(came), np.ones(batch, dtype=bool), 0, 0
+    hidden: Tensor | None = None
+    while (open_ := np.flatnonzero((came < 0).any(1))).size:
+        for todo in _split(open_[stale[open_]], max(_TOKENS // length, 1)):
+            with torch.no_grad():
+                found = model.hidden(tokens[todo])
+            hidden = found.new_empty((batch, *found.shape[1:])) if hidden is None else hidden
+            hidden[todo], stale[todo] = found, False
+            nfe += len(todo)
+        assert hidden is not None
+        now = candidate[open_].min(1)
+        at, where = np.nonzero(candidate[open_] == now[:, None])
+        for part in _split(np.arange(len(at)), _ROWS):
+            row, position, step = open_[at[part]], where[part], now[at[part]]
+            with torch.no_grad():  # the head runs at candidates alone
+                log_mu = torch.log_softmax(model.logits(hidden[row, position]).double(), dim=-1).numpy()
+            draws += len(part)
+            for i, p, s, log_p in zip(row, position, step, log_mu, strict=True):
+                cumulative, last = np.cumsum(step_law(log_p, float(r[s]))), s == steps - 1
+                total = float(cumulative[-1])
+                if not float(last) * 2.0**-60 <= total <= bound[s] * (1 + 1e-9):
+                    got = f"a step law of mass {total:.6g} at r = {r[s]:.6g}"
+                    raise InputError(got, f"0 to r + excess = {bound[s]:.6g}", "raise excess, or mend the law")
+                u = rng.random() * (total if last else bound[s])
+                u = min(u, np.nextafter(total, 0.0)) if last else u  # a product can round up to the total
+                if u < total:
+                    tokens[i, p], came[i, p] = int(np.searchsorted(cumulative, u, side="right")), s
+                    candidate[i, p], stale[i] = steps, True
                 else:
-                    candidate[position] = next_candidate(np.array([step]))[0]
-            for where, token in changed.items():
-                sequence[where] = token
-            hidden = None if changed else hidden
-    return Decoded(tokens, nfe, draws)
+                    candidate[i, p] = next_candidate(candidate[i : i + 1, p])[0]
+        if progress is not None:
+            progress(int((came >= 0).sum()))
+    return Decoded(tokens, nfe, draws, torch.from_numpy(came))
+
+
+def _split(index: Int, size: int) -> list[Int]:
+    return [index[i : i + size] for i in range(0, len(index), size)]

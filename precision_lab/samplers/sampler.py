@@ -141,7 +141,8 @@ class UniformSampler(Sampler):
     combine: Combine
     tie: Tie = "first"
     fine: tuple[float, float] | None = None
-    relative: float = 1e-7  # asked of the law, see argmax_law; a larger one is quicker
+    tolerance: float = 1e-10  # asked of the law, with ``relative``: see argmax_law; larger ones are quicker
+    relative: float = 1e-7
     cache: dict = field(default_factory=dict, repr=False, compare=False)
 
     def weights_of(self, logits: Tensor) -> Tensor:
@@ -191,7 +192,10 @@ class UniformSampler(Sampler):
     def row_law(self, logits: Tensor) -> Law:
         weights = self.weights_of(logits).double().cpu().numpy()
         if self.fine is None:
-            score, options = FORMATS[self.stages.score], {"tie": self.tie, "relative": self.relative}
+            score, options = (
+                FORMATS[self.stages.score],
+                {"tie": self.tie, "tolerance": self.tolerance, "relative": self.relative},
+            )
             return argmax_law(weights, self.noise_atoms(), combine=self.combine, score=score, **options)  # type: ignore[arg-type]
         relative = self.fine[0]
         if self.combine == "add":  # the sum rounds at the size of the logits: stated for 64

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from numpy.typing import ArrayLike
+from scipy import stats
 
 from ..errors import InputError
 from ..types import Guarantee
-from ._checks import check_open_unit, check_successes, check_whole
+from ._checks import check_open_unit, check_successes
 
 
 @dataclass(frozen=True)
@@ -82,44 +80,22 @@ def mean(values: ArrayLike, confidence: float = 0.95) -> Estimate:
     return Estimate(centre, centre - half, centre + half, confidence, x.size, "Student t", Guarantee.ASYMPTOTIC)
 
 
-def cluster_bootstrap(
-    statistic: Callable[[NDArray[Any]], float],
-    clusters: int,
-    *,
-    rng: np.random.Generator,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-) -> Estimate:
-    """``statistic(all clusters)`` with the BCa interval over whole clusters drawn with replacement.
+def difference(first: Estimate, second: Estimate) -> Estimate:
+    """first - second of independent estimates: d -/+ the root of the squared distances to the ends that face away.
 
-    Ends: quantiles Phi(z0 + (z0 + z) / (1 - a (z0 + z))) of the resampled statistics, z0 from the share below the
-    value, a from the jackknife (Efron 1987, doi:10.1080/01621459.1987.10478410).
-    ``statistic`` receives an int64 array of cluster indices, (clusters,) or one shorter for the jackknife.
-    One cluster: the interval is all numbers. Statistics all alike: the interval is the value.
+    low = d - sqrt((x - x_low)^2 + (y_high - y)^2), high = d + sqrt((x_high - x)^2 + (y - y_low)^2) (Zou and Donner 2008,
+    doi:10.1002/sim.3095). ``n``: the smaller. Errors: InputError for unequal confidences.
     """
-    check_open_unit("confidence", confidence)
-    clusters, resamples = check_whole("clusters", clusters, 1), check_whole("resamples", resamples, 1)
-    every = np.arange(clusters)
-
-    def interval(low: float, high: float) -> Estimate:
-        return Estimate(value, low, high, confidence, clusters, "cluster bootstrap, BCa", Guarantee.ASYMPTOTIC)
-
-    value = float(statistic(every))
-    if clusters == 1:
-        return interval(-math.inf, math.inf)
-    drawn = np.array([statistic(rng.integers(0, clusters, clusters)) for _ in range(resamples)], dtype=np.float64)
-    left_out = np.array([statistic(np.delete(every, i)) for i in every], dtype=np.float64)
-    if not (math.isfinite(value) and np.isfinite(drawn).all() and np.isfinite(left_out).all()):
-        raise InputError(
-            "a statistic that is not finite on some resample", "finite numbers", "make it total, or drop it"
-        )
-    if np.ptp(drawn) == 0:
-        return interval(value, value)
-    below = (np.sum(drawn < value) + np.sum(drawn <= value)) / (2 * resamples)  # ties count half
-    z0 = special.ndtri(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples))
-    pull = left_out.mean() - left_out
-    spread = np.sum(pull**2) ** 1.5
-    a = np.sum(pull**3) / (6 * spread) if spread > 0 else 0.0
-    z = z0 + special.ndtri([(1 - confidence) / 2, (1 + confidence) / 2])
-    low, high = np.quantile(drawn, special.ndtr(z0 + z / (1 - a * z)))
-    return interval(float(low), float(high))
+    if first.confidence != second.confidence:
+        got = f"confidences of {first.confidence} and {second.confidence}"
+        raise InputError(got, "one confidence", "estimate both at the same")
+    value = first.value - second.value
+    return Estimate(
+        value,
+        value - math.hypot(first.value - first.low, second.high - second.value),
+        value + math.hypot(first.high - first.value, second.value - second.low),
+        first.confidence,
+        min(first.n, second.n),
+        f"difference of ({first.method}) and ({second.method})",
+        Guarantee.ASYMPTOTIC,
+    )

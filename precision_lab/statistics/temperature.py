@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 from scipy.special import logsumexp
 
 from ..errors import InputError
 from ..laws.law import Law
-from ..types import Guarantee
-from ._checks import check_open_unit, check_same_vocab
+from ..types import Float, Guarantee, Int
+from ._checks import check_open_unit, check_same_vocab, check_tokens
 from .counts import Counts
 from .divergence import kl_divergence, relative_entropy
 from .estimate import Estimate
-from .tempered import Tempered, root
+from .firth import Moments, fit, inverse, temperature, undetermined
+from .tempered import Tempered
 
-_FLAT = "undetermined: flat target"
+_FLAT = "flat target"
 
 
 @dataclass(frozen=True)
@@ -28,26 +27,13 @@ class EffectiveTemperature:
     """``temperature`` 1/b of the tempered law p_b nearest to q.
 
     ``share``: KL(p_b || p) / KL(q || p), in [0, 1]: what the temperature explains.  ``kl``: KL(q || p), nats.
+    ``unexplained``: KL(q || p_b), nats: the lack of fit of every temperature.
     """
 
     temperature: Estimate
     share: float
     kl: float
-
-
-@dataclass(frozen=True)
-class Band:
-    """Tokens with ``low`` <= log p < ``high`` (nats): their target ``mass`` and the ``slope`` of log q against log p.
-
-    Slope 1: the odds inside the band are right; NaN without two different log p, or where all but one underflow.
-    ``unreachable``: the part of ``mass`` on tokens that q cannot draw; the slope leaves them out.
-    """
-
-    low: float
-    high: float
-    mass: float
-    slope: float
-    unreachable: float = 0.0
+    unexplained: float
 
 
 def effective_temperature(q: Law, p: Law) -> EffectiveTemperature:
@@ -68,26 +54,31 @@ def effective_temperature(q: Law, p: Law) -> EffectiveTemperature:
             "two laws without a common token", "q that draws a token of p", "check the order of the tokens"
         )
     if family.flat:
-        undetermined = Estimate(1.0, 0.0, math.inf, 1.0, 0, _FLAT, Guarantee.EXACT)
-        return EffectiveTemperature(undetermined, 0.0, kl)
+        anything = Estimate(1.0, 0.0, math.inf, 1.0, 0, f"undetermined: {_FLAT}", Guarantee.EXACT)
+        return EffectiveTemperature(anything, 0.0, kl, kl)
     t = family.excess_of(log_q if kl < math.inf else log_q - logsumexp(log_q))
     explained = relative_entropy(family.log_p, family.log_ratio(t))
     share = min(1.0, explained / kl) if 0 < kl < math.inf else 0.0
-    return EffectiveTemperature(Estimate.exact(_temperature(t), method="tempered law nearest to q"), share, kl)
+    found = Estimate.exact(inverse(1 + t), method="tempered law nearest to q")
+    return EffectiveTemperature(found, share, kl, kl_divergence(q, family.at(t, p.vocab)))
 
 
-def temperature_from_draws(counts: Counts, p: Law, confidence: float = 0.95) -> Estimate:
+def temperature_from_draws(draws: Counts | ArrayLike, p: Law, confidence: float = 0.95) -> Estimate:
     """1/b with b maximising sum_i n_i log p_b(i) + 1/2 log I(b), I(b) = n Var_{p_b}[log p].
 
     The second term is Firth's correction (Biometrika 80, 1993, doi:10.1093/biomet/80.1.27): it takes away the bias of
     order 1/n in b and keeps b finite when every draw is a most (least) likely token, which ``method`` then calls
     separated. Interval: the b whose corrected likelihood falls short by less than half a chi-square quantile with one
     degree of freedom (Heinze and Schemper 2002, doi:10.1002/sim.1047), turned over; high = inf where it reaches b <= 0,
-    and all numbers where b itself is below 0 but the interval reaches above. Supposes independent draws.
+    and all numbers where b itself is below 0 but the interval reaches above.
+    ``draws``: Counts of independent draws, or token ids (sequences, length) that may depend on each other inside a
+    sequence: then the shortfall is scaled by the design effect (:func:`~.firth.fit`), and ``n`` counts sequences.
+    What is estimated if the draws follow no p_b is the 1/b of :func:`effective_temperature`; Counts then have an
+    interval as if Var_q[log p] were Var_{p_b}[log p], sequences have not.
     A flat p: value 1, interval [0, inf]. Errors: InputError for unequal vocabularies or draws that p makes impossible.
     """
     check_open_unit("confidence", confidence)
-    check_same_vocab(counts.vocab, p.vocab)
+    counts, rows = counted(draws, p)
     impossible = np.flatnonzero(np.isneginf(p.log_probs) & (counts.counts > 0))
     if impossible.size:
         raise InputError(
@@ -95,61 +86,45 @@ def temperature_from_draws(counts: Counts, p: Law, confidence: float = 0.95) -> 
             "draws in the support of p",
             "no temperature explains them: compare supports first",
         )
-    family, n = Tempered.of(p), counts.n
-    if family.flat:
-        return Estimate(1.0, 0.0, math.inf, confidence, n, _FLAT, Guarantee.ASYMPTOTIC)
-    drawn, top = counts.counts[family.tokens] / n, family.y.max()
-    seen = family.y[drawn > 0]
-    below = float(np.sum(drawn * (family.y - top)))
-
-    def score(t: float) -> float:
-        centre, variance, third = family.cumulants(t)
-        return n * (below - centre) + third / (2 * variance) if variance > 0 else -t
-
-    def likelihood(t: float) -> float:
-        variance = family.cumulants(t)[1]
-        return n * float(np.sum(drawn * family.log_ratio(t))) + math.log(max(variance, 5e-324)) / 2
-
-    def reach(t: float) -> float:
-        return family.step(math.sqrt(family.cumulants(t)[1] / n), t)  # one standard error
-
-    best = root(score, 0.0, math.copysign(reach(0.0), score(0.0)))
-    drop = likelihood(best) - stats.chi2.ppf(confidence, 1) / 2
-    fewest, most = (1 + root(lambda t: likelihood(t) - drop, best, step) for step in (-reach(best), reach(best)))
-    value = _temperature(best)
-    low, high = 1 / most if most else -math.inf, 1 / fewest if fewest else math.inf
-    if fewest <= 0 < most:
-        low, high = (low, math.inf) if value > 0 else (-math.inf, math.inf)
-    separated = seen.min() == top or seen.max() == family.y.min()
-    method = "maximum likelihood, Firth, likelihood ratio" + (", separated: every draw at one end" if separated else "")
-    return Estimate(value, low, high, confidence, n, method, Guarantee.ASYMPTOTIC)
+    return temperature(exponent(Tempered.of(p), counts.counts, rows, confidence))
 
 
-def log_odds_spectrum(q: Law, p: Law, edges: ArrayLike) -> list[Band]:
-    """Slope of log q against log p, least squares with weights p, in each band of log p between two ``edges``.
+def counted(draws: Counts | ArrayLike, p: Law) -> tuple[Counts, Int | None]:
+    """The counts, and the (sequences, length) tokens where that is what ``draws`` are."""
+    if isinstance(draws, Counts):
+        check_same_vocab(draws.vocab, p.vocab)
+        return draws, None
+    rows = check_tokens(draws)
+    return Counts.from_tokens(rows, p.vocab), rows
 
-    slope = 1 + Cov_p(log q - log p, log p) / Var_p(log p). ``edges``: (bands + 1,) increasing, nats, -/+ inf allowed.
+
+def exponent(family: Tempered, counts: Int, rows: Int | None, confidence: float) -> Estimate:
+    """b of :func:`temperature_from_draws`. Draws outside the family's support are left out.
+
+    ``counts``: (vocab,).  ``rows``: (sequences, length) the same draws, where they depend on each other.
     """
-    check_same_vocab(q.vocab, p.vocab)
-    marks = np.asarray(edges, dtype=np.float64)
-    if marks.ndim != 1 or len(marks) < 2 or not (marks[1:] > marks[:-1]).all():
-        raise InputError(f"edges {marks.tolist()}", "two or more increasing numbers", "sort them and drop repeats")
-    return [_band(q, p, float(low), float(high)) for low, high in itertools.pairwise(marks)]
+    drawn = counts[family.tokens]
+    n, top = int(drawn.sum()), family.y.max()
+    if family.flat or not n:
+        return undetermined(confidence, n, _FLAT if n else "no draws")
+    below = float(np.sum(drawn * (family.y - top)))
+    seen = family.y[drawn > 0]
 
+    def moments(t: float) -> Moments:
+        centre, variance, third = family.cumulants(t)
+        likelihood = float(np.sum(drawn * family.log_ratio(t)))
+        return Moments(likelihood, below - n * centre, n * variance, n * third)
 
-def _band(q: Law, p: Law, low: float, high: float) -> Band:
-    inside = (p.log_probs >= low) & (p.log_probs < high) & ~np.isneginf(p.log_probs)
-    drawn = inside & ~np.isneginf(q.log_probs)
-    mass, reached = math.fsum(p.probs[inside]), math.fsum(p.probs[drawn])
-    slope, x, d = math.nan, p.log_probs[drawn], q.log_probs[drawn] - p.log_probs[drawn]
-    if x.size and np.ptp(x) > 0:
-        weights = np.exp(x - x.max())
-        x, d = (row - np.average(row, weights=weights) for row in (x, d))
-        variance = np.sum(weights * x**2)
-        slope = float(1 + np.sum(weights * x * d) / variance) if variance > 0 else math.nan
-    return Band(low, high, mass, slope, max(0.0, mass - reached))
+    def scores(t: float) -> tuple[Float, Float]:
+        residual, inside = np.zeros((2, len(counts)))
+        residual[family.tokens], inside[family.tokens] = family.y - top - family.cumulants(t)[0], 1.0
+        return residual[rows].sum(axis=1), inside[rows].sum(axis=1)
 
-
-def _temperature(t: float) -> float:
-    b = 1 + t
-    return math.inf if abs(b) < 1e-12 else 1 / b  # nearer to 0, the sign of b is rounding
+    return fit(
+        moments,
+        None if rows is None else scores,
+        n=n,
+        widest=1 / float(np.ptp(family.y)),
+        separated=bool(seen.min() == top or seen.max() == family.y.min()),
+        confidence=confidence,
+    )

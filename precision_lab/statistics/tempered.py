@@ -11,26 +11,35 @@ from scipy.optimize import brentq
 from scipy.special import logsumexp
 
 from ..laws.law import Law
-from ..types import Float, Int
-from .divergence import difference
+from ..types import Float, Guarantee, Int
+from .divergence import difference, relative_entropy
 
 
 @dataclass(frozen=True, eq=False)
 class Tempered:
-    """p_b on the support of p, by its excess t = b - 1: ``p_b = p e^(t y - log Z(t))``, ``y = log p - E_p[log p]``.
+    """p_b on the support of p, by its excess t = b - 1: ``p_b = p e^(t y - log Z(t))``, ``y = log p - centre``.
 
-    ``tokens``: (support,) indices into the vocabulary.  ``log_p``, ``y``: (support,) nats.
+    ``tokens``: (support,) indices into the vocabulary.  ``log_p``, ``y``: (support,) nats.  ``centre``: E_p[log p].
     """
 
     tokens: Int
     log_p: Float
     y: Float
+    centre: float
 
     @staticmethod
     def of(p: Law) -> Tempered:
         tokens = np.flatnonzero(~np.isneginf(p.log_probs))
         log_p = p.log_probs[tokens] - logsumexp(p.log_probs[tokens])
-        return Tempered(tokens, log_p, log_p - math.fsum(np.exp(log_p) * log_p))
+        centre = math.fsum(np.exp(log_p) * log_p)
+        return Tempered(tokens, log_p, log_p - centre, centre)
+
+    def tilting(self, log_q: Float) -> Tempered:
+        """The family q e^(t y - log Z(t)) of another law q, (support,) nats, tilted by the log p of this one."""
+        drawn = ~np.isneginf(log_q)
+        log_p, log_q = (self.y + self.centre)[drawn], log_q[drawn]
+        centre = math.fsum(np.exp(log_q) * log_p)
+        return Tempered(self.tokens[drawn], log_q, log_p - centre, centre)
 
     @property
     def flat(self) -> bool:
@@ -43,15 +52,38 @@ class Tempered:
         if math.isinf(t):
             edge = self.y == (self.y.max() if t > 0 else self.y.min())
             return np.where(edge, -math.log(edge.sum()) - self.log_p, -np.inf)
+        return t * self.y - self.log_z(t)
+
+    def log_z(self, t: float) -> float:
+        """log E_p[e^(t y)], >= 0, to relative accuracy where t y is small."""
         if self._small(t):
-            return t * self.y - math.log1p(np.sum(np.exp(self.log_p) * np.expm1(t * self.y)))
-        return t * self.y - logsumexp(self.log_p + t * self.y)
+            return math.log1p(np.sum(np.exp(self.log_p) * np.expm1(t * self.y)))
+        return float(logsumexp(self.log_p + t * self.y))
 
     def cumulants(self, t: float) -> tuple[float, float, float]:
         """Mean below the mode, variance and third central moment of log p under p_b, each to relative accuracy."""
         probs, gap = np.exp(self.log_p + self.log_ratio(t)), self.y - self.y.max()
         centre = float(np.sum(probs * gap))
         return centre, float(np.sum(probs * (gap - centre) ** 2)), float(np.sum(probs * (gap - centre) ** 3))
+
+    def at(self, t: float, vocab: int) -> Law:
+        """p_b over the whole vocabulary."""
+        log_probs = np.full(vocab, -np.inf)
+        log_probs[self.tokens] = self.log_p + self.log_ratio(t)
+        return Law(log_probs, f"tempered by {1 + t:.6g}", 0.0, Guarantee.EXACT)
+
+    def mean(self, t: float) -> float:
+        """E_{p_b}[y], increasing in t and 0 at 0: near 0 taken as a difference from E_p, to relative accuracy."""
+        if self._small(t):
+            grown = np.exp(self.log_p) * np.expm1(t * self.y)
+            return float(np.sum(grown * self.y) / (1 + np.sum(grown)))
+        return float(np.sum(np.exp(self.log_p + self.log_ratio(t)) * self.y))
+
+    def divergence(self, t: float, s: float = 0.0) -> float:
+        """KL(p_t || p_s) = (t - s) E_{p_t}[y] - log Z(t) + log Z(s), nats, t -/+ inf allowed."""
+        if math.isinf(t):
+            return relative_entropy(self.log_p + self.log_ratio(s), self.log_ratio(t) - self.log_ratio(s))
+        return max(0.0, (t - s) * self.mean(t) - self.log_z(t) + self.log_z(s))
 
     def excess_of(self, log_q: Float) -> float:
         """The t with E_{p_b}[log p] = E_q[log p]: p_b is the tempered law nearest to q, argmin_b KL(q || p_b).
@@ -61,7 +93,7 @@ class Tempered:
         Near t = 0 both means are taken as differences from E_p, so t has the relative accuracy of log q - log p;
         elsewhere they are taken from whichever of the mode, the mean and the least likely token q stays nearest to.
         """
-        p, q, y = np.exp(self.log_p), np.exp(log_q), self.y
+        q, y = np.exp(log_q), self.y
         if not np.sum(q * (y.max() - y)) > 0:
             return math.inf
         if not np.sum(q * (y - y.min())) > 0:
@@ -76,8 +108,7 @@ class Tempered:
         def beyond(t: float) -> float:
             """E_{p_b}[y] - E_q[y], increasing in t."""
             if self._small(t):
-                grown = p * np.expm1(t * y)
-                return float(np.sum(grown * y) / (1 + np.sum(grown)) - moved)
+                return self.mean(t) - moved
             return float(np.sum(np.exp(self.log_p + self.log_ratio(t)) * (y - origin)) - goal)
 
         return root(beyond, 0.0, math.copysign(self.step(abs(moved)), moved))
@@ -91,10 +122,10 @@ class Tempered:
         return abs(t) * float(np.abs(self.y).max()) < 1
 
 
-def root(function: Callable[[float], float], start: float, step: float) -> float:
+def root(function: Callable[[float], float], start: float, step: float, accuracy: float = 0.0) -> float:
     """The root between ``start`` and the first of start + step, + 2 step, + 4 step, ... past a change of sign.
 
-    Ends at relative accuracy 2**-50, or at ``start`` where the function is 0 there.
+    Ends at relative accuracy 2**-50 or absolute ``accuracy``, or at ``start`` where the function is 0 there.
     """
     at_start = function(start)
     if at_start == 0:
@@ -103,4 +134,4 @@ def root(function: Callable[[float], float], start: float, step: float) -> float
     while math.copysign(1, function(far)) == math.copysign(1, at_start):
         near, step = far, 2 * step
         far = start + step
-    return float(brentq(function, near, far, xtol=1e-300, rtol=2.0**-50, maxiter=1000))
+    return float(brentq(function, near, far, xtol=max(accuracy, 1e-300), rtol=2.0**-50, maxiter=1000))

@@ -4,8 +4,23 @@ its source, with repository, path and version. ``PUBLISHED`` is the literal tabl
 from __future__ import annotations
 
 from ..sampler import Sampler
-from .masked_diffusion import LLADA_FP64, MDLM_FP32
+from .cumulative import CUMULATIVE
+from .engines import ENGINES
+from .jax_library import JAX_LIBRARY
+from .masked_diffusion import MASKED_DIFFUSION
+from .torch_library import TORCH_LIBRARY
+from .vllm import VLLM
 
-PUBLISHED: dict[str, Sampler] = {sampler.name: sampler for sampler in (MDLM_FP32, LLADA_FP64)}
+PUBLISHED: dict[str, Sampler] = {
+    sampler.name: sampler
+    for sampler in (
+        *MASKED_DIFFUSION,
+        *TORCH_LIBRARY,
+        *JAX_LIBRARY,
+        *VLLM,
+        *ENGINES,
+        *CUMULATIVE,
+    )
+}
 
 __all__ = ["PUBLISHED"]

@@ -1,0 +1,126 @@
+"""Diversity at a smaller sample: the expected value of what m draws would show, exactly. The cure for unequal n.
+
+From counts: over all subsets of m of the n draws (hypergeometric). From a law: over all samples of m (binomial).
+Gotelli and Colwell 2001; Chao and Jost 2012, doi:10.1890/11-1952.1; Chao et al. 2014, doi:10.1890/13-0133.1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from scipy import special
+
+from ..errors import InputError
+from ..laws.law import Law
+from ..types import Float, Int
+from ._checks import check_open_unit, check_whole
+from .counts import Counts
+from .entropies import rare
+
+_ENTRIES = 1 << 20  # of one block of (tokens, k): 8 MiB
+
+
+def rarefied(source: Counts | Law, size: int, order: float = 0.0) -> float:
+    """Hill number at ``size`` = m draws: D = (sum_k (k/m)^q E f_k)^(1/(1-q)), f_k the number of tokens drawn k times.
+
+    q = 0: the expected number of different tokens. q = 1: exp of the expected plug-in entropy, so that its logarithm is
+    what :func:`~.diversity.sequence_entropy` reads on average off m independent draws. q = 2: 1 / E sum (k/m)^2.
+    At m = n of the counts: :func:`~.richness.hill_number`. Relative error about 1e-15 n (log-gamma).
+    Errors: InputError for order < 0, m < 1, or m > n of Counts.
+    """
+    m, q = check_whole("size", size, 1), check_order(order)
+    if isinstance(source, Counts) and m > source.n:
+        raise InputError(f"size {m} of {source.n} draws", f"at most {source.n}", "rarefaction only goes down")
+    expected = np.zeros(m + 1)  # of f_k
+    for times, k, probs in _drawn(source, m):
+        expected[k[0] : k[0] + len(k)] += times @ probs
+    share = np.arange(1, m + 1) / m
+    if q == 0:
+        return math.fsum(expected[1:])
+    if q == 1:
+        return math.exp(-math.fsum(share * np.log(share) * expected[1:]))
+    return math.fsum(share**q * expected[1:]) ** (1 / (1 - q))
+
+
+def rarefied_coverage(counts: Counts, size: int) -> float:
+    """Estimated sample coverage of m of the n draws: 1 - sum_i X_i / n C(n - X_i, m) / C(n - 1, m), m < n; unbiased.
+
+    m = n: 1 - f1 / n (1 - A), as :func:`~.richness.sample_coverage`.
+    """
+    m, n, x = check_whole("size", size, 1), counts.n, counts.counts[counts.counts > 0]
+    if m > n:
+        raise InputError(f"size {m} of {n} draws", f"at most {n}", "rarefaction only goes down")
+    if m == n:
+        f1, a = rare(counts)
+        return 1 - f1 / n * (1 - a)
+    x = x[x <= n - m]
+    missed = special.gammaln(n - x + 1) - special.gammaln(n - x - m + 1) + math.lgamma(n - m) - math.lgamma(n)
+    return 1 - math.fsum(x / n * np.exp(missed))
+
+
+def size_at_coverage(counts: Counts, coverage: float) -> float:
+    """The m, 1 <= m <= n, at which :func:`rarefied_coverage` is ``coverage``, linear between whole numbers.
+
+    Errors: InputError where the counts do not reach that coverage, or one draw exceeds it.
+    """
+    target, few, many = check_open_unit("coverage", coverage), 1, counts.n
+    least, most = rarefied_coverage(counts, few), rarefied_coverage(counts, many)
+    if not least <= target <= most:
+        raise InputError(f"coverage {target}", f"{least:.6g} to {most:.6g} with these draws", "draw more, or ask less")
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (middle, many) if rarefied_coverage(counts, middle) <= target else (few, middle)
+    low, high = rarefied_coverage(counts, few), rarefied_coverage(counts, many)
+    return few + (target - low) / (high - low) if high > low else float(many)
+
+
+def rarefied_to_coverage(counts: Counts, coverage: float, order: float = 0.0) -> float:
+    """Hill number at the size of :func:`size_at_coverage`, linear between whole sizes: laws are compared where the same
+    share of their mass has been seen, not after the same number of draws."""
+    size = size_at_coverage(counts, coverage)
+    low, part = math.floor(size), size - math.floor(size)
+    below = rarefied(counts, low, order)
+    return below + part * (rarefied(counts, low + 1, order) - below) if part else below
+
+
+def check_order(order: float) -> float:
+    if not 0 <= order < math.inf:
+        raise InputError(
+            f"order {order}", "a number, 0 or more", "0 counts tokens, 1 is exp(entropy), 2 weighs the common"
+        )
+    return float(order)
+
+
+def _drawn(source: Counts | Law, m: int) -> Iterator[tuple[Float, Int, Float]]:
+    """(how many tokens (tokens,), k >= 1 (ks,), P(such a token is drawn k times) (tokens, ks)), all tokens in turn."""
+    if isinstance(source, Counts):
+        n = source.n
+        x, times = np.unique(source.counts[source.counts > 0], return_counts=True)
+        for count, repeats in zip(x.tolist(), times.tolist(), strict=True):
+            few, many = _likely(m * count / n)
+            k = np.arange(max(1, m - (n - count), few), min(count, m, many) + 1)
+            log = _choose(count, k) + _choose(n - count, m - k) - _choose(n, m)
+            yield np.array([float(repeats)]), k, np.exp(log)[None]
+        return
+    p, times = np.unique(source.probs[source.probs > 0], return_counts=True)
+    first = 0
+    while first < len(p):
+        rows = np.minimum(p[first : first + 1024], 1.0)
+        k = np.arange(1, min(m, _likely(m * rows[-1])[1]) + 1)
+        rows = rows[: max(1, _ENTRIES // len(k)), None]
+        log = _choose(m, k) + special.xlogy(k, rows) + special.xlog1py(m - k, -rows)
+        yield times[first : first + len(rows)].astype(np.float64), k, np.exp(log)
+        first += len(rows)
+
+
+def _likely(mean: float) -> tuple[int, int]:
+    """Ends beyond each of which a binomial or hypergeometric number of that mean lies less than e^-40 often (Bernstein)."""
+    far = 9 * math.sqrt(mean) + 40
+    return math.floor(mean - far), math.ceil(mean + far)
+
+
+def _choose(n: int, k: Int | int) -> Float:
+    """log C(n, k)"""
+    return special.gammaln(n + 1) - special.gammaln(k + np.int64(1)) - special.gammaln(n - k + np.int64(1))

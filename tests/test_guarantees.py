@@ -1,0 +1,200 @@
+"""Two promises of the judge about itself: every number says what stands behind it, and all its random tests together
+rarely fail right code."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from judging import probs, sequences, zipf
+
+from precision_lab import statistics
+from precision_lab.statistics import Counts, Estimate, Rows, TestResult, mean, proportion, sequence_entropy, tail_test
+from precision_lab.types import Guarantee
+
+MOST = 1e-5  # false fails of one run
+
+P, Q = zipf(4), probs(0.55, 0.25, 0.15, 0.05)
+COUNTS = Counts(np.array([21, 9, 6, 4]), 40)
+TOKENS = sequences(P, (5, 8), 0.2, np.random.default_rng(0))
+FINE = {"rng": np.random.default_rng(0)}
+SAMPLES: dict[str, Callable[[], object]] = {
+    "assert_some_temperature": lambda: statistics.assert_some_temperature(COUNTS, P, Q),
+    "assert_temperature": lambda: statistics.assert_temperature(COUNTS, P),
+    "benjamini_hochberg": lambda: statistics.benjamini_hochberg([0.1, 0.2]),
+    "cluster_bootstrap": lambda: statistics.cluster_bootstrap(lambda at: float(TOKENS[at].mean()), 5, **FINE),
+    "cluster_jackknife": lambda: statistics.cluster_jackknife(lambda at: float(TOKENS[at].mean()), 5),
+    "coverage_estimate": lambda: statistics.coverage_estimate(TOKENS),
+    "difference": lambda: statistics.difference(proportion(1, 9), mean([1.0, 2.0])),
+    "diversity": lambda: statistics.diversity(TOKENS, sequence_entropy, **FINE),
+    "diversity_difference": lambda: statistics.diversity_difference(TOKENS, TOKENS[:, ::-1], sequence_entropy, **FINE),
+    "draw_jackknife": lambda: statistics.draw_jackknife(statistics.entropy, COUNTS),
+    "e_bh": lambda: statistics.e_bh([0.0, 1.0]),
+    "effective_temperature": lambda: statistics.effective_temperature(Q, P),
+    "family": lambda: statistics.family({"one": tail_test(3, 9, 0.5)}),
+    "hill": lambda: [statistics.hill(COUNTS, 1), statistics.hill(TOKENS, 0, size=20), statistics.hill(COUNTS, 2)],
+    "hill_difference": lambda: statistics.hill_difference(COUNTS, TOKENS, 1),
+    "holm": lambda: statistics.holm([0.1, 0.2]),
+    "lack_of_fit_test": lambda: statistics.lack_of_fit_test(COUNTS, P, [-1.5]),
+    "mean": lambda: statistics.mean([1.0, 2.0]),
+    "proportion": lambda: statistics.proportion(1, 9),
+    "ratio_of_proportion": lambda: statistics.ratio_of_proportion(1, 9, 0.2),
+    "spectrum_from_draws": lambda: [statistics.spectrum_from_draws(d, P, [-3, -1, 0]) for d in (COUNTS, TOKENS)],
+    "tail_test": lambda: statistics.tail_test(1, 9, 0.2),
+    "temperature_from_draws": lambda: [statistics.temperature_from_draws(draws, P) for draws in (COUNTS, TOKENS)],
+    "temperature_from_rows": lambda: statistics.temperature_from_rows(
+        [Rows(np.tile(P.log_probs, (8, 1)), TOKENS[0], np.arange(8) // 2)]
+    ),
+    "temperature_test": lambda: statistics.temperature_test(COUNTS, P),
+    "two_laws_log_likelihood": lambda: statistics.two_laws_log_likelihood(COUNTS, Q, P),
+}
+
+
+def parts(value: Any) -> Iterator[Any]:
+    """The value and everything in its fields and items."""
+    yield value
+    inside: list[Any] = []
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        inside = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    elif isinstance(value, Mapping):
+        inside = list(value.values())
+    elif isinstance(value, list | tuple):
+        inside = list(value)
+    for each in inside:
+        yield from parts(each)
+
+
+def labelled_classes() -> set[str]:
+    """Names of public dataclasses with a guarantee, or with a field of such a class."""
+    fields = {
+        name: {field.name: str(field.type) for field in dataclasses.fields(getattr(statistics, name))}
+        for name in statistics.__all__
+        if dataclasses.is_dataclass(getattr(statistics, name))
+    }
+    found = {name for name, kinds in fields.items() if "guarantee" in kinds}
+    while more := {
+        name for name, kinds in fields.items() if name not in found and named(" ".join(kinds.values()), found)
+    }:
+        found |= more
+    return found
+
+
+def named(annotation: str, classes: set[str]) -> bool:
+    return not classes.isdisjoint(re.findall(r"\w+", annotation))
+
+
+def labelled_functions() -> list[str]:
+    """Public functions whose annotation promises an estimate, a test result or what holds one."""
+    classes, functions = labelled_classes(), {name: getattr(statistics, name) for name in statistics.__all__}
+    return [
+        name
+        for name, function in functions.items()
+        if inspect.isfunction(function) and named(str(inspect.signature(function).return_annotation), classes)
+    ]
+
+
+def wrong(found: object) -> list[str]:
+    """What is missing of the labels of a returned value, one line each."""
+    lines, labels = [], 0
+    for part in parts(found):
+        if not hasattr(part, "guarantee"):
+            continue
+        labels += 1
+        if not isinstance(part.guarantee, Guarantee):
+            lines.append(f"guarantee {part.guarantee!r}")
+        if isinstance(part, Estimate):
+            if not part.method or not isinstance(part.method, str):
+                lines.append(f"method {part.method!r}")
+            if not (0 < part.confidence <= 1) or (part.confidence == 1) != (
+                part.guarantee in {Guarantee.EXACT, Guarantee.CERTIFIED}
+            ):
+                lines.append(f"confidence {part.confidence} of {part.guarantee}")
+            if not isinstance(part.n, int) or part.n < 0:
+                lines.append(f"n {part.n!r}")
+            if not part.low <= part.value <= part.high:
+                lines.append(f"{part.value} outside [{part.low}, {part.high}]")
+        if isinstance(part, TestResult) and not (0 <= part.p_value <= 1 and 0 < part.false_fail < 1 and part.n >= 0):
+            lines.append(f"test result {part}")
+    return lines or ([] if labels else ["no label at all"])
+
+
+class TestLabels:
+    def test_every_function_that_promises_a_label_has_a_sample(self) -> None:
+        missing = sorted(set(labelled_functions()) - SAMPLES.keys())
+        assert not missing, f"add to SAMPLES a call of {', '.join(missing)}"
+        assert {"Estimate", "TestResult", "EffectiveTemperature", "DrawnBand", "Verdict"} <= labelled_classes()
+        assert {"mean", "assert_temperature", "spectrum_from_draws", "family"} <= set(labelled_functions())
+
+    @pytest.mark.parametrize("name", SAMPLES)
+    def test_every_returned_number_is_labelled(self, name: str) -> None:
+        assert wrong(SAMPLES[name]()) == []
+
+    def test_the_walk_sees_what_is_missing(self) -> None:
+        good = mean([1.0, 2.0])
+        assert wrong([good, {"a": good}]) == []
+        assert wrong(1.0) == ["no label at all"]
+        for change, said in (
+            ({"guarantee": "asymptotic"}, "guarantee 'asymptotic'"),
+            ({"method": ""}, "method ''"),
+            ({"confidence": 95.0}, "confidence 95.0 of asymptotic"),
+            ({"confidence": 1.0}, "confidence 1.0 of asymptotic"),
+            ({"n": 2.0}, "n 2.0"),
+            ({"low": 3.0}, f"1.5 outside [3.0, {good.high}]"),
+            ({"value": math.nan}, f"nan outside [{good.low}, {good.high}]"),
+        ):
+            assert wrong((dataclasses.replace(good, **change),)) == [said]
+        result = tail_test(1, 9, 0.2)
+        assert len(wrong(dataclasses.replace(result, p_value=2.0))) == 1
+
+
+def declared(items: list[Any]) -> float:
+    """Sum of the declared false-fail rates of the collected tests, each parameter by itself."""
+    return math.fsum(mark.kwargs["false_fail"] for item in items for mark in item.iter_markers("statistical"))
+
+
+def undeclared(items: list[Any]) -> list[str]:
+    """Tests that speak of their false-fail rate in a comment, in a module that declares rates, and do not declare it."""
+    return [
+        item.nodeid
+        for item in items
+        if hasattr(item.module, "statistical")
+        and re.search(r"[Ff]alse[ -]fails?(?: rate)?:? (?:below )?\d", inspect.getsource(item.function))
+        and not any(item.iter_markers("statistical"))
+    ]
+
+
+class TestErrorRates:
+    def test_all_tests_of_this_run_together(self, request: pytest.FixtureRequest) -> None:
+        assert declared(request.session.items) < MOST
+
+    def test_a_rate_in_a_comment_is_declared(self, request: pytest.FixtureRequest) -> None:
+        assert undeclared(request.session.items) == []
+
+    def test_rates_are_probabilities(self, request: pytest.FixtureRequest) -> None:
+        rates = [
+            mark.kwargs["false_fail"] for item in request.session.items for mark in item.iter_markers("statistical")
+        ]
+        assert all(0 < rate <= 1e-6 for rate in rates)
+
+    def test_the_sum_counts_every_item(self) -> None:
+        def item(*rates: float) -> SimpleNamespace:
+            marks = [SimpleNamespace(kwargs={"false_fail": rate}) for rate in rates]
+            return SimpleNamespace(iter_markers=lambda name: marks if name == "statistical" else [])
+
+        assert declared([item(1e-6), item(), item(2e-6, 1e-7)]) == pytest.approx(3.1e-6)
+
+    def test_a_comment_without_a_declaration_is_found(self) -> None:
+        def silent() -> None:
+            pass  # False fail 1e-7 over seeds.
+
+        item = SimpleNamespace(
+            module=SimpleNamespace(statistical=1), function=silent, nodeid="here", iter_markers=lambda name: []
+        )
+        assert undeclared([item]) == ["here"]
