@@ -123,7 +123,7 @@ def draw(frame):
         part = reach[reach.sampler == name].sort_values("at")
         left.plot(part["at"], part["ratio"].clip(1e-4, 1e4), label=name, **figures.series(k))
     left.axhline(1, color="black", lw=1, ls=":")
-    left.set(xlabel="gap below the head (nats)", ylabel="tail mass drawn / true", yscale="symlog")
+    left.set(xlabel="gap below the head (nats)", ylabel="tail mass drawn / true (0 shown at 1e-4)")
     left.set_yscale("log")
     left.set_title("Reach: a faithful sampler stays at 1")
     left.legend(fontsize=7)
@@ -135,12 +135,14 @@ def draw(frame):
         value = part.total_variation.where(~bound, part.error)
         y = np.arange(len(order))[::-1]
         style = figures.series(k)
+        if not part.total_variation.notna().any():
+            continue
         right.plot(value[~bound], y[~bound.to_numpy()], ls="none", label=what, **style)
         right.plot(value[bound], y[bound.to_numpy()], ls="none", mfc="white", **style)
     right.set_yticks(np.arange(len(order))[::-1], order, fontsize=6)
     right.set(xscale="log", xlabel="total variation from the target (open: an upper bound)")
     right.set_title("Real logits (8,192 tokens)")
-    right.legend(fontsize=7, loc="lower right")
+    right.legend(fontsize=7, loc="lower center")
     return figure
 
 

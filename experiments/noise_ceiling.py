@@ -11,8 +11,10 @@ from precision_lab.formats import FORMATS
 from precision_lab.samplers import UniformSampler
 from precision_lab.samplers.gumbel_max import FP32_CEILING
 from precision_lab.study import Study
+from precision_lab.uniforms import TORCH_RAND
 
-NAMES = [name for name, sampler in SAMPLERS.items() if isinstance(sampler, UniformSampler)]
+# Those fed by torch.rand, whose largest uniform the formula takes; the experiment `gallery` has the others.
+NAMES = [n for n, s in SAMPLERS.items() if isinstance(s, UniformSampler) and s.source in TORCH_RAND.values()]
 SMOKE = [name for name in NAMES if not name.endswith("fp32") or name == "gumbel_max_fp32"]
 DRAWN = ["gumbel_max_bf16", "gumbel_max_fp16", "gumbel_max_fp32", "mdlm_fp32"]
 

@@ -378,6 +378,11 @@ class TestChiSquare:
         pearson = ((counts.counts - n * truth) ** 2 / (n * truth)).sum()
         assert chi_square_test(counts, p).statistic <= pearson + 1e-9
 
+    def test_error_in_the_denominator(self) -> None:
+        """Far counts against the truth (0.6, 0.4): 2 x 20^2 / 60, below Pearson's 20^2 / 60 + 20^2 / 40."""
+        found = chi_square_test(counts_of(80, 20), law(0.5, 0.5, error=0.1))
+        assert found.statistic == pytest.approx(800 / 60)
+
     def test_impossible_tokens(self) -> None:
         p = law(0.5, 0.5, 0.0)
         assert chi_square_test(counts_of(10, 9, 1), p).p_value == 0.0
@@ -412,6 +417,13 @@ class TestLikelihoodRatio:
             for _, r in results:
                 assert r.p_value >= mass[total >= r.statistic - 1e-9].sum() - 1e-12
         assert min(r.p_value for _, r in results) < 1e-3
+
+    def test_bounds_the_binomial_tail_of_the_worst_truth(self) -> None:
+        p, q = law(0.5, 0.5, error=0.02), law(0.4, 0.6)
+        for hits in (2100, 2200, 2300):
+            found = likelihood_ratio_test(counts_of(4000 - hits, hits), p, q).p_value
+            assert stats.binom.sf(hits - 1, 4000, 0.52) <= found
+        assert found < 1e-6
 
     def test_p_value_is_within_the_stated_factor(self) -> None:
         """Two tokens: the exact tail is binomial. The factor given away stays below 2 + s sqrt(2 pi Var L)."""
@@ -598,6 +610,11 @@ class TestReachability:
         for truth in ([0.6, 0.3, 0.08, 0.02], [0.58, 0.32, 0.1, 0.0], [0.62, 0.3, 0.08, 0.0]):
             assert super_uniform(values, [chance(o, np.array(truth)) for o in every])
 
+    def test_a_loss_is_judged_at_the_smallest_truth(self) -> None:
+        found = reachability_test(counts_of(100, 0), law(0.9, 0.1, error=0.05))
+        assert found.p_value == pytest.approx(3 * 0.95**100)
+        assert found.expected == pytest.approx(0.95**100 + 0.15**100)
+
     def test_one_impossible_draw_is_decisive(self) -> None:
         assert reachability_test(counts_of(999, 0, 1), law(0.9, 0.1, 0.0)).p_value == 0.0
         loose = law(0.9, 0.1, 0.0, error=1e-5)
@@ -635,7 +652,7 @@ class TestTieOrder:
     LOGITS = np.array([1.0, 0.0, 1.0, -np.inf, 0.0, 0.0, 2.0, -np.inf])  # ties {0, 2} and {1, 4, 5}; 4 is a middle
 
     def test_halves_and_the_conditional_binomial(self) -> None:
-        found = tie_order_test(counts_of(10, 5, 3, 0, 100, 4, 50, 0), self.LOGITS)
+        found = tie_order_test(counts_of(10, 5, 3, 9, 100, 4, 50, 2), self.LOGITS)
         assert (found.n, found.estimate.value) == (22, pytest.approx(15 / 22))  # type: ignore[union-attr]
         assert found.p_value == pytest.approx(stats.binomtest(15, 22).pvalue)
 
@@ -764,6 +781,20 @@ class TestTwoSample:
             assert_two_sample(draws(P, n, rng), draws(Q, n, rng), rng=rng, false_fail=1e-3)
         square = 2 * ((P.probs - Q.probs) ** 2 / (P.probs + Q.probs)).sum()
         assert detectable_two_sample(n, P, 1e-3, 1e-3) == pytest.approx(math.sqrt(square), rel=0.03)
+
+    def test_power_where_most_tokens_are_never_drawn(self) -> None:
+        """2000 equal tokens against a law that loses half of them: draws needed are fewer than tokens. 40 runs at
+        false fail 1e-3, false pass 1e-2, of which 34 fail but with chance 2e-7; half the draws fail less than 34 times."""
+        p, q, rng = law(*np.ones(2000)), law(*np.repeat([1.0, 1e-9], 1000)), RNG(13)
+        n = draws_needed_two_sample(p, q, 1e-3, 1e-2)
+        assert n < 2000
+
+        def failures(n: int) -> int:
+            return sum(
+                two_sample_test(draws(p, n, rng), draws(q, n, rng), rng=rng, false_fail=1e-3).failed for _ in range(40)
+            )
+
+        assert failures(n) >= 34 > failures(n // 2)
 
     def test_detectable_of_a_result_agrees_with_the_plan(self) -> None:
         n = 50_000

@@ -179,14 +179,14 @@ class UniformSampler(Sampler):
 
     @property
     def ceiling(self) -> float:
-        if self.source.enumerable:
-            atoms = self.noise_atoms()
-            best = atoms.ceiling if self.combine == "add" else atoms.floor
-        else:  # 2^53 words: the extremes are next to 0 and to 1
-            noise = self.noise_of(self.source.from_words(torch.tensor([1, (1 << self.source.bits) - 1])))
-            best = float(noise.max() if self.combine == "add" else noise.min())
+        """At the words next to 0 and to 2^bits, where every recipe has its extremes: 2^17 of them at either end. Of
+        sources too fine to list, the words 1 and 2^bits - 1: their word 0, of probability 2^-53, is left out."""
+        ends = torch.arange(min(1 << 17, 1 << self.source.bits)) if self.source.enumerable else torch.tensor([0])
+        first, last = (0, (1 << self.source.bits) - 1) if self.source.enumerable else (1, (1 << self.source.bits) - 1)
+        noise = self.noise_of(self.source.from_words(torch.cat([first + ends, last - ends])))
         if self.combine == "add":
-            return best
+            return float(noise.max())
+        best = float(noise.min())
         return -math.log(best) if best > 0 else math.inf
 
     def row_law(self, logits: Tensor) -> Law:

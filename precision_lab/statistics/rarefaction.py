@@ -95,32 +95,27 @@ def check_order(order: float) -> float:
 
 def _drawn(source: Counts | Law, m: int) -> Iterator[tuple[Float, Int, Float]]:
     """(how many tokens (tokens,), k >= 1 (ks,), P(such a token is drawn k times) (tokens, ks)), all tokens in turn."""
-    if isinstance(source, Counts):
-        n = source.n
-        x, times = np.unique(source.counts[source.counts > 0], return_counts=True)
-        for count, repeats in zip(x.tolist(), times.tolist(), strict=True):
-            few, many = _likely(m * count / n)
-            k = np.arange(max(1, m - (n - count), few), min(count, m, many) + 1)
-            log = _choose(count, k) + _choose(n - count, m - k) - _choose(n, m)
-            yield np.array([float(repeats)]), k, np.exp(log)[None]
-        return
-    p, times = np.unique(source.probs[source.probs > 0], return_counts=True)
+    n = source.n if isinstance(source, Counts) else 1
+    each = source.counts if isinstance(source, Counts) else np.minimum(source.probs, 1.0)
+    values, times = np.unique(each[each > 0], return_counts=True)
+    mean = m * values / n
+    far = 9 * np.sqrt(mean) + 40  # beyond mean -/+ far lies less than e^-40, binomial or hypergeometric (Bernstein)
+    few, many = np.floor(mean - far), np.ceil(mean + far)
     first = 0
-    while first < len(p):
-        rows = np.minimum(p[first : first + 1024], 1.0)
-        k = np.arange(1, min(m, _likely(m * rows[-1])[1]) + 1)
-        rows = rows[: max(1, _ENTRIES // len(k)), None]
-        log = _choose(m, k) + special.xlogy(k, rows) + special.xlog1py(m - k, -rows)
-        yield times[first : first + len(rows)].astype(np.float64), k, np.exp(log)
-        first += len(rows)
+    while first < len(values):
+        last = int(np.searchsorted(many, 2 * many[first], side="right"))  # of similar mean
+        k = np.arange(max(1, int(few[first])), min(m, int(many[last - 1])) + 1)
+        last = min(last, first + max(1, _ENTRIES // len(k)))
+        rows = values[first:last, None]
+        if isinstance(source, Counts):
+            log = _choose(rows, k) + _choose(n - rows, m - k) - _choose(n, m)
+        else:
+            log = _choose(m, k) + special.xlogy(k, rows) + special.xlog1py(m - k, -rows)
+        yield times[first:last].astype(np.float64), k, np.exp(log)
+        first = last
 
 
-def _likely(mean: float) -> tuple[int, int]:
-    """Ends beyond each of which a binomial or hypergeometric number of that mean lies less than e^-40 often (Bernstein)."""
-    far = 9 * math.sqrt(mean) + 40
-    return math.floor(mean - far), math.ceil(mean + far)
-
-
-def _choose(n: int, k: Int | int) -> Float:
-    """log C(n, k)"""
-    return special.gammaln(n + 1) - special.gammaln(k + np.int64(1)) - special.gammaln(n - k + np.int64(1))
+def _choose(n: Int | int, k: Int | int) -> Float:
+    """log C(n, k), -inf where k > n."""
+    ahead: Float = special.gammaln(n + np.int64(1)) - special.gammaln(k + np.int64(1))
+    return ahead - special.gammaln(n - k + np.int64(1))
