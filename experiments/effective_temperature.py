@@ -7,10 +7,9 @@ Rows: our masked diffusion model (8,192 tokens, the mask ratio of the text) and 
 token law at t = 0.5). Cost: one to three seconds a law.
 """
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-
-from dataclasses import replace
 
 import numpy as np
 

@@ -77,7 +77,7 @@ def emit(rows: list[dict[str, Any]], format: Format) -> None:
         table = Table(*names, box=None, pad_edge=False)
         for row in rows:
             table.add_row(*(_text(v) for v in row.values()))
-        width = None if sys.stdout.isatty() else 200
+        width = None if sys.stdout.isatty() else 400
         Console(width=width, highlight=False, markup=False, emoji=False).print(table)  # [vocab=5] is not a tag
 
 

@@ -198,7 +198,7 @@ class SamplerContract:
 
     # -- the ceiling and the name --------------------------------------------------------------------------------------
     def test_ceiling_is_a_gumbel_value(self, sampler):
-        assert math.isnan(sampler.ceiling) or sampler.ceiling > 5
+        assert math.isnan(sampler.ceiling) or sampler.ceiling > 4
 
     def test_names_its_origin(self, sampler):
         assert sampler.name

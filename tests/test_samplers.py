@@ -21,6 +21,7 @@ from precision_lab.laws.law import Law, target_law
 from precision_lab.samplers import SAMPLERS, FunctionSampler, Sampler, Stages, UniformSampler, resolve
 from precision_lab.samplers.exponential_race import exponential, exponential_race
 from precision_lab.samplers.gumbel_max import gumbel, gumbel_max
+from precision_lab.samplers.published import JAX_LIBRARY, PUBLISHED, VLLM
 from precision_lab.samplers.published.masked_diffusion import guarded_exponential
 from precision_lab.samplers.torch_multinomial import torch_multinomial, torch_multinomial_replacement
 from precision_lab.types import Guarantee
@@ -28,11 +29,29 @@ from precision_lab.uniforms import DTYPES, TORCH_RAND, Source
 
 INF = float("inf")
 NARROW = [name for name, s in SAMPLERS.items() if s.stages.weights != "fp64"]
-ENUMERABLE = [name for name, s in SAMPLERS.items() if isinstance(s, UniformSampler) and s.fine is None]
+ENUMERABLE = [
+    name
+    for name, s in SAMPLERS.items()
+    if isinstance(s, UniformSampler) and s.fine is None and (name not in PUBLISHED or name == "mdlm_fp32")
+]
+
+
+def wide(sampler: Sampler) -> bool:
+    """Tables of tens of millions of values, made in seconds."""
+    return isinstance(sampler, UniformSampler) and sampler.source.enumerable and sampler.source.bits in (31, 32)
 
 
 class TestEverySampler(SamplerContract):
-    @pytest.fixture(params=SAMPLERS.values(), ids=SAMPLERS)
+    """All but those of JAX and vLLM, which have files of their own."""
+
+    @pytest.fixture(
+        scope="class",
+        params=[
+            pytest.param(s, id=s.name, marks=pytest.mark.slow if wide(s) else ())
+            for s in SAMPLERS.values()
+            if s not in (*JAX_LIBRARY, *VLLM)
+        ],
+    )
     def sampler(self, request) -> Sampler:
         return request.param
 

@@ -147,16 +147,17 @@ class TestEProcess:
         assert twice.log_e == pytest.approx(once.log_e, abs=1e-12)
         assert twice.n == once.n
 
-    def test_draws_needed_by_the_exact_binomial(self) -> None:
+    @pytest.mark.parametrize("weights", [(0.5, 0.5), (1e-9, 0.5)])
+    def test_draws_needed_by_the_exact_binomial(self, weights: tuple[float, float]) -> None:
         """Two tokens: the capital is a function of a binomial count, so the power at n is exact."""
         p, q = law(0.5, 0.5), law(0.4, 0.6)
-        process = EProcess(p, [q, law(0.6, 0.4)])
+        process = EProcess(p, [q, law(0.6, 0.4)], weights)
         n = process.draws_needed(q, 1e-3, 1e-2)
         hits = np.arange(n + 1)
         log_wealth = process.log_factors @ np.stack([n - hits, hits])
-        capital = np.logaddexp(*log_wealth) + math.log(0.5)
+        capital = np.logaddexp(*(log_wealth.T + np.log(weights)).T)
         assert stats.binom.pmf(hits, n, 0.6)[capital >= math.log(1e3)].sum() >= 0.99
-        assert n < 3 * math.log(2e3) / process.growth(q)[0]
+        assert n < 3 * math.log(1e3 / weights[0]) / process.growth(q)[0]
 
     def test_passes_on_the_law_and_fails_on_its_alternative(self) -> None:
         """False fail and false pass 1e-6, over all looks: 50 of them."""

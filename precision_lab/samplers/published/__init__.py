@@ -23,4 +23,4 @@ PUBLISHED: dict[str, Sampler] = {
     )
 }
 
-__all__ = ["PUBLISHED"]
+__all__ = ["CUMULATIVE", "ENGINES", "JAX_LIBRARY", "MASKED_DIFFUSION", "PUBLISHED", "TORCH_LIBRARY", "VLLM"]

@@ -93,13 +93,16 @@ def draws_needed_two_sample(
 
 
 def _critical(x: Float, false_fail: float, false_pass: float, resamples: int | None) -> tuple[float, float]:
-    """The centred T that fails but ``false_pass`` / 2 often, and a bound on its null variance, at Poisson pools of mean x.
+    """The centred T that fails but ``false_pass`` / 2 often, and its null variance, at Poisson pools of mean x.
 
-    Given N pooled draws of a token its term has variance 2 (1 - 1/N) <= 2 and third cumulant 8 (N - 1)(N - 2) / N^2 <= 8,
-    which start at N = 2 and N = 3.
+    Given N pooled draws a token's term has variance 2 (1 - 1/N) and third cumulant 8 (N - 1)(N - 2) / N^2: their means,
+    from N = 20 on at their limits 2 and 8.
     """
-    resamples = needed_resamples(false_fail, resamples)
-    variance, third = 2 * float(stats.poisson.sf(1, x).sum()), 8 * float(stats.poisson.sf(2, x).sum())
+    resamples, rest = needed_resamples(false_fail, resamples), float(stats.poisson.sf(19, x).sum())
+    often = np.array([stats.poisson.pmf(k, x).sum() for k in range(1, 20)])
+    k = np.arange(1.0, 20.0)
+    variance = float(often @ (2 * (1 - 1 / k))) + 2 * rest
+    third = float(often @ (8 * (k - 1) * (k - 2) / k**2)) + 8 * rest
     return quantile(critical_tail(false_fail, resamples, false_pass), max(variance, 1e-300), third), variance
 
 
