@@ -42,6 +42,7 @@ GRID = {  # profile -> (decoder, sampler, steps, cells of two sequences)
     + [("ancestral", sampler, 1024, 8) for sampler in (FP64, TRUNCATED)]
     + [("event_driven", FP32, steps, 4) for steps in (16384, 50_000)],
 }
+model = cache(lambda: load_model(ROOT / "models" / "mdm"))
 OF = ("asked", "count", "expected", "variance", "surprise", "expected_surprise", "variance_surprise")
 SUMS = [*OF, "log_likelihood"]
 
@@ -50,11 +51,6 @@ def cells(profile):
     weights = read_json(ROOT / "models" / "mdm" / "manifest.json")["weights_sha256"][:12]
     runs = [(*run, part) for *run, parts in GRID[profile] for part in range(parts)]
     return [dict(zip([*KEY, "part"], run, strict=True)) | {"weights": weights} for run in runs]
-
-
-@cache
-def model():
-    return load_model(ROOT / "models" / "mdm")
 
 
 def measure(cell, rng):
@@ -125,31 +121,36 @@ def summarise(frame):
 def draw(frame):
     table = summarise(frame)
     runs = table[table.decoder == "ancestral"].sort_values(["sampler", "steps"])
-    figure, (left, middle, right) = figures.canvas(3, width=3.7, height=3.6)
+    figure, (share, lost, z, nats) = figures.canvas(2, 2, width=4.5, height=3.3)
     for k, (sampler, law) in enumerate(OWN.items()):
         line = table[(table.law == law) & (table.sampler == FP32)].sort_values(["steps", "decoder"])
-        own, mine = runs[(runs.law == law) & (runs.sampler == sampler)], runs[runs.law == law]
-        for ax, y in ((left, ("predicted", "drawn", "error")), (middle, ("lost_predicted", "lost", "lost_error"))):
-            ax.plot(
-                line.steps, line[y[0]], ls=("-", "--", "-.")[k], color=figures.COLOURS[k], label=f"{law}, predicted"
+        own, mine, style = runs[(runs.law == law) & (runs.sampler == sampler)], runs[runs.law == law], figures.series(k)
+        for ax, y in ((share, ("predicted", "drawn", "error")), (lost, ("lost_predicted", "lost", "lost_error"))):
+            ax.plot(line.steps, line[y[0]], ls=("-", "--", "-.")[k], color=style["color"], label=f"{law}: predicted")
+            at = own.steps * (1, 1.15, 0.87)[k]  # side by side
+            ax.errorbar(
+                at, own[y[1]], 1.96 * own[y[2]], ls="none", capsize=2, mfc="white", label=f"{sampler}: drawn", **style
             )
-            at, style = own.steps * (1, 1.12, 0.9)[k], {"ls": "none", "capsize": 2, "mfc": "white", **figures.series(k)}
-            ax.errorbar(at, own[y[1]], 1.96 * own[y[2]], label=f"{sampler}, drawn", **style)
-        for z, face, shift in (("z_count", "white", 0.13), ("z_surprise", None, -0.13)):
-            right.plot(mine[z], np.arange(len(mine)) + shift, ls="none", mfc=face, **figures.series(k))
-    left.set(
-        xscale="log", xlabel="steps N", ylabel="unmaskings / intended", title="share of the unmasking that is left"
+            ax.set(xscale="log", xlabel="steps N")
+            ax.set_xticks(line.steps, [f"{n:,}" for n in line.steps])
+            ax.minorticks_off()
+        for column, face, shift in (("z_count", "white", 0.15), ("z_surprise", None, -0.15)):
+            z.plot(mine[column], np.arange(len(mine)) + shift, ls="none", mfc=face, **style)
+        nats.plot(mine.nats, np.arange(len(mine)), ls="none", **style)
+        names = [f"{r.sampler.removeprefix('gumbel_max_')}\nN = {r.steps:,}" for r in mine.itertuples()]
+    share.set(ylabel="unmaskings / intended", title="how much of the unmasking is left")
+    lost.set(ylabel="H(mu) + log mu, nats a token", title="surprise that the tokens lose")
+    z.axvspan(-1.96, 1.96, color="#dddddd", lw=0, zorder=0)
+    z.set(xlabel="z of the draws if the law were right", title="open: count; filled: surprise; grey: 95 %")
+    nats.axvline(np.log(1e6), color="black", ls=":", lw=1)
+    nats.set(
+        xscale="symlog",
+        xlabel="nats of likelihood behind the sampler's own law",
+        title="dotted: a right law falls so far once in 1e6",
     )
-    middle.set(
-        xscale="log", xlabel="steps N", ylabel="H(mu) + log mu of the token (nats)", title="surprise lost per token"
-    )
-    right.axvspan(-1.96, 1.96, color="#dddddd", lw=0, zorder=0)
-    names = [
-        f"{r.sampler.removeprefix('gumbel_max_')}\nN = {r.steps}" for r in runs[runs.law == "lattice"].itertuples()
-    ]
-    right.set_yticks(range(len(names)), names, fontsize=7)
-    right.set(xlabel="z of the draws under each law", title="open: count, filled: surprise, grey: 95 %")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
+    for ax in (z, nats):
+        ax.set_yticks(range(len(names)), names, fontsize=7)
+    figure.legend(*share.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
     return figure
 
 

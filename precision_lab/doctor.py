@@ -32,6 +32,12 @@ MEASURED: dict[str, str] = {
     "tl_rand_flipped": "9c06a1ae89736e887357310f13de43e25e7c11df831da2ca54d5dca091631f18",
     "vllm_murmur32": "94d71db0dc30a8c01ba80ad065f6570df80585bdb930c033c93eaa435af66b35",
     "vllm_diffusion_gemma": "55ae01075ad2869f7c2f66bf16a215a04341d2e11e7cf24a5a9dc5c8d1ceb90e",
+    "torch_gumbel_softmax_cuda_fp32": "f04edcf7c9996b5bfdfe28a80302b7d3b14ab30d99769910ac59a4d84f65cc83",
+    "torch_cuda_race_fp32": "bd28ced36d739bf57e783823223af942315e7f393f59ddbf5f04a116e39b311a",
+    "flashinfer_logits": "3f01331eaef5b87cabbfcc8b74592a9dd07597596133e11f5207981ccc3e2fc8",
+    "flashsampling_cuda": "51253a34226e871ba1d9390b97fd15633409d6aefd22058cbf46f0a45d7fd689",
+    "cupy_gumbel_fp32": "51253a34226e871ba1d9390b97fd15633409d6aefd22058cbf46f0a45d7fd689",
+    "aiter_rocm": "e6858e90c4df56c96dc2738210b0665dee5521374c82838cfff3ca1cd5047ad7",
 }
 
 

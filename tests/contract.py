@@ -14,6 +14,7 @@ from precision_lab.formats import FORMATS
 from precision_lab.laws.law import Law
 from precision_lab.samplers import Sampler, UniformSampler
 from precision_lab.samplers import sampler as sampler_module
+from precision_lab.samplers.published.masked_diffusion import UnnormalisedRace
 
 INF = float("inf")
 VOCAB = 32
@@ -145,7 +146,7 @@ class SamplerContract:
         law = self.law_of_row(sampler)
         assert law.vocab == VOCAB
         assert (law.probs >= 0).all()
-        assert abs(law.probs.sum() - 1) <= 1e-12
+        assert abs(law.probs.sum() - 1) <= 1e-12 + min(VOCAB * law.error, 1e-8)
         assert 0 <= law.error < 1e-5
         assert len(law.how) > 10
         assert law.probs[DEAD] < 1e-6
@@ -158,11 +159,13 @@ class SamplerContract:
     def test_law_of_shifted_logits(self, sampler):
         """softmax takes the shift out exactly. A sum rounds at the size of the logits: within a factor 1 +- r of each
         score, r = (largest score) 2^-precision, either law is within r of that of real arithmetic on the same noise."""
+        if isinstance(sampler, UnnormalisedRace) and sampler.fine is None:
+            pytest.skip("exp(logits) without a softmax: its rounding does depend on a shift")
         logits = torch.tensor([0.0, -8.0, -9.0, -INF])
         law, shifted = sampler.law(logits), sampler.law(logits + 4)
         within = 2 * law.error + 2 * shifted.error
         if isinstance(sampler, UniformSampler) and sampler.combine == "add":
-            within += 2 * (13 + sampler.ceiling) * 2.0 ** -FORMATS[sampler.stages.score].precision
+            within += 2 * (13 + min(sampler.ceiling, 90.0)) * 2.0 ** -FORMATS[sampler.stages.score].precision
         np.testing.assert_allclose(shifted.probs, law.probs, rtol=0, atol=within)
 
     def test_draws_follow_the_law(self, sampler):
@@ -190,8 +193,16 @@ class SamplerContract:
             assert [first, later] == pytest.approx([2.0**-25] * 2, rel=1e-5, abs=0)
         elif sampler.name.startswith("torch_multinomial_replacement"):  # u = 0 takes the first token, alive or not
             assert [first, later] == pytest.approx([2.0**-53, 0.0], rel=1e-12, abs=0)
-        elif isinstance(sampler, UniformSampler) and sampler.fine is None:  # u = 0 for all that are alive: the first
-            assert 0 <= first <= float(sampler.source.atoms().probs[0]) * (1 + 1e-12)
+        elif isinstance(sampler, UniformSampler) and sampler.fine is None:
+            noise = sampler.noise_atoms()  # all that are alive at the bottom: the first; some at +inf: a dead one's NaN
+            bottom = float(noise.probs[0 if sampler.combine == "add" else -1])
+            infinite = (
+                0.0 if math.isfinite(sampler.ceiling) else float(noise.probs[-1 if sampler.combine == "add" else 0])
+            )
+            assert 0 <= first <= (bottom + 8 * infinite) * (1 + 1e-12)
+            assert 0 <= later <= 8 * infinite
+        elif getattr(sampler, "rule", "") == "u <= c":  # u = 0 takes the first token, alive or not
+            assert 0 <= first <= 2.0**-52
             assert later == 0.0
         else:
             assert [first, later] == [0.0, 0.0]

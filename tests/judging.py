@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
-import pytest
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import logsumexp
@@ -19,11 +18,16 @@ Test = TypeVar("Test", bound=Callable[..., object])
 
 
 def statistical(*, false_fail: float) -> Callable[[Test], Test]:
-    """Marks a test that fails right code with probability at most ``false_fail`` over the choice of its seed.
+    """Declares that a test fails right code with probability at most ``false_fail`` over the choice of its seed.
 
     Each item of a parametrised test counts; ``test_guarantees.py`` holds the sum over a run below 1e-5.
     """
-    return pytest.mark.statistical(false_fail=false_fail)
+
+    def declare(test: Test) -> Test:
+        test.false_fail = false_fail  # type: ignore[attr-defined]
+        return test
+
+    return declare
 
 
 def law(log_weights: np.ndarray) -> Law:

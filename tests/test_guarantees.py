@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judging import probs, sequences, zipf
+from judging import probs, sequences, statistical, zipf
 
 from precision_lab import statistics
+from precision_lab.atoms import Atoms
 from precision_lab.statistics import Counts, Estimate, Rows, TestResult, mean, proportion, sequence_entropy, tail_test
 from precision_lab.types import Guarantee
 
@@ -25,27 +26,40 @@ P, Q = zipf(4), probs(0.55, 0.25, 0.15, 0.05)
 COUNTS = Counts(np.array([21, 9, 6, 4]), 40)
 TOKENS = sequences(P, (5, 8), 0.2, np.random.default_rng(0))
 FINE = {"rng": np.random.default_rng(0)}
+LEVEL = {"rng": np.random.default_rng(0), "false_fail": 0.05}
 SAMPLES: dict[str, Callable[[], object]] = {
-    "assert_some_temperature": lambda: statistics.assert_some_temperature(COUNTS, P, Q),
-    "assert_temperature": lambda: statistics.assert_temperature(COUNTS, P),
+    "agreement_test": lambda: statistics.agreement_test(TOKENS[0], TOKENS[1], P, P),
     "benjamini_hochberg": lambda: statistics.benjamini_hochberg([0.1, 0.2]),
+    "chi_square_test": lambda: statistics.chi_square_test(Counts(5 * COUNTS.counts, 200), P),
     "cluster_bootstrap": lambda: statistics.cluster_bootstrap(lambda at: float(TOKENS[at].mean()), 5, **FINE),
     "cluster_jackknife": lambda: statistics.cluster_jackknife(lambda at: float(TOKENS[at].mean()), 5),
+    "coupled_test": lambda: statistics.coupled_test(TOKENS[0], TOKENS[1], [0, 1]),
     "coverage_estimate": lambda: statistics.coverage_estimate(TOKENS),
+    "cross_row_test": lambda: statistics.cross_row_test(TOKENS, P),
     "difference": lambda: statistics.difference(proportion(1, 9), mean([1.0, 2.0])),
     "diversity": lambda: statistics.diversity(TOKENS, sequence_entropy, **FINE),
     "diversity_difference": lambda: statistics.diversity_difference(TOKENS, TOKENS[:, ::-1], sequence_entropy, **FINE),
+    "draft_target_test": lambda: statistics.draft_target_test(TOKENS[0], TOKENS[1], P, P),
     "draw_jackknife": lambda: statistics.draw_jackknife(statistics.entropy, COUNTS),
     "e_bh": lambda: statistics.e_bh([0.0, 1.0]),
     "effective_temperature": lambda: statistics.effective_temperature(Q, P),
     "family": lambda: statistics.family({"one": tail_test(3, 9, 0.5)}),
+    "forecast_jax_gumbel_ks": lambda: statistics.forecast_jax_gumbel_ks(Atoms.from_counts([0.1, 0.9], [1, 1])),
+    "forecast_pytorch_repeats": lambda: statistics.forecast_pytorch_repeats(32.0),
+    "forecast_vllm_streams": lambda: statistics.forecast_vllm_streams(P, 0.5, 1000),
     "hill": lambda: [statistics.hill(COUNTS, 1), statistics.hill(TOKENS, 0, size=20), statistics.hill(COUNTS, 2)],
     "hill_difference": lambda: statistics.hill_difference(COUNTS, TOKENS, 1),
     "holm": lambda: statistics.holm([0.1, 0.2]),
+    "identity_test": lambda: statistics.identity_test(COUNTS, P, **LEVEL),
     "lack_of_fit_test": lambda: statistics.lack_of_fit_test(COUNTS, P, [-1.5]),
+    "likelihood_ratio_test": lambda: statistics.likelihood_ratio_test(COUNTS, P, Q),
     "mean": lambda: statistics.mean([1.0, 2.0]),
     "proportion": lambda: statistics.proportion(1, 9),
     "ratio_of_proportion": lambda: statistics.ratio_of_proportion(1, 9, 0.2),
+    "reachability_test": lambda: statistics.reachability_test(COUNTS, P),
+    "repeated_vector_test": lambda: statistics.repeated_vector_test(TOKENS, statistics.Chance(0.01, 0.001)),
+    "serial_test": lambda: statistics.serial_test(TOKENS[0], P),
+    "shuffle_test": lambda: statistics.shuffle_test(TOKENS[0], TOKENS[1], **FINE),
     "spectrum_from_draws": lambda: [statistics.spectrum_from_draws(d, P, [-3, -1, 0]) for d in (COUNTS, TOKENS)],
     "tail_test": lambda: statistics.tail_test(1, 9, 0.2),
     "temperature_from_draws": lambda: [statistics.temperature_from_draws(draws, P) for draws in (COUNTS, TOKENS)],
@@ -53,7 +67,11 @@ SAMPLES: dict[str, Callable[[], object]] = {
         [Rows(np.tile(P.log_probs, (8, 1)), TOKENS[0], np.arange(8) // 2)]
     ),
     "temperature_test": lambda: statistics.temperature_test(COUNTS, P),
+    "tie_order_test": lambda: statistics.tie_order_test(COUNTS, [0.0, 0.0, 0.0, -1.0]),
     "two_laws_log_likelihood": lambda: statistics.two_laws_log_likelihood(COUNTS, Q, P),
+    "two_sample_test": lambda: statistics.two_sample_test(COUNTS, COUNTS, **LEVEL),
+    "unmask_rate_test": lambda: statistics.unmask_rate_test([4, 5], [10, 20], [0.5, 0.25]),
+    "window_test": lambda: statistics.window_test(TOKENS, P, [0]),
 }
 
 
@@ -91,12 +109,14 @@ def named(annotation: str, classes: set[str]) -> bool:
 
 
 def labelled_functions() -> list[str]:
-    """Public functions whose annotation promises an estimate, a test result or what holds one."""
+    """Public functions whose annotation promises an estimate, a test result or what holds one; ``assert_x`` is ``x_test``."""
     classes, functions = labelled_classes(), {name: getattr(statistics, name) for name in statistics.__all__}
     return [
         name
         for name, function in functions.items()
-        if inspect.isfunction(function) and named(str(inspect.signature(function).return_annotation), classes)
+        if inspect.isfunction(function)
+        and not hasattr(function, "__wrapped__")
+        and named(str(inspect.signature(function).return_annotation).partition("Callable")[0], classes)
     ]
 
 
@@ -130,7 +150,7 @@ class TestLabels:
         missing = sorted(set(labelled_functions()) - SAMPLES.keys())
         assert not missing, f"add to SAMPLES a call of {', '.join(missing)}"
         assert {"Estimate", "TestResult", "EffectiveTemperature", "DrawnBand", "Verdict"} <= labelled_classes()
-        assert {"mean", "assert_temperature", "spectrum_from_draws", "family"} <= set(labelled_functions())
+        assert {"mean", "temperature_test", "spectrum_from_draws", "family"} <= set(labelled_functions())
 
     @pytest.mark.parametrize("name", SAMPLES)
     def test_every_returned_number_is_labelled(self, name: str) -> None:
@@ -154,9 +174,9 @@ class TestLabels:
         assert len(wrong(dataclasses.replace(result, p_value=2.0))) == 1
 
 
-def declared(items: list[Any]) -> float:
-    """Sum of the declared false-fail rates of the collected tests, each parameter by itself."""
-    return math.fsum(mark.kwargs["false_fail"] for item in items for mark in item.iter_markers("statistical"))
+def rates(items: list[Any]) -> list[float]:
+    """What the collected tests declare (``judging.statistical``), each parameter by itself."""
+    return [item.function.false_fail for item in items if hasattr(getattr(item, "function", None), "false_fail")]
 
 
 def undeclared(items: list[Any]) -> list[str]:
@@ -164,37 +184,38 @@ def undeclared(items: list[Any]) -> list[str]:
     return [
         item.nodeid
         for item in items
-        if hasattr(item.module, "statistical")
+        if hasattr(getattr(item, "module", None), "statistical")
         and re.search(r"[Ff]alse[ -]fails?(?: rate)?:? (?:below )?\d", inspect.getsource(item.function))
-        and not any(item.iter_markers("statistical"))
+        and not hasattr(item.function, "false_fail")
     ]
 
 
 class TestErrorRates:
     def test_all_tests_of_this_run_together(self, request: pytest.FixtureRequest) -> None:
-        assert declared(request.session.items) < MOST
+        assert math.fsum(rates(request.session.items)) < MOST
+
+    def test_each_is_small(self, request: pytest.FixtureRequest) -> None:
+        assert all(0 < rate <= 1e-6 for rate in rates(request.session.items))
 
     def test_a_rate_in_a_comment_is_declared(self, request: pytest.FixtureRequest) -> None:
         assert undeclared(request.session.items) == []
 
-    def test_rates_are_probabilities(self, request: pytest.FixtureRequest) -> None:
-        rates = [
-            mark.kwargs["false_fail"] for item in request.session.items for mark in item.iter_markers("statistical")
-        ]
-        assert all(0 < rate <= 1e-6 for rate in rates)
+    def test_every_item_counts(self) -> None:
+        @statistical(false_fail=1e-6)
+        def random() -> None: ...
 
-    def test_the_sum_counts_every_item(self) -> None:
-        def item(*rates: float) -> SimpleNamespace:
-            marks = [SimpleNamespace(kwargs={"false_fail": rate}) for rate in rates]
-            return SimpleNamespace(iter_markers=lambda name: marks if name == "statistical" else [])
+        def certain() -> None: ...
 
-        assert declared([item(1e-6), item(), item(2e-6, 1e-7)]) == pytest.approx(3.1e-6)
+        items = [SimpleNamespace(function=function) for function in (random, certain, random)]
+        assert rates([*items, SimpleNamespace()]) == [1e-6, 1e-6]
 
     def test_a_comment_without_a_declaration_is_found(self) -> None:
         def silent() -> None:
-            pass  # False fail 1e-7 over seeds.
+            pass  # False fail: 1 in 10^7 over seeds.
 
-        item = SimpleNamespace(
-            module=SimpleNamespace(statistical=1), function=silent, nodeid="here", iter_markers=lambda name: []
+        module = SimpleNamespace(statistical=statistical)
+        item = SimpleNamespace(module=module, function=silent, nodeid="here")
+        loud = SimpleNamespace(
+            module=module, function=statistical(false_fail=1e-7)(lambda: "False fail 1e-7"), nodeid=""
         )
-        assert undeclared([item]) == ["here"]
+        assert undeclared([item, loud, SimpleNamespace()]) == ["here"]

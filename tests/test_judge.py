@@ -794,10 +794,10 @@ class TestTwoSample:
 
         assert failures(n) >= 34 > failures(n // 4)
 
-    def test_detectable_of_a_result_agrees_with_the_plan(self) -> None:
-        n = 50_000
+    @pytest.mark.parametrize(("n", "within"), [(100, 0.03), (50_000, 0.01)])
+    def test_detectable_of_a_result_agrees_with_the_plan(self, n: int, within: float) -> None:
         found = two_sample_test(draws(P, n, RNG(1)), draws(P, n, RNG(2)), rng=RNG(3), false_fail=1e-3, false_pass=1e-3)
-        assert found.detectable == pytest.approx(detectable_two_sample(n, P, 1e-3, 1e-3), rel=0.01)
+        assert found.detectable == pytest.approx(detectable_two_sample(n, P, 1e-3, 1e-3), rel=within)
 
     def test_draws_of_distinct_tokens_tell_nothing(self) -> None:
         found = two_sample_test(np.array([[0], [1]]), np.array([[2], [3]]), rng=RNG(0), false_fail=0.3)
