@@ -4,9 +4,9 @@ Brute force on models/mdm, every draw made. At every step every masked position 
 unmasked and an expected surprise of the token that comes, here -log mu - H(mu): 0 on average if the sampler is faithful.
 What happened minus what was expected, summed over a run, is a martingale if the law is right: z is standard normal whatever
 the network says. So is the ratio of the run's likelihoods under another law and the right one: it exceeds e^x with
-probability at most e^-x, at any stopping. Between two events the state is fixed and a law is interpolated in log r, 3
-points an octave. Beyond N = 4096 states are visited event-driven, and only predictions are shown. The quick profile adds
-the committed long run (results/full/). Cost: N * length * vocab / 2 noise values and 2,000 step laws a sequence.
+probability at most e^-x, at any stopping. Between two events the state is fixed and a law is interpolated in log r, 3 points
+an octave. Beyond N = 4096 states are visited event-driven, and only predictions are shown. The committed long run is added.
+Cost: N * length * vocab / 2 noise values and 2,000 step laws a sequence.
 """
 
 from functools import cache, partial
@@ -43,8 +43,7 @@ GRID = {  # profile -> (decoder, sampler, steps, cells of two sequences)
     + [("event_driven", FP32, steps, 4) for steps in (16384, 50_000)],
 }
 model = cache(lambda: load_model(ROOT / "models" / "mdm"))
-OF = ("asked", "count", "expected", "variance", "surprise", "expected_surprise", "variance_surprise")
-SUMS = [*OF, "log_likelihood"]
+SUMS = ["asked", "count", "expected", "variance", "surprise", "surprise_mean", "surprise_variance", "log_likelihood"]
 
 
 def cells(profile):
@@ -96,8 +95,8 @@ def account(tokens, came, steps):
                 q = np.array([law(log_p, 1 / x) * x for x in nodes]) @ moments  # smooth in log r
                 given, first, second, this = (weight @ q / k[:, None]).T
                 happened = [1.0, surprise[at], np.log(this[-1] / (1 - given[-1]))] if event else [0.0, 0.0, 0.0]
-                variance, variance_surprise = (given * (1 - given)).sum(), (second - first**2).sum()
-                sums[name] += [(1 / k).sum(), happened[0], given.sum(), variance, happened[1], first.sum(), variance_surprise,
+                variance, surprise_variance = (given * (1 - given)).sum(), (second - first**2).sum()
+                sums[name] += [(1 / k).sum(), happened[0], given.sum(), variance, happened[1], first.sum(), surprise_variance,
                                np.log1p(-given).sum() + happened[2]]  # fmt: skip
     return sums
 
@@ -111,10 +110,10 @@ def summarise(frame):
     t = frame.groupby([*KEY, "law"])[SUMS].sum().reset_index()
     t = t.merge(t[t.law == t.sampler.map(OWN)][[*KEY, "log_likelihood"]], on=KEY, suffixes=("", "_own"))
     t["predicted"], t["drawn"], t["error"] = t.expected / t.asked, t["count"] / t.asked, np.sqrt(t.variance) / t.asked
-    t["lost_predicted"], t["lost"] = -t.expected_surprise / t.expected, -t.surprise / t["count"]
-    t["lost_error"], t["nats"] = np.sqrt(t.variance_surprise) / t["count"], t.log_likelihood_own - t.log_likelihood
+    t["lost_predicted"], t["lost"] = -t.surprise_mean / t.expected, -t.surprise / t["count"]
+    t["lost_error"], t["nats"] = np.sqrt(t.surprise_variance) / t["count"], t.log_likelihood_own - t.log_likelihood
     t["z_count"] = (t["count"] - t.expected) / np.sqrt(t.variance)
-    t["z_surprise"] = (t.surprise - t.expected_surprise) / np.sqrt(t.variance_surprise)
+    t["z_surprise"] = (t.surprise - t.surprise_mean) / np.sqrt(t.surprise_variance)
     return t
 
 
@@ -126,7 +125,7 @@ def draw(frame):
         line = table[(table.law == law) & (table.sampler == FP32)].sort_values(["steps", "decoder"])
         own, mine, style = runs[(runs.law == law) & (runs.sampler == sampler)], runs[runs.law == law], figures.series(k)
         for ax, y in ((share, ("predicted", "drawn", "error")), (lost, ("lost_predicted", "lost", "lost_error"))):
-            ax.plot(line.steps, line[y[0]], ls=("-", "--", "-.")[k], color=style["color"], label=f"{law}: predicted")
+            ax.plot(line.steps, line[y[0]], ls=("-", "--", "-.")[k], ms=3, label=f"{law}: predicted", **style)
             at = own.steps * (1, 1.15, 0.87)[k]  # side by side
             ax.errorbar(
                 at, own[y[1]], 1.96 * own[y[2]], ls="none", capsize=2, mfc="white", label=f"{sampler}: drawn", **style

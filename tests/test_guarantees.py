@@ -33,7 +33,7 @@ SAMPLES: dict[str, Callable[[], object]] = {
     "chi_square_test": lambda: statistics.chi_square_test(Counts(5 * COUNTS.counts, 200), P),
     "cluster_bootstrap": lambda: statistics.cluster_bootstrap(lambda at: float(TOKENS[at].mean()), 5, **FINE),
     "cluster_jackknife": lambda: statistics.cluster_jackknife(lambda at: float(TOKENS[at].mean()), 5),
-    "coupled_test": lambda: statistics.coupled_test(TOKENS[0], TOKENS[1], [0, 1]),
+    "coupled_test": lambda: statistics.coupled_test(TOKENS[0], TOKENS[1], P.probs > 0.3),
     "coverage_estimate": lambda: statistics.coverage_estimate(TOKENS),
     "cross_row_test": lambda: statistics.cross_row_test(TOKENS, P),
     "difference": lambda: statistics.difference(proportion(1, 9), mean([1.0, 2.0])),
@@ -44,7 +44,9 @@ SAMPLES: dict[str, Callable[[], object]] = {
     "e_bh": lambda: statistics.e_bh([0.0, 1.0]),
     "effective_temperature": lambda: statistics.effective_temperature(Q, P),
     "family": lambda: statistics.family({"one": tail_test(3, 9, 0.5)}),
-    "forecast_jax_gumbel_ks": lambda: statistics.forecast_jax_gumbel_ks(Atoms.from_counts([0.1, 0.9], [1, 1])),
+    "forecast_jax_gumbel_ks": lambda: statistics.forecast_jax_gumbel_ks(
+        Atoms(np.array([0.1, 0.9]), np.array([1, 1]), 1)
+    ),
     "forecast_pytorch_repeats": lambda: statistics.forecast_pytorch_repeats(32.0),
     "forecast_vllm_streams": lambda: statistics.forecast_vllm_streams(P, 0.5, 1000),
     "hill": lambda: [statistics.hill(COUNTS, 1), statistics.hill(TOKENS, 0, size=20), statistics.hill(COUNTS, 2)],
@@ -57,7 +59,7 @@ SAMPLES: dict[str, Callable[[], object]] = {
     "proportion": lambda: statistics.proportion(1, 9),
     "ratio_of_proportion": lambda: statistics.ratio_of_proportion(1, 9, 0.2),
     "reachability_test": lambda: statistics.reachability_test(COUNTS, P),
-    "repeated_vector_test": lambda: statistics.repeated_vector_test(TOKENS, statistics.Chance(0.01, 0.001)),
+    "repeated_vector_test": lambda: statistics.repeated_vector_test(TOKENS, statistics.Chance(0.001, 0.01)),
     "serial_test": lambda: statistics.serial_test(TOKENS[0], P),
     "shuffle_test": lambda: statistics.shuffle_test(TOKENS[0], TOKENS[1], **FINE),
     "spectrum_from_draws": lambda: [statistics.spectrum_from_draws(d, P, [-3, -1, 0]) for d in (COUNTS, TOKENS)],
@@ -190,6 +192,15 @@ def undeclared(items: list[Any]) -> list[str]:
     ]
 
 
+def silent() -> None:
+    pass  # False fail 1e-7 over seeds.
+
+
+@statistical(false_fail=1e-7)
+def declaring() -> None:
+    pass  # False fail 1e-7 over seeds.
+
+
 class TestErrorRates:
     def test_all_tests_of_this_run_together(self, request: pytest.FixtureRequest) -> None:
         assert math.fsum(rates(request.session.items)) < MOST
@@ -210,12 +221,7 @@ class TestErrorRates:
         assert rates([*items, SimpleNamespace()]) == [1e-6, 1e-6]
 
     def test_a_comment_without_a_declaration_is_found(self) -> None:
-        def silent() -> None:
-            pass  # False fail: 1 in 10^7 over seeds.
-
         module = SimpleNamespace(statistical=statistical)
         item = SimpleNamespace(module=module, function=silent, nodeid="here")
-        loud = SimpleNamespace(
-            module=module, function=statistical(false_fail=1e-7)(lambda: "False fail 1e-7"), nodeid=""
-        )
+        loud = SimpleNamespace(module=module, function=declaring, nodeid="there")
         assert undeclared([item, loud, SimpleNamespace()]) == ["here"]

@@ -45,7 +45,6 @@ class TestEverySampler(SamplerContract):
     """All but those of JAX and vLLM, which have files of their own."""
 
     @pytest.fixture(
-        scope="class",
         params=[
             pytest.param(s, id=s.name, marks=pytest.mark.slow if wide(s) else ())
             for s in SAMPLERS.values()
@@ -357,7 +356,7 @@ class TestLlada:
     def test_overflow_is_refused(self):
         for ask in (SAMPLERS["llada_fp64"].law, lambda logits: SAMPLERS["llada_fp64"].draw(logits, 2, rng=seeded(0))):
             with pytest.raises(
-                InputError, match=r"1000 for llada_fp64; expected -658 to 709 .* subtract the largest logit"
+                InputError, match=r"1000 for llada_fp64; expected -658 to 709.8 .* subtract the largest logit"
             ):
                 ask(torch.tensor([1000.0, 0.0]))
 
