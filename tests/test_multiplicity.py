@@ -174,6 +174,11 @@ class TestFamily:
         assert found["short"].p_value == results["short"].p_value
         assert found["short"].level == 0.01
 
+    def test_the_adjusted_value_decides(self) -> None:
+        alike = {name: TestResult(0.03, 0.0, 10, 0.1, 1e-6) for name in "abc"}
+        assert not any(verdict.failed for verdict in family(alike, level=0.05).values())
+        assert all(verdict.failed for verdict in family(alike, level=0.05, method="bh").values())
+
     def test_methods_differ(self) -> None:
         p = [result.p_value for result in self.results().values()]
         for method, values in (

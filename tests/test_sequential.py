@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from judging import statistical
 from scipy import stats
 
 from precision_lab.errors import InputError
@@ -159,25 +160,26 @@ class TestEProcess:
         assert stats.binom.pmf(hits, n, 0.6)[capital >= math.log(1e3)].sum() >= 0.99
         assert n < 3 * math.log(1e3 / weights[0]) / process.growth(q)[0]
 
+    @statistical(false_fail=2e-7)
     def test_passes_on_the_law_and_fails_on_its_alternative(self) -> None:
-        """False fail and false pass 1e-6, over all looks: 50 of them."""
+        """False fail and false pass 1e-7, over all looks: 50 of them."""
         rng = np.random.default_rng(3)
         process, accused = EProcess(P, alternative_laws(P)), EProcess(P, alternative_laws(P, bits=(8, 12, 16)))
-        n = accused.draws_needed(Q)
+        n = accused.draws_needed(Q, 1e-7, 1e-7)
         for _ in range(50):
             process.update(draws(P, n // 50, rng))
-            assert_e_process(process)
+            assert_e_process(process, 1e-7)
             accused.update(draws(Q, -(-n // 50), rng))
         with pytest.raises(AssertionError, match=rf"n = {accused.n} draws.*lattice of 12 bits"):
-            assert_e_process(accused)
+            assert_e_process(accused, 1e-7)
 
+    @statistical(false_fail=5e-8)
     def test_a_mixture_costs_the_log_of_its_size(self) -> None:
+        """The ratio of the two capitals is an e-value of Q, so that it reaches e^17 with a false fail rate of 5e-8."""
         counts = draws(Q, 200_000, np.random.default_rng(4))
         alone, laws = EProcess(P, [Q], bet=1.0).update(counts), [Q, *alternative_laws(P)]
         mixed = EProcess(P, laws, bet=1.0).update(counts)
-        assert (
-            alone.log_e - math.log(len(laws)) - 1e-9 <= mixed.log_e <= alone.log_e + 1
-        )  # no other law explains the draws
+        assert alone.log_e - math.log(len(laws)) - 1e-9 <= mixed.log_e <= alone.log_e + 17
 
 
 class TestAlternatives:
@@ -347,8 +349,9 @@ def test_bad_input_is_one_clear_error(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@statistical(false_fail=3e-8)
 def test_e_values_have_mean_one_and_ever_reach_a_hundred_one_time_in_a_hundred() -> None:
-    """20,000 right samplers looked at 10 times each. False fail 2e-6. Sees a mean of 1.1, or 1.4 % of rejections at 1 %."""
+    """20,000 right samplers looked at 10 times each. False fail 3e-8. Sees a mean of 1.1, or 1.4 % of rejections at 1 %."""
     rng, runs = np.random.default_rng(5), 20_000
     p = zipf(12)
     e, rejected = np.empty(runs), 0
@@ -358,14 +361,15 @@ def test_e_values_have_mean_one_and_ever_reach_a_hundred_one_time_in_a_hundred()
         for _ in range(10):
             process.update(rng.choice(12, 20, p=p.probs))
         e[at], rejected = math.exp(process.log_e), rejected + process.rejected(0.01)
-    assert abs(e.mean() - 1) < 4.9 * e.std() / math.sqrt(runs) < 0.1
-    assert rejected <= stats.binom.isf(1e-6, runs, 0.01)
+    assert abs(e.mean() - 1) < 5.7 * e.std() / math.sqrt(runs) < 0.1
+    assert rejected <= stats.binom.isf(1e-8, runs, 0.01)
 
 
 @pytest.mark.slow
+@statistical(false_fail=1e-8)
 def test_power_at_draws_needed() -> None:
-    """2,000 biased samplers at false fail and false pass 1e-2: at least 0.99 rejected but for chance (1e-6)."""
+    """2,000 biased samplers at false fail and false pass 1e-2: at least 0.99 rejected but for a false fail of 1e-8."""
     rng, process = np.random.default_rng(6), EProcess(P, [Q, tempered_law(P, 0.9)])
     n = process.draws_needed(Q, 1e-2, 1e-2)
     rejected = sum(EProcess(P, process.alternatives).update(draws(Q, n, rng)).rejected(1e-2) for _ in range(2000))
-    assert rejected >= stats.binom.ppf(1e-6, 2000, 0.99)
+    assert rejected >= stats.binom.ppf(1e-8, 2000, 0.99)
