@@ -78,7 +78,7 @@ def real_row():
 def measure(cell, rng):
     sampler = SAMPLERS[cell["sampler"]]
     if isinstance(sampler, UniformSampler):
-        sampler = replace(sampler, tolerance=1e-8, relative=1e-3)
+        sampler = replace(sampler, tolerance=1e-8, relative=1e-2)
     targets = [("reach", gap, np.concatenate([[0.0], np.full(TAIL, -float(gap))])) for gap in cell["gaps"]]
     log_mu = target_law(np.asarray(real_row(), dtype=np.float64)).log_probs
     targets += [("mdm", n, mdm_step(log_mu, 2 / n) if n else log_mu) for n in cell["steps"]]  # r at half time
