@@ -60,8 +60,8 @@ def measure(cell, rng):
     unmask = 1.0 / (cell["steps"] * masked)
     target = target_law(recorded.logits[cell["row"]].astype(np.float64))
     sampler = replace(
-        SAMPLERS[cell["sampler"]], tolerance=1e-9, relative=1e-3
-    )  # of every quantity below, far under 1 %
+        SAMPLERS[cell["sampler"]], tolerance=1e-9, relative=np.inf
+    )  # of every quantity below, under 0.1 % of r
     law = sampler.law(mdm_step(target.log_probs, unmask))
     drawn = law.probs[:-1].sum()
     if drawn > 0:

@@ -388,6 +388,9 @@ class TestTemperatureOfRows:
         whole = temperature_from_rows([rows])
         parts = Again(lambda i: Rows(*(part[7 * i : 7 * i + 7] for part in rows)), 5)
         split = temperature_from_rows(parts)
+        sharp = rows._replace(tokens=rows.logits.argmax(axis=1))  # where the interval hangs on the sizes of sequences
+        pieces = [Rows(*(part[7 * i : 7 * i + 7] for part in sharp)) for i in range(5)]
+        assert temperature_from_rows(pieces).high == pytest.approx(temperature_from_rows([sharp]).high, rel=1e-9)
         monkeypatch.setattr("precision_lab.statistics.temperature_rows._ENTRIES", 11)
         blocks = temperature_from_rows([rows])
         for other in (split, blocks):
