@@ -35,7 +35,8 @@ class TestReach:
             rate = np.exp(-gap)
             law = race_law(np.array([1.0, rate]), atoms, score=FP64, tolerance=1e-15)
             ratio = law.probs[1] * (1 + rate) / rate
-            assert ratio == pytest.approx(float(reach(gap, bits, centred=centred)), rel=3 * rate + 2.0 ** -(bits - 4))
+            own_grid = 4 * np.exp(np.ldexp(np.exp(gap), -bits)) * 2.0**-bits
+            assert ratio == pytest.approx(float(reach(gap, bits, centred=centred)), rel=3 * rate + own_grid)
 
     def test_orders(self):
         """A loss of y / 2 for the floor grid, of y^2 / 24 for the centred one."""

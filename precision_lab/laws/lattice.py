@@ -13,7 +13,8 @@ def reach(gap: Float, bits: int, *, centred: bool = False) -> Float:
 
     y / (e^y - 1) for uniforms k 2^-bits, a first-order loss; y / (2 sinh(y / 2)) for (k + 1/2) 2^-bits, a second-order one.
     A token's exponential takes the values d, 2d, 3d, ... (or d/2, 3d/2, ...), d = 2^-bits, each with mass d, and must beat
-    the head's, of rate e^gap: a geometric sum. Left out: the head's own grid, relative 2^-bits.
+    the head's, of rate e^gap: a geometric sum. Left out: the head's own grid, an absolute
+    2^-bits in each term, relative to q below 4 e^y 2^-bits (tested).
     """
     if not 1 <= bits <= 1000:
         raise InputError(f"bits = {bits}", "1..1000", "name the width of the uniform's word")

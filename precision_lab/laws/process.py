@@ -134,7 +134,7 @@ def run_law(log_probs: Float, steps: int, step_law: StepLaw, *, smooth: bool = T
     given, entropy, token, alive = np.empty(steps), np.empty(steps), np.zeros(len(log_p)), 1.0
     interpolated = False
     for k in _runs(steps, smooth):
-        nodes, weight = interpolation(k)
+        nodes, weight = interpolation(k, _NODES)
         q = np.array([step_law(log_p, 1.0 / x) for x in nodes])
         with np.errstate(divide="ignore", invalid="ignore"):
             q[-1] /= q[-1].sum() if k[-1] == 1.0 else 1.0
