@@ -1,36 +1,41 @@
-# Two commands on a fresh machine: `make figures` and `make test`. Both create the environment first.
+# Two commands on a fresh machine: `make figures` and `make test`. Both create the environment first; tests need more of it.
 VENV   := .venv
 PYTHON ?= python3
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.ready
+DEV    := $(VENV)/.ready-dev
 
 .PHONY: env figures test test-slow lint notebooks bench clean
 .DEFAULT_GOAL := figures
 
-env: $(STAMP)
+env: $(DEV)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "precision_lab needs Python >= 3.11; run: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet -c constraints.txt torch
+	$(PY) -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(DEV): $(STAMP)
 	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
 figures: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m precision_lab run --profile quick -j 2
 
-test: $(STAMP)
+test: $(DEV)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 -m "not slow" --nbmake tests notebooks
 
-test-slow: $(STAMP)
+test-slow: $(DEV)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 -m slow
 
-lint: $(STAMP)
+lint: $(DEV)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-notebooks: $(STAMP)
+notebooks: $(DEV)
 	$(PY) -m pytest -q --nbmake notebooks
 
 bench: $(STAMP)

@@ -18,7 +18,7 @@ from precision_lab.files import read_json
 from precision_lab.laws.process import faithful_step, lattice_step, truncated_step
 from precision_lab.mdm import decode
 from precision_lab.mdm.train import load_model
-from precision_lab.result import load_result
+from precision_lab.result import with_long_run
 from precision_lab.samplers.gumbel_max import FP32_CEILING
 from precision_lab.statistics import cluster_bootstrap, distinct_n, sequence_entropy
 from precision_lab.study import Study
@@ -33,7 +33,7 @@ STEP_LAWS = {
 NAMES = list(STEP_LAWS)
 SEQUENCES = {  # profile -> decoder -> steps -> sequences
     "smoke": {"first_hitting": {0: 1}, "event_driven": {4: 1}, "ancestral": {4: 1}},
-    "quick": {"first_hitting": {0: 8}, "event_driven": {1024: 4, 16384: 4}, "ancestral": {64: 4, 256: 4}},
+    "quick": {"first_hitting": {0: 8}, "event_driven": {16384: 4}, "ancestral": {256: 4}},
     "full": {
         "first_hitting": {0: 32},
         "event_driven": dict.fromkeys((64, 256, 1024, 4096, 16384, 50000), 16),
@@ -103,10 +103,8 @@ def median(values):
 
 def everything(frame):
     """This run and, where it is committed, the long one; a cell that both ran is the same numbers, counted once."""
-    if not (ROOT / "results" / "full" / "diversity_by_steps.json").exists():
-        return frame
-    both = pd.concat([frame, load_result(ROOT / "results" / "full", "diversity_by_steps").frame], ignore_index=True)
-    return both.drop_duplicates(["decoder", "sampler", "steps", "sequences", "part", "weights", "sequence"])
+    keys = ["decoder", "sampler", "steps", "sequences", "part", "weights", "sequence"]
+    return with_long_run(frame, ROOT, "diversity_by_steps", keys)
 
 
 def reference():

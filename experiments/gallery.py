@@ -1,10 +1,10 @@
 """How far does each published sampler reach into the tail, and how far is it from its target on logits of a real model?
 
 Reach: a head at logit 0 and 1,000 equal tokens ``gap`` below it; the exact law's tail mass over the true one. A faithful
-sampler reads 1 at every gap. Then total variation on an ancestral step (N = 1024 and 50,000) and a first-hitting draw of
-our own masked diffusion model. No draws anywhere. First-hitting draws, and samplers whose noise has more
-than 2^25 values, are in the long run only.
-Cost: quick two minutes, full half an hour.
+sampler reads 1 at every gap. Then total variation on an ancestral step (N = 128 to 50,000) and a first-hitting draw of our
+own masked diffusion model, beside the least that any sampler could have with one such word a draw (an argmax sampler takes
+one a *token*, with which 0 could be had but for 2^-100,000). No draws anywhere. First-hitting draws, and samplers whose noise
+has more than 2^25 values, are in the long run only. Cost: quick two minutes, full an hour.
 """
 
 from dataclasses import replace
@@ -17,156 +17,143 @@ import torch
 
 from precision_lab import SAMPLERS, figures
 from precision_lab.errors import InputError
+from precision_lab.laws.lattice import best_total_variation
 from precision_lab.laws.law import target_law
-from precision_lab.result import load_result
+from precision_lab.result import with_long_run
 from precision_lab.samplers import PUBLISHED, UniformSampler
 from precision_lab.statistics import total_variation
 from precision_lab.study import Study
 from precision_lab.targets import load_capture
 from precision_lab.targets.synthetic import mdm_step
-from precision_lab.types import Profile
 
-ROOT = Path(__file__).parent.parent
-TAIL = 1000
-GAPS = {
-    Profile.SMOKE: (8, 14),
-    Profile.QUICK: (10, 14, 16, 18),
-    Profile.FULL: (6, 8, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 24),
+ROOT, TAIL, ROW = Path(__file__).parent.parent, 1000, 12
+GRID = {  # profile -> (gaps, steps; 0 is first-hitting)
+    "smoke": ([8, 14], [1024]),
+    "quick": ([10, 14, 16, 18], [50_000]),
+    "full": ([6, 8, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 24], [128, 1024, 16_384, 50_000, 0]),
 }
-STEPS = {
-    Profile.SMOKE: (1024,),
-    Profile.QUICK: (50_000,),
-    Profile.FULL: (128, 1024, 16_384, 50_000),
-}  # and 0: first-hitting
-ROW = 12
-SHOWN = ("jax_low_bf16", "fast_dllm_fork_fp16", "candle", "jax_low_fp32", "mdlm_fp32", "torch_cuda_race_fp32",
-         "tl_rand_flipped", "vllm_murmur32")  # fmt: skip
-
-
-TEXTBOOK = [f"gumbel_max_{f}" for f in ("fp16", "bf16", "fp32", "fp64")] + [
-    "inverse_cdf_fp32",
-    "torch_multinomial_replacement_fp32",
-]
+TEXTBOOK = ["gumbel_max_fp16", "gumbel_max_bf16", "gumbel_max_fp32", "gumbel_max_fp64", "inverse_cdf_fp32",
+            "torch_multinomial_replacement_fp32"]  # fmt: skip
+SHOWN = ["jax_low_bf16", "fast_dllm_fork_fp16", "candle", "jax_low_fp32", "mdlm_fp32", "torch_cuda_race_fp32",
+         "tl_rand_flipped", "vllm_murmur32"]  # fmt: skip
 
 
 def large(sampler):
     return isinstance(sampler, UniformSampler) and sampler.source.bits in (31, 32) and sampler.fine is None
 
 
-def names(profile):
-    if profile is Profile.SMOKE:
-        return ["jax_low_bf16", "candle"]
-    return TEXTBOOK + [name for name, sampler in PUBLISHED.items() if profile is Profile.FULL or not large(sampler)]
-
-
 def cells(profile):
-    return [
-        {
-            "sampler": name,
-            "gaps": list(GAPS[profile]),
-            "steps": [*STEPS[profile], *([0] if profile is Profile.FULL else [])],
-        }
-        for name in names(profile)
-    ]
+    names = TEXTBOOK + [n for n, sampler in PUBLISHED.items() if profile == "full" or not large(sampler)]
+    names = ["jax_low_bf16", "candle"] if profile == "smoke" else names
+    names.sort(key=lambda name: SAMPLERS[name].stages.score != "fp64")  # the longest first
+    gaps, steps = GRID[profile]
+    return [{"sampler": name, "gaps": gaps, "steps": steps} for name in names]
 
 
 @cache
 def real_row():
-    return load_capture(ROOT / "models" / "mdm" / "logits.safetensors").row(ROW).logits
+    logits = load_capture(ROOT / "models" / "mdm" / "logits.safetensors").row(ROW).logits
+    return target_law(np.asarray(logits, dtype=np.float64)).log_probs
 
 
 def measure(cell, rng):
-    sampler = SAMPLERS[cell["sampler"]]
+    sampler, log_mu = SAMPLERS[cell["sampler"]], real_row()
     if isinstance(sampler, UniformSampler):
         sampler = replace(sampler, tolerance=1e-8, relative=1e-2)
     targets = [("reach", gap, np.concatenate([[0.0], np.full(TAIL, -float(gap))])) for gap in cell["gaps"]]
-    log_mu = target_law(np.asarray(real_row(), dtype=np.float64)).log_probs
     targets += [("mdm", n, mdm_step(log_mu, 2 / n) if n else log_mu) for n in cell["steps"]]  # r at half time
     rows = []
     for kind, at, logits in targets:
+        row = {"sampler": sampler.name, "kind": kind, "at": at}
         try:
             law, true = sampler.law(torch.from_numpy(logits)), target_law(logits)
         except InputError as error:
-            rows.append({"sampler": sampler.name, "kind": kind, "at": at, "note": str(error)})
+            rows.append(row | {"note": str(error)})
             continue
         rare = slice(1, None) if kind == "reach" else slice(0, len(log_mu))
-        rows.append(
-            {
-                "sampler": sampler.name,
-                "kind": kind,
-                "at": at,
-                "ratio": law.probs[rare].sum() / true.probs[rare].sum(),  # of tail mass, or of unmasking
-                "total_variation": total_variation(law, true),
-                "unreachable": len(law.unreachable),
-                "error": law.error,
-                "relative": law.relative,
-                "guarantee": str(law.guarantee),
-                "note": law.how,
-            }
-        )
+        bits = sampler.bits_per_draw(len(logits))
+        row |= {"ratio": law.probs[rare].sum() / true.probs[rare].sum()}  # of tail mass, or of unmasking
+        row |= {"total_variation": total_variation(law, true), "error": law.error, "relative": law.relative}
+        row |= {"unreachable": len(law.unreachable), "guarantee": str(law.guarantee), "bits": bits}
+        row |= {"best_with_these_bits": best_total_variation(true.probs, int(bits))}
+        row |= {"best_of_one_word": best_total_variation(true.probs, int(bits if bits <= 64 else bits / len(logits)))}
+        rows.append(row | {"note": law.how})
     return rows
 
 
-def everything(frame):
-    """This run and, where it is committed, the long one; what both have is taken once."""
-    if not (ROOT / "results" / "full" / "gallery.json").exists():
-        return frame
-    both = pd.concat([load_result(ROOT / "results" / "full", "gallery").frame, frame], ignore_index=True)
-    return both.drop_duplicates(["sampler", "kind", "at"])
+def known(frame):
+    """This run and the long one, without refusals; ``shown``: total variation, or its bound where the law is no nearer."""
+    frame = with_long_run(frame, ROOT, "gallery", ["sampler", "kind", "at"])
+    frame = frame[frame["ratio"].notna()].copy()
+    frame["bound"] = (frame.guarantee == "certified") & (frame.error > frame.total_variation)
+    frame["shown"] = frame.total_variation.where(~frame.bound, frame.error)
+    return frame
+
+
+def summary(frame):
+    """One row a sampler: total variation by target, largest first, an upper bound where marked; reach by gap."""
+    frame = known(frame)
+    reach = frame[frame.kind == "reach"].pivot(index="sampler", columns="at", values="ratio")
+    steps = frame[frame.kind == "mdm"].pivot(index="sampler", columns="at", values="shown")
+    table = pd.DataFrame(index=steps.index)
+    table["publisher"] = [SAMPLERS[name].publisher for name in table.index]
+    table["ceiling"] = [SAMPLERS[name].ceiling for name in table.index]
+    for n in sorted(steps, key=lambda n: n or np.inf):
+        table[f"tv_ancestral_{n}" if n else "tv_first_hitting"] = steps[n]
+    last = frame[frame.kind == "mdm"].sort_values("at").drop_duplicates("sampler", keep="last").set_index("sampler")
+    table["is_bound"], table["bits"], table["best_of_one_word"] = last.bound, last.bits, last.best_of_one_word
+    for gap in reach:
+        table[f"reach_{gap}"] = reach[gap]
+    order = steps.max(axis=1).sort_values(ascending=False, kind="stable").index
+    return table.loc[order].reset_index()
 
 
 def draw(frame):
-    frame = everything(frame)
+    frame = known(frame)
     figure, (left, right) = figures.canvas(2, width=5.4, height=4.6)
-    reach = frame[(frame.kind == "reach") & frame["ratio"].notna()]
-    for k, name in enumerate(n for n in SHOWN if n in set(reach.sampler)):
-        part = reach[reach.sampler == name].sort_values("at")
+    for k, name in enumerate(SHOWN):
+        part = frame[(frame.kind == "reach") & (frame.sampler == name)].sort_values("at")
         left.plot(part["at"], part["ratio"].clip(1e-4, 1e4), label=name, **figures.series(k))
     left.axhline(1, color="black", lw=1, ls=":")
-    left.set(xlabel="gap below the head (nats)", ylabel="tail mass drawn / true (0 shown at 1e-4)")
-    left.set_yscale("log")
+    left.set(xlabel="gap below the head (nats)", ylabel="tail mass drawn / true (0 shown at 1e-4)", yscale="log")
     left.set_title("Reach: a faithful sampler stays at 1")
     left.legend(fontsize=7)
-    mdm = frame[(frame.kind == "mdm") & (frame["at"].isin((0, 50_000))) & frame.total_variation.notna()]
-    order = mdm.groupby("sampler").total_variation.max().sort_values(ascending=False).index
-    for k, (n, what) in enumerate(((50_000, "ancestral step, N = 50,000"), (0, "first-hitting draw"))):
-        part = mdm[mdm["at"] == n].set_index("sampler").reindex(order)
-        bound = part.guarantee.eq("certified") & (part.error > part.total_variation)
-        value = part.total_variation.where(~bound, part.error)
-        y = np.arange(len(order))[::-1]
-        style = figures.series(k)
-        if not part.total_variation.notna().any():
-            continue
-        right.plot(value[~bound], y[~bound.to_numpy()], ls="none", label=what, **style)
-        right.plot(value[bound], y[bound.to_numpy()], ls="none", mfc="white", **style)
-    right.set_yticks(np.arange(len(order))[::-1], order, fontsize=6)
-    right.set(xscale="log", xlabel="total variation from the target (open: an upper bound)")
-    right.set_title("Real logits (8,192 tokens)")
-    right.legend(fontsize=7, loc="lower center")
+    mdm = frame[frame.kind == "mdm"]
+    titles = {1024: "ancestral step, N = 1024", 50_000: "ancestral step, N = 50,000", 0: "first-hitting draw"}
+    asked = [n for n in (50_000, 0) if (mdm["at"] == n).any()] or [1024]
+    order = mdm.groupby("sampler").shown.max().sort_values().index
+    y = pd.Series(np.arange(len(order)), order)
+    for k, n in enumerate(asked):
+        for bound, part in mdm[mdm["at"] == n].groupby("bound"):
+            style = figures.series(k) | ({"mfc": "white"} if bound else {"label": titles[n]})
+            right.plot(part.shown, y[part.sampler], ls="none", **style)
+    word = mdm.sort_values("at").drop_duplicates("sampler", keep="last")
+    right.plot(word.best_of_one_word.clip(1e-17), y[word.sampler], ls="none", marker="|", color="black",
+               label="least possible with one word")  # fmt: skip
+    right.set_yticks(y, y.index, fontsize=6)
+    right.set(
+        xscale="log",
+        xlabel="total variation from the target (open: an upper bound)",
+        title="Real logits (8,192 tokens)",
+    )
+    right.legend(fontsize=7, loc="lower right")
     return figure
 
 
 def verdict(frame):
-    frame = everything(frame)
-    reach = frame[(frame.kind == "reach") & frame["ratio"].notna()].sort_values("at")
-    half = reach[(reach["ratio"] - 1).abs() > 0.5].groupby("sampler")["at"].first()
+    frame = known(frame)
+    reach = frame[frame.kind == "reach"].sort_values("at")
+    half = reach[(reach["ratio"] - 1).abs() > 0.5].groupby("sampler")["at"].first().sort_values()
     kept = sorted(set(reach.sampler) - set(half.index))
-    step = frame[(frame.kind == "mdm") & (frame["at"] == 50_000)].dropna(subset=["total_variation"])
-    worst = step.sort_values("total_variation", ascending=False).head(3)
+    worst = frame[frame.kind == "mdm"].sort_values("shown", ascending=False).drop_duplicates("sampler").head(3)
     return (
         f"{reach.sampler.nunique()} samplers. First gap on the grid at which the tail is off by more than half: "
-        + ", ".join(f"{name} {gap:g}" for name, gap in half.sort_values().items())
-        + f". Within half at every gap: {', '.join(kept)}. Largest total variation on a step of N = 50,000: "
-        + ", ".join(f"{r.sampler} {r.total_variation:.3g}" for r in worst.itertuples())
+        + ", ".join(f"{name} {gap:g}" for name, gap in half.items())
+        + f". Within half at every gap: {', '.join(kept)}. Largest total variation on real logits: "
+        + ", ".join(f"{r.sampler} {r.shown:.3g}" for r in worst.itertuples())
         + "."
     )
 
 
-STUDY = Study(
-    name="gallery",
-    question="How far does each published sampler reach into the tail, and how far is it from its target on real logits?",
-    cells=cells,
-    measure=measure,
-    draw=draw,
-    verdict=verdict,
-)
+QUESTION = "How far does each published sampler reach into the tail, and how far is it from its target on real logits?"
+STUDY = Study("gallery", QUESTION, cells, measure, draw, verdict, version=2, summary=summary)

@@ -14,7 +14,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 from precision_lab import SAMPLERS, figures, resolve
@@ -22,7 +21,7 @@ from precision_lab.files import read_json
 from precision_lab.laws.process import faithful_step, interpolation, lattice_step, truncated_step
 from precision_lab.mdm import decode
 from precision_lab.mdm.train import load_model
-from precision_lab.result import load_result
+from precision_lab.result import with_long_run
 from precision_lab.samplers.gumbel_max import FP32_CEILING
 from precision_lab.study import Study
 
@@ -34,7 +33,7 @@ GRID = {  # profile -> (decoder, sampler, steps, cells of two sequences)
     "smoke": [("ancestral", FP32, 8, 1)],
     "quick": [
         ("ancestral", FP32, 128, 1),
-        ("ancestral", FP32, 1024, 4),
+        ("ancestral", FP32, 1024, 2),
         ("ancestral", FP64, 1024, 1),
         ("event_driven", FP32, 16384, 1),
     ],
@@ -104,9 +103,7 @@ def account(tokens, came, steps):
 def summarise(frame):
     """Sequences summed, those of the committed long run too (a cell of both is the same numbers, counted once). Multiplier
     and surprise lost, their z, and the nats by which the sampler's own law explains the run better than each law."""
-    if (ROOT / "results" / "full" / "process_law.json").exists():
-        frame = pd.concat([frame, load_result(ROOT / "results" / "full", "process_law").frame], ignore_index=True)
-        frame = frame.drop_duplicates([*KEY, "part", "weights", "sequence", "law"])
+    frame = with_long_run(frame, ROOT, "process_law", [*KEY, "part", "weights", "sequence", "law"])
     t = frame.groupby([*KEY, "law"])[SUMS].sum().reset_index()
     t = t.merge(t[t.law == t.sampler.map(OWN)][[*KEY, "log_likelihood"]], on=KEY, suffixes=("", "_own"))
     t["predicted"], t["drawn"], t["error"] = t.expected / t.asked, t["count"] / t.asked, np.sqrt(t.variance) / t.asked

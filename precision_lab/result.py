@@ -29,6 +29,15 @@ class Result:
         return [table, note]
 
 
+def with_long_run(frame: pd.DataFrame, root: Path, name: str, keys: list[str]) -> pd.DataFrame:
+    """``frame`` and the committed long run of the same experiment (``root``/results/full), if there is one; rows of the
+    same ``keys`` are the same numbers and taken once."""
+    if not (root / "results" / "full" / f"{name}.json").exists():
+        return frame
+    both = pd.concat([frame, load_result(root / "results" / "full", name).frame], ignore_index=True)
+    return both.drop_duplicates(keys)
+
+
 def load_result(out: Path, name: str) -> Result:
     """Read back a saved result; InputError if its manifest is missing or damaged."""
     manifest, table = read_json(out / f"{name}.json"), out / f"{name}.csv"

@@ -19,7 +19,8 @@ Row = dict[str, Any]
 @dataclass(frozen=True)
 class Study:
     """``cells(profile)`` lists the grid; ``measure(cell, rng)`` returns tidy rows; ``draw(frame)`` a matplotlib figure;
-    ``verdict(frame)`` the answer in one or two sentences, made from the rows. Raise ``version`` when the meaning of a
+    ``verdict(frame)`` the answer in one or two sentences, made from the rows; ``summary(frame)``, if there is one, the table
+    that a reader wants, saved beside the rows. Raise ``version`` when the meaning of a
     cell changes, so that cells on disk are not mistaken for the new ones."""
 
     name: str
@@ -29,6 +30,7 @@ class Study:
     draw: Callable[[Any], Any]
     verdict: Callable[[Any], str]
     version: int = 1
+    summary: Callable[[Any], Any] | None = None
 
     def cell_id(self, cell: Cell, seed: int) -> str:
         """The hash of everything that defines a cell's numbers."""

@@ -84,7 +84,12 @@ class TestBestTotalVariation:
         """2^20 tokens of 2^-20: 16 bits reach one in sixteen."""
         assert best_total_variation(np.full(1 << 20, 2.0**-20), 16) == pytest.approx(1 - 1 / 16)
 
-    @pytest.mark.parametrize(("probs", "bits"), [([], 8), ([0.5], 8), ([1.5, -0.5], 8), ([1.0], 0), ([1.0], 63)])
+    def test_beyond_float64_it_is_a_bound(self):
+        assert best_total_variation(np.full(8, 0.125), 62) == 0.0
+        assert best_total_variation(np.full(8, 0.125), 63) == 2.0**-61
+        assert best_total_variation(np.full(8, 0.125), 200_000) == 0.0
+
+    @pytest.mark.parametrize(("probs", "bits"), [([], 8), ([0.5], 8), ([1.5, -0.5], 8), ([1.0], 0)])
     def test_bad_input(self, probs, bits):
         with pytest.raises(InputError):
             best_total_variation(np.array(probs), bits)

@@ -20,6 +20,7 @@ from precision_lab.errors import InputError
 from precision_lab.formats import BF16, FORMATS, FP16, FP32
 from precision_lab.laws.law import target_law
 from precision_lab.samplers import SAMPLERS, Stages, UniformSampler
+from precision_lab.samplers.exponential_race import negative_log
 from precision_lab.samplers.gumbel_max import gumbel
 from precision_lab.samplers.published import PUBLISHED
 from precision_lab.samplers.published.cumulative import CUMULATIVE, CumulativeSum
@@ -33,13 +34,13 @@ from precision_lab.samplers.published.engines import (
 )
 from precision_lab.samplers.published.masked_diffusion import MASKED_DIFFUSION, UnnormalisedRace
 from precision_lab.samplers.published.torch_library import TORCH_LIBRARY, GumbelSoftmax, distributions_gumbel
-from precision_lab.samplers.published.word32 import Word32Sampler, negative_log
 from precision_lab.uniforms import TORCH_EXPONENTIAL, TORCH_RAND, Source
+from precision_lab.uniforms.cuda import Word32
 
 INF = float("inf")
 MINE = {s.name: s for s in (*MASKED_DIFFUSION, *TORCH_LIBRARY, *ENGINES, *CUMULATIVE)}
 LISTED = [name for name, s in MINE.items() if isinstance(s, UniformSampler) and s.source.enumerable]
-WIDE = [name for name in LISTED if isinstance(MINE[name], Word32Sampler)]
+WIDE = [name for name in LISTED if isinstance(MINE[name].source, Word32)]
 slow_where_wide = [pytest.param(n, marks=pytest.mark.slow) if n in WIDE else n for n in LISTED]
 
 

@@ -26,6 +26,7 @@ from precision_lab.samplers.published.masked_diffusion import guarded_exponentia
 from precision_lab.samplers.torch_multinomial import torch_multinomial, torch_multinomial_replacement
 from precision_lab.types import Guarantee
 from precision_lab.uniforms import DTYPES, TORCH_RAND, Source
+from precision_lab.uniforms.source import _law
 
 INF = float("inf")
 NARROW = [name for name, s in SAMPLERS.items() if s.stages.weights != "fp64"]
@@ -250,9 +251,21 @@ class TestNoiseTables:
     @pytest.mark.parametrize("name", ["gumbel_max_fp16", "gumbel_max_bf16", "gumbel_max_fp32", "mdlm_fp32"])
     def test_measured_twice_is_the_same_table(self, name):
         sampler = SAMPLERS[name]
-        again = replace(sampler, cache={})
-        assert again.noise_atoms() is not sampler.noise_atoms()
-        assert again.noise_atoms().sha256() == sampler.noise_atoms().sha256()
+        first = sampler.noise_atoms().sha256()
+        _law.cache_clear()
+        assert sampler.noise_atoms().sha256() == first
+        assert replace(sampler, noise_sha256=first).noise_atoms().sha256() == first
+
+    def test_a_table_that_is_not_the_measured_one_is_refused(self):
+        with pytest.raises(InputError, match="as it was measured"):
+            replace(SAMPLERS["gumbel_max_bf16"], noise_sha256="0" * 64).law(torch.zeros(3))
+
+    def test_a_quotient_that_overflows_unsaid_is_refused(self):
+        """exp(8) over 2^-11 is 6,105,000: beyond float16."""
+        race = SAMPLERS["fast_dllm_fork_fp16"]
+        assert race.law(torch.tensor([8.0, 0.0])).probs.sum() == pytest.approx(1)
+        with pytest.raises(InputError, match="beyond fp16"):
+            replace(race, overflow=False).law(torch.tensor([8.0, 0.0]))
 
     def test_a_dead_token_is_drawn_when_the_live_one_has_u_zero(self):
         """One token alive, at index 1: bfloat16 draws the dead one at index 0 with probability 2^-9 + 2^-24."""

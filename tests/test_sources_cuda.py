@@ -386,3 +386,30 @@ class Halved(Curand):
 def test_a_law_belongs_to_its_class():
     assert Halved("curand_uniform", FP32, 32).push(cast).ceiling == 0.5
     assert CURAND.push(cast).ceiling == 1.0
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no CUDA device: its logarithm and its generator are not measured"
+)
+class TestOnThisGPU:
+    """The tables are of a CPU's arithmetic: measured again on the device."""
+
+    def test_maps_without_a_logarithm_are_the_same(self):
+        words = torch.from_numpy(word_to_float(telling_words(2)))
+        for source in (CURAND, ROCRAND, *TORCH_CUDA_RAND.values()):
+            assert torch.equal(source.finish(words.cuda()).cpu(), source.finish(words))
+
+    def test_exponentials_differ_by_the_logarithm_alone(self):
+        words = torch.from_numpy(word_to_float(telling_words(3)))
+        source = TORCH_CUDA_EXPONENTIAL["fp32"]
+        here, there = source.finish(words).double(), source.finish(words.cuda()).cpu().double()
+        assert float((here - there).abs().max()) <= 2.0**-21
+        assert float(there.min()) == 2.0**-24
+
+    def test_the_library_draws_from_the_tables(self):
+        """Exact in one direction: a value outside the table is impossible. 2^24 draws see the extremes' order only."""
+        rng = torch.Generator("cuda").manual_seed(4)
+        for format, source in TORCH_CUDA_RAND.items():
+            drawn = torch.rand(1 << 24, generator=rng, device="cuda", dtype=source.dtype).double().cpu().numpy()
+            table = source.atoms().values
+            assert np.isin(drawn, table).all(), format

@@ -30,13 +30,16 @@ def best_total_variation(probs: Float, bits: int) -> float:
     sampler that uses ``bits`` random bits a draw cannot go below.
 
     Rounding down, the words left over go one each to the largest fractions: sum of max(p - q, 0) over tokens. Exact to the
-    rounding of the sum. ``probs``: (vocab,) summing to 1; 1 <= bits <= 62.
+    rounding of the sum. ``probs``: (vocab,) summing to 1. Beyond 62 bits, where float64 is coarser than the grid, an upper
+    bound, vocab 2^-(bits + 1): each token is off by less than 2^-bits.
     """
     p = np.asarray(probs, dtype=np.float64)
     if p.ndim != 1 or not p.size or (p < 0).any() or not np.isclose(p.sum(), 1.0, atol=1e-6):
         raise InputError(f"probs of shape {p.shape} and mass {p.sum():.6g}", "(vocab,) summing to one", "normalise")
-    if not 1 <= bits <= 62:
-        raise InputError(f"bits = {bits}", "1..62", "beyond, float64 is coarser than the grid")
+    if bits < 1:
+        raise InputError(f"bits = {bits}", "at least 1", "name the random bits of a draw")
+    if bits > 62:
+        return float(np.ldexp(p.size, -min(bits + 1, 2000)))
     scaled = np.ldexp(p, bits)
     floor = np.floor(scaled)
     fraction = scaled - floor

@@ -15,6 +15,11 @@ def exponential(u: Tensor) -> Tensor:
     return -torch.log(u)
 
 
+def negative_log(exponential: Tensor) -> Tensor:
+    """-log E, Gumbel noise, in the dtype of E."""
+    return -exponential.log()
+
+
 def exponential_race(format: str) -> UniformSampler:
     """Every stage in one format."""
     return UniformSampler(

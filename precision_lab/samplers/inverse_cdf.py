@@ -25,6 +25,9 @@ class InverseCDF(Sampler):
     def ceiling(self) -> float:
         return float("nan")
 
+    def bits_per_draw(self, vocab: int) -> float:
+        return TORCH_RAND[self.stages.uniform].bits
+
     def cumulative(self, logits: Tensor) -> Tensor:
         return torch.cumsum(torch.softmax(logits.to(DTYPES[self.stages.weights]), dim=-1), dim=-1)
 

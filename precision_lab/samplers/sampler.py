@@ -65,6 +65,10 @@ class Sampler(ABC):
     def ceiling(self) -> float:
         """Largest Gumbel value -log E the sampler's noise can take; inf where it can be infinite; nan if it has none."""
 
+    def bits_per_draw(self, vocab: int) -> float:
+        """Random bits that one token takes from the generator; nan where that is not known."""
+        return math.nan
+
     def draw(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
         """``n`` independent tokens for each row. logits: (*batch, vocab) floats, -inf allowed; returns (n, *batch) int64.
 
@@ -133,7 +137,7 @@ class UniformSampler(Sampler):
     ``noise_of``: u to noise, in torch, in the published order; ``combine``: "add" (logits + Gumbel) or "divide"
     (probabilities / exponential); ``weights_of``: logits to what is added or divided, in the format of the stage.
     ``fine``: for sources too fine to enumerate, (relative error of a score, spacing of the exponential): the law is
-    then the target's within a proved bound.
+    then the target's within a proved bound. A quotient that could overflow, without ``overflow``, is refused by :meth:`law`.
     """
 
     source: Source
@@ -143,7 +147,11 @@ class UniformSampler(Sampler):
     fine: tuple[float, float] | None = None
     tolerance: float = 1e-10  # asked of the law, with ``relative``: see argmax_law; larger ones are quicker
     relative: float = 1e-7
-    cache: dict = field(default_factory=dict, repr=False, compare=False)
+    noise_sha256: str = ""  # if given, noise_atoms() is refused where this machine's table is another
+    overflow: bool = False  # whether the published arithmetic lets a finite quotient overflow to inf
+
+    def bits_per_draw(self, vocab: int) -> float:
+        return vocab * self.source.bits
 
     def weights_of(self, logits: Tensor) -> Tensor:
         """Logits as they enter the score: cast (add) or softmax (divide), in the format of the stage."""
@@ -170,12 +178,14 @@ class UniformSampler(Sampler):
 
     def noise_atoms(self) -> Atoms:
         """The exact law of one noise value: every word pushed through the sampler's own noise map, as measured here."""
-        if "noise" not in self.cache:
-            dtype = DTYPES[self.stages.uniform]
-            self.cache["noise"] = self.source.atoms().push(
-                lambda u: self.noise_of(torch.from_numpy(np.ascontiguousarray(u)).to(dtype)).double().numpy()
+        atoms = self.source.push(self.noise_of)
+        if self.noise_sha256 and (found := atoms.sha256()) != self.noise_sha256:
+            raise InputError(
+                f"a noise table of sha256 {found[:16]}... for {self.name} on this machine",
+                f"{self.noise_sha256[:16]}..., as it was measured",
+                "see precision-lab doctor; without noise_sha256 the law is that of this machine",
             )
-        return self.cache["noise"]
+        return atoms
 
     @property
     def ceiling(self) -> float:
@@ -196,11 +206,24 @@ class UniformSampler(Sampler):
                 FORMATS[self.stages.score],
                 {"tie": self.tie, "tolerance": self.tolerance, "relative": self.relative},
             )
-            return argmax_law(weights, self.noise_atoms(), combine=self.combine, score=score, **options)  # type: ignore[arg-type]
+            noise = self.noise_atoms()
+            self._check_range(float(weights.max()), noise)
+            return argmax_law(weights, noise, combine=self.combine, score=score, **options)  # type: ignore[arg-type]
         relative = self.fine[0]
         if self.combine == "add":  # the sum rounds at the size of the logits: stated for 64
             relative *= max(1.0, abs(float(weights.max())) / 64)
         return perturbed_law(log_normalised(weights, self.combine), relative=relative, lattice=self.fine[1])
+
+    def _check_range(self, largest: float, noise: Atoms) -> None:
+        if self.overflow or self.combine == "add":
+            return
+        least, format = noise.values[np.searchsorted(noise.values, 0.0, side="right") :][:1], FORMATS[self.stages.score]
+        if least.size and not np.isfinite(format.round(np.array(largest / least[0]))):
+            raise InputError(
+                f"a weight of {largest:.4g} over noise of {least[0]:.4g} in {self.name}, beyond {format.name}",
+                f"scores up to {format.max:.6g}",
+                "normalise the weights, or declare overflow=True if the published code lets it happen",
+            )
 
 
 def log_normalised(weights: Float, combine: Combine) -> Float:

@@ -35,6 +35,9 @@ class TorchMultinomial(Sampler):
         """float16 and bfloat16 exponentials can be zero (the 53-bit word 0 always is): an infinite score."""
         return float("inf")
 
+    def bits_per_draw(self, vocab: int) -> float:
+        return 53 * vocab
+
     def probs_of(self, logits: Tensor) -> Tensor:
         return torch.softmax(logits.to(DTYPES[self.stages.weights]), dim=-1)
 
@@ -68,6 +71,9 @@ class TorchMultinomialReplacement(TorchMultinomial):
     @property
     def ceiling(self) -> float:
         return float("nan")
+
+    def bits_per_draw(self, vocab: int) -> float:
+        return 53
 
     def sample(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
         drawn = torch.multinomial(self.probs_of(logits), max(n, 2), replacement=True, generator=_torch_rng(rng))

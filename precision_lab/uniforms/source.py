@@ -7,7 +7,9 @@ Philox by custom: counter-based and as fast as ``torch.rand``). Two precisions f
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -59,6 +61,11 @@ class Source(ABC):
     def atoms(self) -> Atoms:
         """The exact law of one value. InputError where it has too many atoms to list."""
 
+    def push(self, function: Callable[[Tensor], Tensor]) -> Atoms:
+        """The law of ``function(value)``, computed by torch in the dtype of the source; it need not be monotone. The last
+        few laws are kept, as long as the same function object is asked for."""
+        return _law(self, function)
+
     def draw(self, shape: tuple[int, ...], *, rng: Rng) -> Tensor:
         if isinstance(rng, np.random.Generator):
             return self.from_words(words(shape, self.bits, rng=rng))
@@ -67,3 +74,11 @@ class Source(ABC):
         raise InputError(
             f"rng of type {type(rng).__name__}", "torch.Generator or numpy.random.Generator", "pass rng=..."
         )
+
+
+@lru_cache(maxsize=6)  # up to 270 MB each
+def _law(source: Source, function: Callable[[Tensor], Tensor]) -> Atoms:
+    def mapped(values: np.ndarray) -> np.ndarray:
+        return function(torch.from_numpy(np.ascontiguousarray(values)).to(source.dtype)).double().numpy()
+
+    return source.atoms().push(mapped)

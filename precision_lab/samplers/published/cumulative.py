@@ -59,6 +59,9 @@ class CumulativeSum(Sampler):
     def ceiling(self) -> float:
         return float("nan")
 
+    def bits_per_draw(self, vocab: int) -> float:
+        return self.source.bits
+
     def decide(self, logits: Tensor, u: Tensor) -> Tensor:
         """logits: (rows, vocab); u: (n, rows). Returns (n, rows)."""
         sums = self.sums(logits)

@@ -14,7 +14,6 @@ from ...uniforms.cuda import CURAND, ROCRAND
 from ...uniforms.grids import RUST_RAND_FP32, TENSORFLOW_FP32
 from ..gumbel_max import gumbel
 from ..sampler import Stages, UniformSampler
-from .word32 import Word32Sampler
 
 _LN2 = 0.6931471806
 
@@ -46,7 +45,7 @@ def aiter_exponential(u: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ShiftedGumbelMax(Word32Sampler):
+class ShiftedGumbelMax(UniformSampler):
     """Gumbel noise that is too small by 0.3665 throughout."""
 
     @property
@@ -68,7 +67,7 @@ FLASHINFER_LOGITS = ShiftedGumbelMax(
 )
 # Its max(u, 1e-10) never acts: curand's least u is 2^-33. u = 1 is +inf; a token of -inf then scores NaN, which this
 # kernel's `>` skips except in the first lane of a warp.
-FLASHSAMPLING_CUDA = Word32Sampler(
+FLASHSAMPLING_CUDA = UniformSampler(
     name="flashsampling_cuda",
     publisher="FlashSampling",
     source_ref="FlashSampling/FlashSampling src/fused_mm_sampling/csrc/fmms_kernel.cu (1e5d8fa)",
@@ -100,7 +99,7 @@ CANDLE = UniformSampler(
     backend="rust cpu",
 )
 # cupy.argmax lets NaN win, as torch's does.
-CUPY_GUMBEL_FP32 = Word32Sampler(
+CUPY_GUMBEL_FP32 = UniformSampler(
     name="cupy_gumbel_fp32",
     publisher="CuPy random.gumbel, dtype float32",
     source_ref="cupy/cupy cupy/random/_generator.py _gumbel_kernel, _random_sample_raw (6b6d956)",
@@ -110,7 +109,7 @@ CUPY_GUMBEL_FP32 = Word32Sampler(
     combine="add",
     backend="cuda",
 )
-AITER_ROCM = Word32Sampler(
+AITER_ROCM = UniformSampler(
     name="aiter_rocm",
     publisher="AITER random_sample (ROCm)",
     source_ref="ROCm/aiter csrc/kernels/sample_kernels.cu exponential_func_impl, random_sample_impl (e404860)",

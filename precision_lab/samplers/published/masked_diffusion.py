@@ -54,6 +54,8 @@ class UnnormalisedRace(UniformSampler):
     with probability at most sum_i exp(l_i) / max: it is in the error of the law.
     """
 
+    overflow: bool = True
+
     def weights_of(self, logits: Tensor) -> Tensor:
         dtype = DTYPES[self.stages.weights]
         weights, least = torch.exp(logits.to(dtype)), 2.0**-950 if self.fine else 0.0

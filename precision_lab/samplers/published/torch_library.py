@@ -13,8 +13,8 @@ from ...laws.argmax import perturbed_law
 from ...laws.law import Law
 from ...uniforms import TORCH_CPU_FP32, TORCH_EXPONENTIAL
 from ...uniforms.cuda import TORCH_CUDA_EXPONENTIAL, unchanged
+from ..exponential_race import negative_log
 from ..sampler import Stages, UniformSampler, log_normalised
-from .word32 import Word32Sampler, negative_log
 
 _TINY, _SPAN = torch.finfo(torch.float32).tiny, 1 - torch.finfo(torch.float32).eps
 
@@ -99,7 +99,7 @@ TORCH_GUMBEL_SOFTMAX_FP16 = GumbelSoftmax(
     noise_of=negative_log,
     combine="add",
 )
-TORCH_GUMBEL_SOFTMAX_CUDA_FP32 = Word32Sampler(
+TORCH_GUMBEL_SOFTMAX_CUDA_FP32 = UniformSampler(
     name="torch_gumbel_softmax_cuda_fp32",
     publisher="PyTorch",
     source_ref=f"{_GUMBEL_SOFTMAX}; aten/src/ATen/core/TransformationHelper.h (2.13)",
@@ -109,7 +109,7 @@ TORCH_GUMBEL_SOFTMAX_CUDA_FP32 = Word32Sampler(
     combine="add",
     backend="cuda",
 )
-TORCH_CUDA_RACE_FP32 = Word32Sampler(
+TORCH_CUDA_RACE_FP32 = UniformSampler(
     name="torch_cuda_race_fp32",
     publisher="torch.multinomial without replacement on CUDA; vLLM V1, SGLang, nano-vllm",
     source_ref="pytorch aten/src/ATen/native/Distributions.cpp, core/TransformationHelper.h (2.13); vllm "

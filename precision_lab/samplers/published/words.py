@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...atoms import Atoms
 from ...laws.argmax import perturbed_law
 from ...laws.law import Law
-from ...uniforms.wide import WideSource
 from ..sampler import UniformSampler, log_normalised
 
 # Gumbel noise above 31 has probability e^-31 < 2^-44.7 a value: it is counted in the lattice of a fine float32 law.
@@ -31,9 +29,6 @@ class WordSampler(UniformSampler):
     def ceiling(self) -> float:
         last = (1 << self.source.bits) - 1 if self.source.bits < 64 else -1
         return float(self.noise_of(self.source.from_words(torch.tensor([0, 1, last]))).max())
-
-    def noise_atoms(self) -> Atoms:
-        return self.source.push(self.noise_of) if isinstance(self.source, WideSource) else super().noise_atoms()
 
     def row_law(self, logits: Tensor) -> Law:
         if self.fine is None:
