@@ -1,0 +1,303 @@
+"""False-fail rates: p-values of right samplers, one simulation for every test and target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from scipy import stats
+
+from ..laws.law import Law
+from ..statistics import (
+    Chance,
+    Counts,
+    TestResult,
+    agreement_test,
+    benjamini_hochberg,
+    chi_square_test,
+    coupled_test,
+    cross_row_test,
+    draft_target_test,
+    e_bh,
+    holm,
+    identity_test,
+    likelihood_ratio_test,
+    reachability_test,
+    repeated_vector_test,
+    serial_test,
+    shuffle_test,
+    tail_set,
+    tail_test,
+    temperature_test,
+    tie_order_test,
+    two_sample_test,
+    unmask_rate_test,
+    window_test,
+)
+from ..types import Array, Float, Guarantee
+from .promise import LEVELS, Promise, Rng, Simulation, by_value, draws, tokens
+from .remembered import remembered
+from .targets import CASES, LARGE, SMALL, coarse
+
+A = LEVELS[-1]  # of the test itself; its p-value is read at the others too
+FINITE, ASYMPTOTIC = Guarantee.FINITE_SAMPLE, Guarantee.ASYMPTOTIC
+RATES = np.concatenate([np.repeat(0.01, 8), 1 / np.arange(16.0, 8.0, -1)])  # unmasking rates of 16 steps
+
+
+def of_counts(test: Callable[[Counts, Rng], TestResult], p: Law, n: int) -> Callable[[], Simulation]:
+    def simulate(runs: int, rng: Rng) -> Float:
+        with remembered():
+            return np.array([test(counts, rng).p_value for counts in draws(p, n, runs, rng)])
+
+    return lambda: simulate
+
+
+def of_rng(test: Callable[[Rng], float]) -> Callable[[], Simulation]:
+    def simulate(runs: int, rng: Rng) -> Float:
+        with remembered():
+            return np.array([test(rng) for _ in range(runs)])
+
+    return lambda: simulate
+
+
+def tail(p: Law, n: int) -> Simulation:
+    chosen = tail_set(p, coarse(p), n, false_fail=A)
+    ask = lambda hits: tail_test(hits, n, chosen.p0, false_fail=A).p_value  # noqa: E731
+    return lambda runs, rng: by_value(ask, rng.binomial(n, chosen.p0, runs))
+
+
+def unmask_rate(positions: int, rates: Float) -> Simulation:
+    trials = np.repeat(positions, len(rates))
+
+    def ask(hits: int) -> float:
+        k = np.clip(hits - positions * np.arange(len(rates)), 0, positions)  # the test knows the sum alone
+        return unmask_rate_test(k, trials, rates, false_fail=A).p_value
+
+    return lambda runs, rng: by_value(ask, rng.binomial(trials, rates, (runs, len(rates))).sum(axis=1))
+
+
+def ties(p: Law, n: int) -> Simulation:
+    """Every token twice: how many draws are of tied tokens is certain for one half of the tokens, random for 2 of 3."""
+    logits = np.concatenate([p.log_probs, p.log_probs[: len(p.log_probs) // 2]])
+    mass = np.exp(logits) / np.exp(logits).sum()
+    half = p.vocab // 2
+    tied = float(mass[:half].sum())
+    first, last = np.zeros((2, len(logits)), dtype=np.int64)
+    first[0], last[p.vocab] = 1, 1
+
+    def ask(left: int, right: int) -> float:
+        return tie_order_test(Counts(left * first + right * last, left + right), logits, false_fail=A).p_value
+
+    def simulate(runs: int, rng: Rng) -> Float:
+        left = rng.binomial(n, tied, runs)
+        return by_value(ask, left, rng.binomial(n - left, tied / (1 - tied)))
+
+    return simulate
+
+
+def coupled(n: int, discordance: float) -> Simulation:
+    inside = np.array([False, True])
+
+    def ask(only_a: int, only_b: int) -> float:
+        a, b = np.zeros((2, n), dtype=np.int64)
+        a[:only_a], b[only_a : only_a + only_b] = 1, 1
+        return coupled_test(a, b, inside, false_fail=A).p_value
+
+    def simulate(runs: int, rng: Rng) -> Float:
+        n10, n01, _ = rng.multinomial(n, [discordance / 2, discordance / 2, 1 - discordance], runs).T
+        return by_value(ask, n10, n01)
+
+    return lambda runs, rng: simulate(runs, rng)
+
+
+def sticky(p: Law, shape: tuple[int, int], rng: Rng) -> Array:
+    """Sequences in which every other token repeats the one before."""
+    rows, repeat = tokens(p, shape, rng), rng.random(shape) < 0.5
+    for j in range(1, shape[1]):
+        rows[:, j] = np.where(repeat[:, j], rows[:, j - 1], rows[:, j])
+    return rows
+
+
+def failed_in_error(adjust: Callable[[Float], Float], *, dependence: float, wrong: int, m: int = 20) -> Simulation:
+    """Of the tests failed at a level one is picked at random: is it of a right sampler? Its mean is the false discovery
+    rate. One-sided normal tests, ``dependence`` their correlation (-1: right samplers come in opposite pairs)."""
+
+    def simulate(runs: int, rng: Rng) -> Array:
+        z = rng.standard_normal((runs, m))
+        if dependence < 0:
+            z[:, 1::2] = -z[:, ::2]
+        else:
+            z = np.sqrt(1 - dependence) * z + np.sqrt(dependence) * rng.standard_normal((runs, 1))
+        z[:, m - wrong :] += 3.0
+        adjusted = np.array([adjust(row) for row in z])
+        picked = np.argmax((adjusted[:, :, None] <= LEVELS) * rng.random((runs, m, 1)), axis=1)
+        return np.asarray((adjusted.min(axis=1)[:, None] <= LEVELS) & (picked < m - wrong))
+
+    return simulate
+
+
+def any_right_failed(dependence: float, m: int = 20) -> Simulation:
+    """The least of Holm's adjusted values among the right half."""
+
+    def simulate(runs: int, rng: Rng) -> Float:
+        z = np.sqrt(1 - dependence) * rng.standard_normal((runs, m)) + np.sqrt(dependence) * rng.standard_normal(
+            (runs, 1)
+        )
+        z[:, m // 2 :] += 3.0
+        return np.array([holm(stats.norm.sf(row)).values[: m // 2].min() for row in z])
+
+    return simulate
+
+
+def fail(judge: str, target: str, ms: float, build: Callable[[], Simulation], kind: Guarantee = FINITE) -> Promise:
+    return Promise(judge, target, "false fail", kind, ms, build)
+
+
+def of_case(name: str, p: Law, n: int) -> Iterator[Promise]:
+    q, big = coarse(p), p.vocab > 100
+    wide = 2 if big else 3
+    pair = lambda rng: (tokens(p, (300,), rng), tokens(q, (300,), rng))  # noqa: E731
+    yield fail("tail", name, 0.01, lambda: tail(p, n))
+    yield fail("tie_order", name, 0.2, lambda: ties(p, n))
+    yield fail(
+        "identity",
+        name,
+        14 if big else 2,
+        of_counts(lambda c, rng: identity_test(c, p, rng=rng, false_fail=A), p, n),
+    )
+    least = int(np.ceil(5 / p.probs.min()))
+    yield fail(
+        "chi_square",
+        name,
+        1,
+        of_counts(lambda c, rng: chi_square_test(c, p, false_fail=A), p, least),
+        ASYMPTOTIC,
+    )
+    yield fail(
+        "likelihood_ratio",
+        name,
+        8 if big else 3,
+        of_counts(lambda c, rng: likelihood_ratio_test(c, p, q, false_fail=A), p, n),
+    )
+    yield fail("reachability", name, 1, of_counts(lambda c, rng: reachability_test(c, p, false_fail=A), p, n))
+    yield fail(
+        "two_sample",
+        f"{name}, n and n/2",
+        15 if big else 2,
+        of_counts(lambda c, rng: two_sample_test(c, next(draws(p, n // 2, 1, rng)), rng=rng, false_fail=A), p, n),
+    )
+    yield fail(
+        "temperature",
+        name,
+        15 if big else 4,
+        of_counts(lambda c, rng: temperature_test(c, p, false_fail=A), p, n),
+    )
+    if not big:
+        unsure = of_counts(lambda c, rng: temperature_test(c, p, false_fail=A, asymptotic=True), p, n)
+        yield fail("temperature, asymptotic", name, 4, unsure, ASYMPTOTIC)
+    yield fail(
+        "agreement",
+        name,
+        4,
+        of_rng(lambda rng: agreement_test(*pair(rng), p, p, false_fail=A).p_value),
+    )
+    yield fail(
+        "serial",
+        name,
+        4,
+        of_rng(lambda rng: serial_test(tokens(p, (600,), rng), p, lag=3, false_fail=A).p_value),
+    )
+    yield fail(
+        "cross_row",
+        f"{name}, {wide} rows",
+        8,
+        of_rng(lambda rng: cross_row_test(tokens(p, (300, wide), rng), p, false_fail=A).p_value),
+    )
+    yield fail(
+        "window",
+        f"{name}, {wide} rows",
+        4.5,
+        of_rng(lambda rng: window_test(tokens(p, (300, wide), rng), p, (1, 2, 3), false_fail=A).p_value),
+    )
+    yield fail(
+        "draft_target",
+        name,
+        4,
+        of_rng(
+            lambda rng: draft_target_test(tokens(p, (300,), rng), tokens(q, (300,), rng), p, q, false_fail=A).p_value
+        ),
+    )
+    yield fail(
+        "repeated_vector",
+        f"{name}, 300 vectors of {2 if big else 4}",
+        0.3,
+        of_rng(
+            lambda rng: (
+                repeated_vector_test(
+                    tokens(p, (300, 2 if big else 4), rng), Chance.of_draws(p, times=2 if big else 4), false_fail=A
+                ).p_value
+            )
+        ),
+    )
+
+
+def all_levels() -> Iterator[Promise]:
+    for name, (p, n) in CASES.items():
+        yield from of_case(name, p, n)
+    yield fail("unmask_rate", "one rate, 400 trials", 0.01, lambda: unmask_rate(400, np.array([0.1])))
+    yield fail("unmask_rate", "16 rates, 64 positions each", 0.1, lambda: unmask_rate(64, RATES))
+    yield fail("coupled", "60 pairs, 10 % discordant", 0.1, lambda: coupled(60, 0.1))
+    yield fail("coupled", "2,000 pairs, 2 % discordant", 4, lambda: coupled(2000, 0.02))
+    yield fail(
+        "two_sample",
+        "10 + 10 sticky sequences of 16, 2,000 tokens",
+        1.5,
+        of_rng(
+            lambda rng: (
+                two_sample_test(
+                    sticky(LARGE, (10, 16), rng), sticky(LARGE, (10, 16), rng), rng=rng, false_fail=A
+                ).p_value
+            )
+        ),
+    )
+    yield fail(
+        "shuffle",
+        "Zipf, 20 tokens, 50 pairs",
+        4,
+        of_rng(
+            lambda rng: (
+                shuffle_test(tokens(SMALL, (50,), rng), tokens(SMALL, (50,), rng), rng=rng, resamples=999).p_value
+            )
+        ),
+    )
+    yield fail(
+        "repeated_vector",
+        "2,000 hashes of 20 bits",
+        0.5,
+        of_rng(
+            lambda rng: repeated_vector_test(rng.integers(0, 1 << 20, 2000), Chance.of_bits(20), false_fail=A).p_value
+        ),
+    )
+    yield fail("holm", "10 right of 20, correlation 0.5", 0.1, lambda: any_right_failed(0.5))
+    bh = lambda z: benjamini_hochberg(stats.norm.sf(z)).values  # noqa: E731
+    by = lambda z: benjamini_hochberg(stats.norm.sf(z), any_dependence=True).values  # noqa: E731
+    ebh = lambda z: e_bh(3.0 * z - 4.5).values  # noqa: E731
+    yield fail(
+        "benjamini_hochberg", "10 right of 20, independent", 0.3, lambda: failed_in_error(bh, dependence=0, wrong=10)
+    )
+    yield fail(
+        "benjamini_hochberg", "20 right, correlation 0.5", 0.3, lambda: failed_in_error(bh, dependence=0.5, wrong=0)
+    )
+    yield fail(
+        "benjamini_yekutieli",
+        "10 right of 20, opposite pairs",
+        0.3,
+        lambda: failed_in_error(by, dependence=-1, wrong=10),
+    )
+    yield fail(
+        "e_bh",
+        "10 right of 20, correlation 0.5",
+        0.3,
+        lambda: failed_in_error(ebh, dependence=0.5, wrong=10),
+        Guarantee.ANYTIME,
+    )
