@@ -35,9 +35,9 @@ KINDS = {
 
 def runs_of(promise):
     if promise.kind == "coverage":
-        return 10_000 if promise.ms <= 4 else 2_000
+        return 10_000 if promise.ms <= 1 else 2_000
     if promise.kind == "false pass":
-        return 20_000 if promise.ms <= 0.2 else 4_000 if promise.ms <= 5 else 2_000
+        return 20_000 if promise.ms <= 0.2 else 2_000
     return 100_000 if promise.ms <= 0.1 else 10_000
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special, stats
 
 from ..errors import InputError
 from ..types import Guarantee
@@ -50,10 +50,14 @@ class Estimate:
 
 
 def proportion(successes: int, n: int, confidence: float = 0.95) -> Estimate:
-    """successes / n with Clopper and Pearson's interval, which covers at every n and rate (Biometrika 26, 1934)."""
+    """successes / n with Clopper and Pearson's interval, which covers at every n and rate (Biometrika 26, 1934).
+
+    low = B^-1(a/2; k, n - k + 1), high = B^-1(1 - a/2; k + 1, n - k), quantiles of beta distributions, a = 1 - confidence.
+    """
     hits, total = check_successes(successes, n)
-    interval = stats.binomtest(hits, total).proportion_ci(check_open_unit("confidence", confidence), method="exact")
-    low, high = float(interval.low), float(interval.high)
+    side = (1 - check_open_unit("confidence", confidence)) / 2
+    low = float(special.betaincinv(hits, total - hits + 1, side)) if hits else 0.0
+    high = float(special.betainccinv(hits + 1, total - hits, side)) if hits < total else 1.0
     return Estimate(hits / total, low, high, confidence, total, "Clopper-Pearson", Guarantee.FINITE_SAMPLE)
 
 
