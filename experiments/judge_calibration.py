@@ -4,7 +4,7 @@ construction and on samplers off by exactly what it says it sees.
 Four kinds of promise: a right sampler fails no more often than ``false_fail`` (at 0.01 and 0.001); a sampler off by
 ``detectable_x``, or drawn ``draws_needed_x`` times, passes no more often than ``false_pass`` (0.05, at false_fail 0.01); a 95 %
 interval holds what it says it holds; an e-value of a right sampler has a mean of 1 at most, at any stop. Each on 20 tokens
-and on 2,000 with 1,000 draws, most of them of tokens seen once or never, where that makes a difference. Promises are in
+and on 2,000 with 500 draws, most of them of tokens seen once or never, where that makes a difference. Promises are in
 ``precision_lab/calibration``. What is measured is not used to tune anything. Every run of a promise, long or quick, counts.
 Cost: quick 10 seconds, full half an hour.
 """

@@ -17,7 +17,7 @@ LAYERS = (
     {"atoms"},
     {"laws", "uniforms", "targets"},
     {"statistics", "samplers"},
-    {"kernels", "mdm"},
+    {"kernels", "mdm", "calibration"},
     {"result", "study", "store", "engine"},
     {"figures", "report", "testing", "bench", "defects", "doctor", "__main__", "__init__"},
 )

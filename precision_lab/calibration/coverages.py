@@ -156,20 +156,20 @@ def of_case(name: str, p: Law, n: int) -> Iterator[Promise]:
     edges = [slope[0] - 1, slope[1], 1.0]
     yield cover(
         "temperature_from_draws",
-        f"{name}, n = {n:,}",
-        10 if big else 2,
+        name,
+        5 if big else 2,
         of_counts(lambda c: temperature_from_draws(c, p), cool, n, 0.9),
     )
     yield cover(
         "temperature_from_draws",
         f"{name}, 40 sticky sequences of 16",
-        10 if big else 2,
+        5 if big else 2,
         holds(lambda rng: temperature_from_draws(sticky(cool, (40, 16), rng), p), 0.9),
     )
     yield cover(
         "spectrum_from_draws, slope",
         f"{name}, rarer half",
-        12 if big else 5,
+        8 if big else 5,
         of_counts(lambda c: spectrum_from_draws(c, p, edges)[0].slope, cool, n, 1 / 0.9),
     )
     if not big:

@@ -105,7 +105,7 @@ def of_case(name: str, p: Law) -> Iterator[Promise]:
     yield e(
         "lack_of_fit",
         f"{name}, bands, 100 draws",
-        16 if big else 2,
+        5 if big else 2,
         lambda: lack_of_fit(p, 100, edges),
     )
     if not big:

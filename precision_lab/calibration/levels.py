@@ -156,13 +156,12 @@ def fail(judge: str, target: str, ms: float, build: Callable[[], Simulation], ki
 def of_case(name: str, p: Law, n: int) -> Iterator[Promise]:
     q, big = coarse(p), p.vocab > 100
     wide = 2 if big else 3
-    pair = lambda rng: (tokens(p, (300,), rng), tokens(q, (300,), rng))  # noqa: E731
     yield fail("tail", name, 0.01, lambda: tail(p, n))
     yield fail("tie_order", name, 0.2, lambda: ties(p, n))
     yield fail(
         "identity",
         name,
-        14 if big else 2,
+        5 if big else 2,
         of_counts(lambda c, rng: identity_test(c, p, rng=rng, false_fail=A), p, n),
     )
     least = int(np.ceil(5 / p.probs.min()))
@@ -176,20 +175,20 @@ def of_case(name: str, p: Law, n: int) -> Iterator[Promise]:
     yield fail(
         "likelihood_ratio",
         name,
-        8 if big else 3,
+        3,
         of_counts(lambda c, rng: likelihood_ratio_test(c, p, q, false_fail=A), p, n),
     )
     yield fail("reachability", name, 1, of_counts(lambda c, rng: reachability_test(c, p, false_fail=A), p, n))
     yield fail(
         "two_sample",
         f"{name}, n and n/2",
-        15 if big else 2,
+        3 if big else 2,
         of_counts(lambda c, rng: two_sample_test(c, next(draws(p, n // 2, 1, rng)), rng=rng, false_fail=A), p, n),
     )
     yield fail(
         "temperature",
         name,
-        15 if big else 4,
+        5 if big else 4,
         of_counts(lambda c, rng: temperature_test(c, p, false_fail=A), p, n),
     )
     if not big:
@@ -199,7 +198,7 @@ def of_case(name: str, p: Law, n: int) -> Iterator[Promise]:
         "agreement",
         name,
         4,
-        of_rng(lambda rng: agreement_test(*pair(rng), p, p, false_fail=A).p_value),
+        of_rng(lambda rng: agreement_test(*tokens(p, (2, 300), rng), p, p, false_fail=A).p_value),
     )
     yield fail(
         "serial",

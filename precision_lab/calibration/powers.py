@@ -288,13 +288,13 @@ def of_side(s: int, word: str) -> Iterator[Promise]:
 def of_law(name: str, p: Law) -> Iterator[Promise]:
     big = p.vocab > 100
     yield miss("tail", f"draws needed, {name}, lattice", 0.1, lambda: tail_of_laws(p))
-    yield miss("identity", f"draws needed, {name}, lattice", 20 if big else 3, lambda: identity_needed(p), ASYMPTOTIC)
+    yield miss("identity", f"draws needed, {name}, lattice", 6 if big else 3, lambda: identity_needed(p), ASYMPTOTIC)
     yield miss("chi_square", f"detectable, {name}, n p >= 5", 2, lambda: chi_square(p), ASYMPTOTIC)
     yield miss("likelihood_ratio", f"draws needed, {name}, lattice", 8, lambda: likelihood_ratio(p, None))
     yield miss(
         "two_sample",
         f"draws needed, {name}, lattice",
-        20 if big else 3,
+        10 if big else 3,
         lambda: two_sample_needed(p),
         ASYMPTOTIC,
     )
@@ -309,19 +309,19 @@ def of_law(name: str, p: Law) -> Iterator[Promise]:
     yield miss(
         "temperature",
         f"draws needed, {name}, temperature 0.9",
-        15 if big else 5,
+        6 if big else 5,
         lambda: temperature_needed(p, at_temperature(p, 0.9)),
     )
     yield miss(
         "temperature",
         f"draws needed, {name}, lattice",
-        15 if big else 5,
+        6 if big else 5,
         lambda: temperature_needed(p, coarse(p)),
     )
     yield miss(
         "lack_of_fit",
         f"detectable on average, {name}, lattice",
-        15 if big else 5,
+        6 if big else 5,
         lambda: lack_of_fit(p),
         Guarantee.HEURISTIC,
         0.5,
@@ -337,7 +337,7 @@ def all_powers() -> Iterator[Promise]:
     for name, p in (("Zipf 20", SMALL), ("Zipf 2,000", LARGE)):
         yield from of_law(name, p)
     yield miss("identity", "detectable, Zipf 20, n = 400", 3, lambda: identity(SMALL, 400), ASYMPTOTIC)
-    yield miss("identity", "detectable, Zipf 2,000, n = 8,000", 20, lambda: identity(LARGE, 8000), ASYMPTOTIC)
+    yield miss("identity", "detectable, Zipf 2,000, n = 1,900", 6, lambda: identity(LARGE, 1900), ASYMPTOTIC)
     yield miss("two_sample", "detectable, Zipf 20, n = 400", 3, lambda: two_sample(SMALL, 400), ASYMPTOTIC)
     yield miss("two_sample", "detectable, Zipf 2,000, n = 20,000", 25, lambda: two_sample(LARGE, 20_000), ASYMPTOTIC)
     yield miss("likelihood_ratio", "detectable, Zipf 20, n = 2,000", 4, lambda: likelihood_ratio(SMALL, 2000))

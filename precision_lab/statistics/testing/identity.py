@@ -47,7 +47,7 @@ def identity_test(
     observed = float(_statistic(counts.counts, n, null))
 
     def simulate(rows: int) -> Float:
-        return _statistic(rng.multinomial(n, null, size=rows), n, null)
+        return _statistic(_null_counts(n, null, rows, rng), n, null)
 
     if (counts.counts[null == 0] > 0).any():
         observed, p_value = math.inf, 0.0
@@ -95,6 +95,17 @@ def draws_needed_identity(
 
 def _weights(p: Float) -> Float:
     return np.maximum(p, 1 / len(p))
+
+
+def _null_counts(n: int, p: Float, rows: int, rng: np.random.Generator) -> Array:
+    """(rows, vocab) counts of n draws from p. Fewer draws than tokens are made one by one: n log vocab, not vocab."""
+    if n >= len(p):
+        return rng.multinomial(n, p, size=rows)
+    last = int(np.flatnonzero(p)[-1])
+    edges = np.cumsum(p[: last + 1])
+    tokens = np.minimum(np.searchsorted(edges, edges[-1] * rng.random((rows, n)), side="right"), last)
+    tokens += len(p) * np.arange(rows)[:, None]
+    return np.bincount(tokens.ravel(), minlength=rows * len(p)).reshape(rows, len(p))
 
 
 def _statistic(counts: Array, n: int, p: Float) -> Float:
