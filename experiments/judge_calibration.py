@@ -26,11 +26,12 @@ SECONDS = 25  # of one cell, about
 QUICK = ["identity", "reachability", "repeated_vector", "chi_square", "holm", "benjamini_hochberg", "e_process",
          "two_laws_log_likelihood", "mean", "difference", "cluster_jackknife", "combined_e"]  # fmt: skip
 KINDS = {
-    "false fail": "False fails of a right sampler\nmeasured / stated",
-    "false pass": "False passes at the stated discrepancy\nmeasured / stated",
-    "coverage": "Coverage of 95 % intervals",
-    "e-value": "E-values of a right sampler\nmeasured / stated",
+    "false fail": "A right sampler fails",
+    "false pass": "A sampler off by the stated discrepancy passes",
+    "coverage": "A 95 % interval misses",
+    "e-value": "e-values of a right sampler",
 }
+LEAST, MOST = 0.02, 30  # of the axes, times the rate stated
 
 
 def runs_of(promise):
@@ -68,46 +69,44 @@ def summary(frame):
 
 
 def panel(axes, table, kind):
-    """A row a promise; the interval of a rate that was never met reaches in from the left."""
-    part = table[table.kind == kind]
-    names = part.judge + ": " + part.target
+    """A row a promise, those of one judge together: rate measured over rate stated, left of 1 is kept."""
+    part = table[table.kind == kind].sort_values(["judge", "target"], kind="stable")
+    names = part.judge + " | " + part.target
     y = {name: -k for k, name in enumerate(dict.fromkeys(names))}
-    scale = 1.0 if kind == "coverage" else part.stated.where(part.stated > 0, 1.0)
-    frame = pd.DataFrame(
-        {"y": names.map(y), "v": part.measured / scale, "low": part.low / scale, "high": part.high / scale}
-    )
+    ends = part[["measured", "low", "high"]]
+    ends = (1 - ends).rename(columns={"low": "high", "high": "low"}) if kind == "coverage" else ends
+    stated = 1 - part.stated if kind == "coverage" else part.stated.where(part.stated > 0, 1.0)
+    shown = ends.div(stated, axis=0).clip(LEAST, MOST)
     quantities = list(part.quantity.unique())
-    frame["y"] += [(len(quantities) - 1) * 0.12 - quantities.index(q) * 0.24 for q in part.quantity]
-    least = frame.v.min() - 0.02 if kind == "coverage" else 0.02
+    shown["y"] = names.map(y) + [(len(quantities) - 1) * 0.13 - quantities.index(q) * 0.26 for q in part.quantity]
     for k, quantity in enumerate(quantities):
         for sure in (True, False):
-            at = (part.quantity == quantity) & (part.guarantee.isin(PROVED) == sure)
-            v = frame[at]
-            style = {
-                "color": figures.COLOURS[0 if sure else 4],
-                "marker": figures.MARKERS[k],
-                "mfc": None if sure else "white",
-            }
-            axes.hlines(v.y, v.low.clip(least), v.high.clip(least), color=style["color"], lw=0.8)
-            said = f"{quantity}, {'proved' if sure else 'asymptotic or heuristic'}"
-            axes.plot(v.v.clip(least), v.y, ls="none", ms=3.5, label=said if len(v) else None, **style)
-    bad = part.verdict.isin(["broken", "off"])
-    for found, colour in (("broken", figures.COLOURS[1]), ("off", figures.COLOURS[3])):
-        at = part.verdict == found
-        axes.plot(frame.v[at].clip(least), frame.y[at], ls="none", marker="o", ms=9, mfc="none", color=colour,
-                  label=f"{found} ({at.sum()})" if at.any() else None)  # fmt: skip
-    axes.axvline(0.95 if kind == "coverage" else 1.0, color="black", lw=1)
-    axes.set_yticks(list(y.values()), list(y), fontsize=5.5)
-    axes.set(ylim=(-len(y), 1), xscale="linear" if kind == "coverage" else "log")
-    axes.set_title(f"{KINDS[kind]}: {len(part) - bad.sum()} of {len(part)} kept", fontsize=8)
-    axes.legend(fontsize=5.5, loc="lower left" if kind != "false pass" else "lower right")
+            at = shown[(part.quantity == quantity) & (part.guarantee.isin(PROVED) == sure)]
+            colour = figures.COLOURS[0 if sure else 4]
+            said = (f"{quantity}, " if len(quantities) > 1 else "") + ("proved" if sure else "asymptotic or heuristic")
+            axes.hlines(at.y, at.low, at.high, color=colour, lw=0.9)
+            axes.plot(at.measured, at.y, ls="none", ms=4, marker=figures.MARKERS[k], color=colour,
+                      mfc=colour if sure else "white", label=said if len(at) else None)  # fmt: skip
+    for bad, colour in (("broken", figures.COLOURS[1]), ("off", figures.COLOURS[3])):
+        at = shown[part.verdict == bad]
+        label = f"{bad}: {len(at)}" if len(at) or bad == "broken" else None
+        axes.plot(at.measured, at.y, ls="none", marker="o", ms=9, mfc="none", color=colour, label=label)
+    axes.axvline(1.0, color="black", lw=1)
+    axes.set_yticks(list(y.values()), list(y), fontsize=6.5)
+    axes.set(xlim=(LEAST * 0.8, MOST * 1.2), ylim=(-1.12 * len(y), 1), xscale="log")
+    axes.set_xlabel("rate measured / rate stated (0 shown at 0.02; e: mean or rate)", fontsize=7)
+    kept = len(part) - int(part.verdict.isin(["broken", "off"]).sum())
+    axes.set_title(f"{KINDS[kind]}\n{kept} of {len(part)} promises kept", fontsize=9)
+    axes.legend(fontsize=6.5, loc="lower right", framealpha=1, frameon=True)
 
 
 def draw(frame):
     table = summary(frame)
     kinds = [kind for kind in KINDS if (table.kind == kind).any()]
-    figure, axes = figures.canvas(len(kinds), width=5.0, height=9.5)
-    for each, kind in zip(axes, kinds, strict=True):
+    figure, axes = figures.canvas(2, (len(kinds) + 1) // 2, width=6.6, height=7.6)
+    for spare in axes[len(kinds) :]:
+        spare.set_axis_off()
+    for each, kind in zip(axes, kinds, strict=False):
         panel(each, table, kind)
     return figure
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 from precision_lab import statistics
 from precision_lab.calibration import LEVELS, PROMISES, Promise, judged
-from precision_lab.calibration.defective import COMMON, DEFECTIVE, STEP, ZERO
+from precision_lab.calibration.defective import COMMON, DEFECTIVE, STEP, ZERO, folded
 from precision_lab.calibration.e_values import paths, stopped
 from precision_lab.calibration.every_test import TESTS, fails, needed
 from precision_lab.calibration.promise import by_value, draws, of_probs, tokens
@@ -188,6 +188,11 @@ class TestDefects:
             assert (drawn[:, 0] == drawn[:, 1]).all()
         if number == 9:
             assert q.probs[-1] == pytest.approx((1 - ZERO) ** 1000 * p.probs[-1] + ZERO * (1 - ZERO) ** 999)
+
+    def test_folded_words(self) -> None:
+        """Against the exact law of the sampler, 2.2086e-6 at gap 20 with 1,000 tokens."""
+        q = folded(of_probs(np.exp(DEFECTIVE[11].logits("1,000 at gap 20"))))
+        assert float(q.probs[1:].sum()) == pytest.approx(2.2086e-6, rel=1e-4)
 
     def test_a_common_target(self) -> None:
         assert len(DEFECTIVE[9].logits(STEP)) == 50_258

@@ -226,6 +226,15 @@ class TestArithmetic:
             assert foreseen.guarantee is Guarantee.EXACT
 
 
+def test_a_forecast_beyond_the_noncentral_series_is_a_number():
+    """152,000 tokens 60 nats down, drawn 2^-25 often each: n sum (q - p)^2 / p is 1e17 and more, where the series gives NaN."""
+    p = softmax(np.append(0.0, np.full(152_000, -60.0)))
+    q = np.append(1 - 152_000 * 2.0**-25, np.full(152_000, 2.0**-25))
+    for name in ("jax_chi_square", "pytorch_chi_square", "vllm_chi_square"):
+        for n in (None, 10**12):
+            assert 0 <= PUBLIC_CRITERIA[name].forecast(q, p, n).passes <= 1
+
+
 class TestBlindSpots:
     """Wrong laws that pass the publisher's own test. Exact or by forecast: nothing here is drawn."""
 

@@ -162,7 +162,7 @@ def of_case(name: str, p: Law, n: int) -> Iterator[Promise]:
     )
     yield cover(
         "temperature_from_draws",
-        f"{name}, 40 sticky sequences of 16",
+        f"{name.removesuffix(f', n = {n}')}, 40 sticky sequences of 16",
         5 if big else 2,
         holds(lambda rng: temperature_from_draws(sticky(cool, (40, 16), rng), p), 0.9),
     )

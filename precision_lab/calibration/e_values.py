@@ -113,8 +113,8 @@ def of_case(name: str, p: Law) -> Iterator[Promise]:
 
 
 def all_e_values() -> Iterator[Promise]:
-    for name, (p, _) in CASES.items():
-        yield from of_case(name, p)
+    for name, (p, n) in CASES.items():
+        yield from of_case(name.removesuffix(f", n = {n}"), p)
     yield e("unmask_rate_e_value", "whole runs, stopped at 20", 1.5, lambda: by_run(unmask_run))
     yield e("combined_e", "mean of 10, correlation 0.5", 0.05, lambda: combined(False))
     yield e("combined_e", "product of 10, independent", 0.05, lambda: combined(True))

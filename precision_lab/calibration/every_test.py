@@ -86,6 +86,8 @@ def _unmask(law: Law) -> float:
 
 
 def _on_average(p: Law, nats: float) -> int:
-    if not nats > 1e-13 or np.ptp(p.log_probs) == 0:
-        raise InputError("a law that some temperature explains", "one that none does", "use temperature_test")
+    if not 1e-13 < nats < math.inf or np.ptp(p.log_probs[~np.isneginf(p.log_probs)]) == 0:
+        raise InputError(
+            "a flat target, or nothing or too much to explain", "tokens of two probabilities", "use another test"
+        )
     return math.ceil(math.log(1 / RATE) / nats)

@@ -156,6 +156,7 @@ def fail(judge: str, target: str, ms: float, build: Callable[[], Simulation], ki
 def of_case(name: str, p: Law, n: int) -> Iterator[Promise]:
     q, big = coarse(p), p.vocab > 100
     wide = 2 if big else 3
+    short = name.removesuffix(f", n = {n}")  # for tests of 300 pairs or vectors, or of more draws
     yield fail("tail", name, 0.01, lambda: tail(p, n))
     yield fail("tie_order", name, 0.2, lambda: ties(p, n))
     yield fail(
@@ -167,7 +168,7 @@ def of_case(name: str, p: Law, n: int) -> Iterator[Promise]:
     least = int(np.ceil(5 / p.probs.min()))
     yield fail(
         "chi_square",
-        name,
+        short,
         1,
         of_counts(lambda c, rng: chi_square_test(c, p, false_fail=A), p, least),
         ASYMPTOTIC,
@@ -196,31 +197,31 @@ def of_case(name: str, p: Law, n: int) -> Iterator[Promise]:
         yield fail("temperature, asymptotic", name, 4, unsure, ASYMPTOTIC)
     yield fail(
         "agreement",
-        name,
+        short,
         4,
         of_rng(lambda rng: agreement_test(*tokens(p, (2, 300), rng), p, p, false_fail=A).p_value),
     )
     yield fail(
         "serial",
-        name,
+        short,
         4,
         of_rng(lambda rng: serial_test(tokens(p, (600,), rng), p, lag=3, false_fail=A).p_value),
     )
     yield fail(
         "cross_row",
-        f"{name}, {wide} rows",
+        f"{short}, {wide} rows",
         8,
         of_rng(lambda rng: cross_row_test(tokens(p, (300, wide), rng), p, false_fail=A).p_value),
     )
     yield fail(
         "window",
-        f"{name}, {wide} rows",
+        f"{short}, {wide} rows",
         4.5,
         of_rng(lambda rng: window_test(tokens(p, (300, wide), rng), p, (1, 2, 3), false_fail=A).p_value),
     )
     yield fail(
         "draft_target",
-        name,
+        short,
         4,
         of_rng(
             lambda rng: draft_target_test(tokens(p, (300,), rng), tokens(q, (300,), rng), p, q, false_fail=A).p_value
@@ -228,7 +229,7 @@ def of_case(name: str, p: Law, n: int) -> Iterator[Promise]:
     )
     yield fail(
         "repeated_vector",
-        f"{name}, 300 vectors of {2 if big else 4}",
+        f"{short}, 300 vectors of {2 if big else 4}",
         0.3,
         of_rng(
             lambda rng: (

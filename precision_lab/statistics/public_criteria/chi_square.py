@@ -36,7 +36,16 @@ def _p_value_foreseen(q: Float, p: Float, n: float, threshold: float) -> tuple[f
         return (0.0 if freedom else math.nan), 0.0
     critical = stats.chi2.isf(threshold, freedom)
     centre = float(stats.chi2.sf(freedom + n * shift, freedom))
-    return centre, float(stats.ncx2.cdf(critical, freedom, n * shift))
+    return centre, _below(critical, freedom, n * shift)
+
+
+def _below(critical: float, freedom: int, noncentrality: float) -> float:
+    """P(X^2 <= critical). Where the series is lost (above 1e15), normal."""
+    passes = float(stats.ncx2.cdf(critical, freedom, noncentrality))
+    if math.isnan(passes):
+        spread = math.sqrt(2 * (freedom + 2 * noncentrality))
+        passes = float(stats.norm.cdf((critical - freedom - noncentrality) / spread))
+    return passes
 
 
 def _jax(counts: Float, p: Float, n: int) -> float:
@@ -119,7 +128,7 @@ def _vllm_foreseen(q: Float, p: Float, n: int, threshold: float) -> tuple[float,
     if freedom < 1:
         return 0.0, 1.0, Guarantee.EXACT
     critical = freedom + threshold * math.sqrt(2 * freedom)
-    passes = float(stats.ncx2.cdf(critical, freedom, n * shift))
+    passes = _below(critical, freedom, n * shift)
     return n * shift / math.sqrt(2 * freedom), passes, Guarantee.ASYMPTOTIC
 
 
