@@ -26,10 +26,11 @@ def members(path: Path, pattern: str) -> dict[str, bytes]:
         raw = debian_data(path.read_bytes()) if path.suffix == ".deb" else path.read_bytes()
         found = dict(sorted((name, data) for name, data in read(raw, wanted)))
     except _DAMAGE as error:
-        got = f"{path} that cannot be read ({type(error).__name__}: {error})"
+        first = next(iter(str(error).splitlines()), "")  # tarfile tells the story of every compression it tried
+        got = f"{path} that cannot be read ({type(error).__name__}: {first})"
         raise InputError(got, "an archive", "remove it and run the command again") from error
     if not found:
-        raise InputError(f"{path.name} with no {pattern}", "that member", "use the pinned version")
+        raise InputError(f"{path.name} with no member {pattern}", "one that matches", "use the pinned version")
     return found
 
 

@@ -109,9 +109,10 @@ def load(
     mix: dict[str, dict] = {}
     for name, docs in texts.items():
         mix[name] = {**asdict(SOURCES[name]), "documents": len(docs), "megabytes": sum(map(len, docs)) / 1e6}
-        mix[name] |= {f"{part}_tokens": len(by[name]) for part, by in ids.items()}
+        for part, by in ids.items():
+            mix[name][f"{part}_tokens"] = len(by[name])
     joined = {part: np.concatenate(list(by.values())) for part, by in ids.items()}
-    description = {"sources": mix, "tokenizer_sha256": file_sha256(tokenizer_path)}
+    description: dict = {"sources": mix, "tokenizer_sha256": file_sha256(tokenizer_path)}
     description |= {f"{part}_tokens": len(array) for part, array in joined.items()}
     spans = dict(zip(texts, zip([0, *ends], ends, strict=False), strict=True))
     return Corpus(joined["train"], joined["validation"], description, spans)

@@ -18,7 +18,7 @@ def window_losses(model: Denoiser, tokens: Tensor, *, rng: torch.Generator) -> T
     """
     if model.config.causal:
         return next_token_cross_entropy(model, tokens)
-    masked = random_subset(mask_counts(*tokens.shape, rng=rng), tokens.shape[1], rng=rng)
+    masked = random_subset(mask_counts(len(tokens), tokens.shape[1], rng=rng), tokens.shape[1], rng=rng)
     return masked_cross_entropy(model, tokens, masked.to(tokens.device))
 
 
