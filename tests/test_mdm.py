@@ -864,6 +864,9 @@ class TestTraining:
         assert {name: row["windows"] for name, row in found.items()} == {"a": 6, "c": 13}
         text = torch.from_numpy(windows(corpus.validation[120:], 16))
         assert found["c"]["bound"] == pytest.approx(validation_bound(model, text, seed=TINY.seed + 3)[0], rel=1e-12)
+        nats = manifest["nats_per_token"]
+        assert nats["windows"] == 19  # those across a border or in "b" belong to nobody
+        assert nats["bound"] == pytest.approx((6 * found["a"]["bound"] + 13 * found["c"]["bound"]) / 19, rel=1e-12)
 
     def test_rate(self):
         config = TrainConfig(steps=100, warmup=10, decay=0.5)

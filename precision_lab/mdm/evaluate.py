@@ -22,17 +22,26 @@ def window_losses(model: Denoiser, tokens: Tensor, *, rng: torch.Generator) -> T
     return masked_cross_entropy(model, tokens, masked.to(tokens.device))
 
 
-def validation_bound(
-    model: Denoiser, text: Tensor, *, seed: int, batch: int = 32, autocast: bool = False
-) -> tuple[float, float]:
-    """Nats per token on ``text`` (windows, length) and the standard error over windows (NaN for one window).
-
-    A masked network gives the time-agnostic bound on them, a causal one the nats themselves.
-    """
+def validation_losses(model: Denoiser, text: Tensor, *, seed: int, batch: int = 32, autocast: bool = False) -> Tensor:
+    """:func:`window_losses` of ``text`` (windows, length), without gradients: (windows,) float64 on the CPU."""
     rng, device = torch.Generator().manual_seed(seed), model.bias.device
     losses = []
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         for chunk in text.split(batch):
             losses.append(window_losses(model, chunk.to(device), rng=rng).cpu())
-    values = torch.cat(losses).double()
-    return values.mean().item(), values.std().item() / math.sqrt(len(values))
+    return torch.cat(losses).double()
+
+
+def mean_and_error(losses: Tensor) -> tuple[float, float]:
+    """Mean of the windows and its standard error (NaN for one window)."""
+    return losses.mean().item(), losses.std().item() / math.sqrt(len(losses))
+
+
+def validation_bound(
+    model: Denoiser, text: Tensor, *, seed: int, batch: int = 32, autocast: bool = False
+) -> tuple[float, float]:
+    """Nats per token on ``text`` (windows, length) and the standard error over windows.
+
+    A masked network gives the time-agnostic bound on them, a causal one the nats themselves.
+    """
+    return mean_and_error(validation_losses(model, text, seed=seed, batch=batch, autocast=autocast))

@@ -16,7 +16,7 @@ from ..provenance import file_sha256, git_commit, processor, versions
 from . import baselines
 from .corpus import Corpus, windows
 from .denoiser import Denoiser, DenoiserConfig
-from .evaluate import validation_bound
+from .evaluate import mean_and_error, validation_losses
 from .trainer import MEASURE, TrainConfig, Trainer
 
 KINDS = {"mdm": "masked diffusion model, time-agnostic", "ar": "autoregressive model, left to right"}
@@ -27,8 +27,8 @@ def train(config: TrainConfig, corpus: Corpus, out: Path) -> dict:
     """Run to the end (or resume), then write ``model.safetensors`` (float16), ``loss.csv``, ``validation.npy`` (held-out
     windows) and ``manifest.json``.
 
-    The nats in the manifest are those of the rounded weights as written, on every validation window: the time-agnostic
-    bound of a masked model, the cross-entropy of an autoregressive one; also by source, on the windows inside each.
+    The nats in the manifest are those of the rounded weights as written, on every validation window inside one source:
+    the time-agnostic bound of a masked model, the cross-entropy of an autoregressive one; over all, and by source.
     """
     trainer = Trainer(config, corpus, out)
     if trainer.state_path.exists():
@@ -38,20 +38,7 @@ def train(config: TrainConfig, corpus: Corpus, out: Path) -> dict:
     half = {name: value.half().cpu() for name, value in trainer.average.state_dict().items()}
     write_safetensors(out / "model.safetensors", half)
     trainer.average.load_state_dict({name: value.float() for name, value in half.items()})
-    measure = MEASURE[config.kind]
-
-    def measured(text: torch.Tensor) -> dict[str, float]:
-        nats, error = validation_bound(trainer.average, text, seed=config.seed + 3)
-        return {measure: nats, f"{measure}_low": nats - 1.96 * error, f"{measure}_high": nats + 1.96 * error} | {
-            "windows": len(text)
-        }
-
-    inside = {name: corpus.validation[slice(*span)] for name, span in corpus.spans.items()}
-    by_source = {
-        name: measured(torch.from_numpy(windows(tokens, config.length)))
-        for name, tokens in inside.items()
-        if len(tokens) >= 2 * config.length  # a standard error needs two windows
-    }
+    by_source = _held_out_losses(trainer)
     chosen = np.random.default_rng(config.seed).permutation(len(trainer.validation))[:HELD_OUT]
     with atomic(out / "validation.npy") as partial:
         np.save(partial, trainer.validation.numpy()[np.sort(chosen)].astype(np.uint16), allow_pickle=False)
@@ -68,9 +55,9 @@ def train(config: TrainConfig, corpus: Corpus, out: Path) -> dict:
         "nats_per_token": {
             "unigram": baselines.unigram_cross_entropy(corpus.train, corpus.validation, config.model.vocab),
             "trigram": baselines.trigram_cross_entropy(corpus.train, corpus.validation, config.model.vocab),
-            **measured(trainer.validation),
+            **_estimate(config.kind, torch.cat(list(by_source.values()))),
             "interval": "95 %, normal, over windows",
-            "by_source": by_source,
+            "by_source": {name: _estimate(config.kind, losses) for name, losses in by_source.items()},
         },
         "tokens_seen": trainer.step * config.batch * config.length,
         "schedule": trainer.schedule,
@@ -82,6 +69,23 @@ def train(config: TrainConfig, corpus: Corpus, out: Path) -> dict:
     }
     write_json(out / "manifest.json", manifest)
     return manifest
+
+
+def _held_out_losses(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Nats of each window of each source with at least two (a standard error needs them); of all text without spans."""
+    length, tokens = trainer.config.length, trainer.corpus.validation
+    spans = trainer.corpus.spans or {"all": (0, len(tokens))}
+    long = {name: tokens[slice(*span)] for name, span in spans.items() if span[1] - span[0] >= 2 * length}
+    return {
+        name: validation_losses(trainer.average, torch.from_numpy(windows(part, length)), seed=trainer.config.seed + 3)
+        for name, part in (long or {"all": tokens}).items()
+    }
+
+
+def _estimate(kind: str, losses: torch.Tensor) -> dict[str, float]:
+    nats, error = mean_and_error(losses)
+    name = MEASURE[kind]
+    return {name: nats, f"{name}_low": nats - 1.96 * error, f"{name}_high": nats + 1.96 * error, "windows": len(losses)}
 
 
 def load_model(folder: Path) -> Denoiser:
