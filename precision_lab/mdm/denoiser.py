@@ -1,4 +1,7 @@
-"""A bidirectional transformer that predicts masked tokens. It is not told the time (Prop. 3.2, arXiv:2409.02908)."""
+"""A transformer that predicts masked tokens; it is not told the time (Prop. 3.2, arXiv:2409.02908).
+
+The same network with ``causal=True`` is its autoregressive rival: each position predicts its token from those before.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+START = 0  # what a causal network sees before the first token: the id that corpus.train_tokenizer gives END_OF_TEXT
+
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """``vocab`` counts real tokens; the mask is one more *input* symbol, ``mask_id = vocab``, and never an output."""
+    """``vocab`` counts real tokens; the mask is one more *input* symbol, ``mask_id = vocab``, and never an output.
+
+    ``causal``: position l sees only tokens before l, the first of them a start symbol (the id of END_OF_TEXT). The mask is
+    then unused; it stays, so that both kinds have the same number of parameters.
+    """
 
     vocab: int = 8192
     layers: int = 6
     heads: int = 4
     width: int = 256
+    causal: bool = False
 
     @property
     def mask_id(self) -> int:
@@ -38,7 +48,7 @@ class Block(nn.Module):
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
-        width, self.heads = config.width, config.heads
+        width, self.heads, self.causal = config.width, config.heads, config.causal
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.gate_up = nn.Linear(width, 2 * (8 * width // 3), bias=False)
@@ -47,7 +57,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
         q, k, v = self.qkv(norm(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(rotate(norm(q)), rotate(norm(k)), v)
+        mixed = F.scaled_dot_product_attention(rotate(norm(q)), rotate(norm(k)), v, is_causal=self.causal)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
         gate, up = self.gate_up(norm(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
@@ -65,7 +75,7 @@ class Denoiser(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab + 1, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.bias = nn.Parameter(torch.zeros(config.vocab))  # starts at the unigram law, see train.py
+        self.bias = nn.Parameter(torch.zeros(config.vocab))  # starts at the unigram law, see trainer.py
         nn.init.normal_(self.embedding.weight, std=0.02)
         for block in self.blocks:
             for name, weight in block.named_parameters():
@@ -74,7 +84,12 @@ class Denoiser(nn.Module):
                 )
 
     def hidden(self, tokens: Tensor) -> Tensor:
-        """(batch, length) token ids, mask included -> (batch, length, width)."""
+        """(batch, length) token ids, mask included -> (batch, length, width).
+
+        Row l of a causal network is a function of ``tokens[:, :l]`` alone: the input is shifted by one behind START.
+        """
+        if self.config.causal:
+            tokens = F.pad(tokens[:, :-1], (1, 0), value=START)
         x = norm(self.embedding(tokens))
         for block in self.blocks:
             x = block(x)

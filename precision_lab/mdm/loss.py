@@ -3,7 +3,8 @@
     -log p(x) <= sum_{n=1..L} E_{S uniform, |S|=n} [ (1/n) sum_{l in S} -log mu_l(x_l | x with S masked) ]
 
 so the bound per token, (1/L) of it, is the expectation over n uniform on {1..L} of the mean cross-entropy at the masked
-positions. Any positive weights of n have the same optimum (Prop. 3.2); only n uniform gives the bound.
+positions. Any positive weights of n have the same optimum (Prop. 3.2); only n uniform gives the bound. The causal network's
+loss is no bound but the value itself: -log p(x) = sum_l -log p(x_l | x_1 .. x_{l-1}).
 """
 
 from __future__ import annotations
@@ -34,3 +35,9 @@ def masked_cross_entropy(model: Denoiser, tokens: Tensor, masked: Tensor) -> Ten
     row = masked.nonzero()[:, 0]
     total = loss.new_zeros(len(tokens)).index_add_(0, row, loss)
     return total / masked.sum(1)
+
+
+def next_token_cross_entropy(model: Denoiser, tokens: Tensor) -> Tensor:
+    """Mean over positions of -log p(x_l | x before l) of a causal network, one value (nats) per sequence: (batch,)."""
+    logits = model.logits(model.hidden(tokens)).float()
+    return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape).mean(1)
