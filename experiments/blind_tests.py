@@ -142,9 +142,7 @@ def draw(frame):
     right.set_xticks(range(len(wrong)), wrong, rotation=30, ha="right", fontsize=7)
     right.set_yticks(range(len(rules)), rules, fontsize=6.5)
     right.set(xlim=(-0.5, len(wrong) - 0.5), ylim=(len(rules) - 0.5, -0.5))
-    right.set_title(
-        "P(wrong sampler passes); median draws to our rejection", fontsize=8.5
-    )
+    right.set_title("P(wrong sampler passes); median draws to our rejection", fontsize=8.5)
     right.grid(False)
     return figure
 

@@ -229,6 +229,9 @@ def train(
     vocab: Annotated[int, typer.Option(help="Tokens of the byte-level BPE, trained if --out has none.")] = 8192,
     width: Annotated[int, typer.Option(min=64, help="A multiple of 64, the size of a head.")] = 256,
     layers: Annotated[int, typer.Option(min=1)] = 6,
+    timed: Annotated[
+        bool, typer.Option("--timed", help="Tell the network the time (Prop. 3.2: it gains nothing).")
+    ] = False,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between validations, each of which saves.")] = 250,
     device: Annotated[Device, typer.Option(help="Both use bfloat16 products under autocast.")] = Device.CPU,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
@@ -240,6 +243,8 @@ def train(
     """
     if not 256 < vocab <= 65_536:
         raise InputError(f"vocab = {vocab}", "257 to 65,536", "ids are kept in 16 bits")
+    if timed and kind is Kind.AR:
+        raise InputError("--timed with --kind ar", "one of them", "a causal network has no time")
     if width % 64:
         raise InputError(f"width = {width}", "a multiple of 64", "heads have 64 numbers each")
     import torch
@@ -252,7 +257,7 @@ def train(
     if device is Device.CUDA and not torch.cuda.is_available():
         raise InputError("device cuda", "a CUDA device that torch sees", "leave --device out, or look at: doctor")
     torch.set_num_threads(threads)
-    shape = DenoiserConfig(vocab, layers, heads=width // 64, width=width, causal=kind is Kind.AR)
+    shape = DenoiserConfig(vocab, layers, heads=width // 64, width=width, causal=kind is Kind.AR, timed=timed)
     config = TrainConfig(shape, steps, batch, length, evaluate_every=save_every, device=device.value)
     chosen = None if sources == "all" else tuple(sources.split(","))
     manifest = fit(config, corpus.load(out / "tokenizer.json", vocab, sources=chosen), out)

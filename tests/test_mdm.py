@@ -54,7 +54,7 @@ def toy(vocab=3, *, layers=1, heads=2, width=8, seed=0, causal=False) -> Denoise
 def spy(model, monkeypatch) -> list[torch.Tensor]:
     """The inputs of every network call from now on."""
     calls, hidden = [], model.hidden
-    monkeypatch.setattr(model, "hidden", lambda tokens: (calls.append(tokens.clone()), hidden(tokens))[1])
+    monkeypatch.setattr(model, "hidden", lambda tokens, t=None: (calls.append(tokens.clone()), hidden(tokens))[1])
     return calls
 
 

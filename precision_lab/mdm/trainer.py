@@ -62,10 +62,14 @@ class Trainer:
         self.model.to(config.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         matrices = [p for p in self.model.blocks.parameters() if p.ndim == 2]
+        clock = self.model.clock.parameters() if config.model.timed else ()
         self.optimisers: list[torch.optim.Optimizer] = [
             torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=0.01, momentum=0.95),
             torch.optim.AdamW(
-                [self.model.embedding.weight, self.model.bias], lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0
+                [self.model.embedding.weight, self.model.bias, *clock],
+                lr=config.adam_lr,
+                betas=(0.9, 0.95),
+                weight_decay=0.0,
             ),
         ]
         self.rng = torch.Generator().manual_seed(config.seed + 1)  # on the CPU: the same batches on every device
