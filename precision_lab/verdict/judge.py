@@ -1,0 +1,99 @@
+"""From draws to test results, by name. Every p-value holds at every n; powers are those of :mod:`.plan`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..laws.law import Law
+from ..statistics import (
+    Chance,
+    Counts,
+    TestResult,
+    agreement_test,
+    blocked_identity_test,
+    cross_row_test,
+    reachability_test,
+    repeated_vector_test,
+    serial_test,
+    tail_test,
+    temperature_test,
+    tie_order_test,
+)
+from ..types import Array
+from .plan import Plan, Question, lattice_set
+
+
+def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generator) -> dict[str, TestResult]:
+    """``tokens``: (streams, calls, rows), all of one law. The tests of the question that so many draws allow.
+
+    A test of ties without a draw on a tied token, and of returning vectors with fewer than 8, are left out: that loses no
+    level, as the level of each was set before.
+    """
+    law = question.law
+    rates: dict[str, Any] = {"false_fail": plan.level, "false_pass": plan.false_pass}
+    counts = Counts.from_tokens(tokens, law.vocab)
+    rows = tokens.shape[2]
+    sequences = tokens.transpose(0, 2, 1)  # one after another: an even number of calls, so that no pair crosses two
+
+    def tail() -> TestResult:
+        mass, error = question.tail_mass
+        return tail_test(int(counts.counts[question.tail].sum()), counts.n, mass, p0_error=error, **rates)
+
+    def lattice() -> TestResult:
+        chosen, mass, error = lattice_set(question, plan.level)
+        return tail_test(int(counts.counts[chosen].sum()), counts.n, mass, p0_error=error, **rates)
+
+    def identity() -> TestResult:
+        blocks = [Counts.from_tokens(stream, law.vocab) for stream in tokens]
+        return blocked_identity_test(blocks, law, rng=rng, **rates)
+
+    ways: dict[str, Callable[[], TestResult | None]] = {
+        "temperature": lambda: None if impossible(counts, law) else temperature_test(counts, law, **rates),
+        "tail": tail,
+        "lattice": lattice,
+        "identity": identity,
+        "support": lambda: reachability_test(counts, law, impossible=np.isneginf(law.log_probs), false_fail=plan.level),
+        "rows": lambda: cross_row_test(tokens.reshape(-1, rows), law, **rates),
+        "serial": lambda: serial_test(sequences.ravel(), law, **rates),
+        "streams": lambda: agreement_test(tokens[0::2].ravel(), tokens[1::2].ravel(), law, law, **rates),
+        "repeats": lambda: repeats(sequences, law, plan),
+        "ties": lambda: ties(counts, question, plan),
+    }
+    results = {name: ways[name]() for name in question.tests if name in ways}
+    return {name: result for name, result in results.items() if result is not None}
+
+
+def impossible(counts: Counts, law: Law) -> bool:
+    """Whether a token of logit -inf was drawn: the support test fails then, and a likelihood has no meaning."""
+    return bool(counts.counts[np.isneginf(law.log_probs)].any())
+
+
+def repeats(sequences: Array, law: Law, plan: Plan) -> TestResult | None:
+    """Vectors of L consecutive draws, L the least at which even one chance return among them would be a failure."""
+    length, streams, rows = 1, sequences.shape[0], sequences.shape[1]
+    one = Chance.of_draws(law)
+    if one.pair >= 1:
+        return None
+    while True:
+        k = sequences.shape[2] // length * streams * rows
+        if k < 8:
+            return None
+        if math.log(k) * 2 + length * math.log(one.pair) < math.log(plan.level):
+            break
+        length += max(1, length // 8)
+    whole = sequences[:, :, : sequences.shape[2] // length * length].reshape(-1, length)
+    null = Chance.of_draws(law, times=length)
+    return repeated_vector_test(whole, null, false_fail=plan.level, false_pass=plan.false_pass)
+
+
+def ties(counts: Counts, question: Question, plan: Plan) -> TestResult | None:
+    from ..statistics.testing.tie_order import tie_halves
+
+    first, last = tie_halves(question.logits)
+    if not counts.counts[first | last].any():
+        return None
+    return tie_order_test(counts, question.logits, false_fail=plan.level, false_pass=plan.false_pass)
