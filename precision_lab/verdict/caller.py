@@ -49,7 +49,7 @@ class Caller:
         found = resolve(sampler)
         if not isinstance(found, FunctionSampler):
             return Caller(found, "house", spec or found.name)
-        return Caller(found.function, library or _library(found.function), spec or found.name)
+        return Caller(found.function, library or library_by_name(found.function), spec or found.name)
 
     def draw(self, stream: int, logits: np.ndarray, n: int) -> Int:
         """``n`` tokens for each row of ``logits``, (rows, vocab) float32. Returns (n, rows) int64, or raises Misbehaved."""
@@ -102,31 +102,35 @@ class Caller:
         return logits.copy() if self.library == "numpy" else _jax().numpy.asarray(logits)
 
     def _fault(self, what: str, detail: str, logits: np.ndarray, n: int, seed: int) -> Misbehaved:
-        return Misbehaved(what, detail, self.shown(logits.shape, n, seed, bool(np.isneginf(logits).any())))
+        return Misbehaved(what, detail, self.shown(logits.shape, n, seed))
 
-    def shown(self, shape: tuple[int, ...], n: int, seed: int, masked: bool = False) -> str:
-        """A call to paste: the sampler on flat logits (every fourth at -inf where ``masked``) of the same shape."""
+    def shown(self, shape: tuple[int, ...], n: int, seed: int) -> str:
+        """A call to paste: the sampler on :func:`ramp` of the same shape."""
+        made = f"logits = ramp{tuple(shape)}"
+        if self.library in ("torch", "house"):
+            made = f"import torch; logits = torch.from_numpy(ramp{tuple(shape)})"
+        elif self.library == "jax":
+            made = f"import jax; logits = jax.numpy.asarray(ramp{tuple(shape)})"
         source = {
-            "numpy": f"rng=np.random.default_rng({seed})",
+            "house": f"rng=torch.Generator().manual_seed({seed})",
+            "torch": f"generator=torch.Generator().manual_seed({seed})",
+            "numpy": f"rng=numpy.random.default_rng({seed})",
             "jax": f"key=jax.random.key({seed})",
-        }.get(
-            self.library, f"{'rng' if self.library == 'house' else 'generator'}=torch.Generator().manual_seed({seed})"
-        )
-        head = {"numpy": "import numpy as np", "jax": "import jax, jax.numpy as np"}.get(self.library, "import torch")
-        module = "torch" if self.library in ("torch", "house") else "np"
-        made = f"logits = {module}.zeros({tuple(shape)}{'' if module == 'torch' else ', dtype=np.float32'})"
-        mask = ""
-        if masked:
-            mask = (
-                "; logits = logits.at[:, ::4].set(-np.inf)"
-                if self.library == "jax"
-                else "; logits[:, ::4] = -float('inf')"
-            )
+        }[self.library]
+        imports = "import numpy; " if self.library == "numpy" else ""
         method = "draw" if self.library == "house" else "function"
         return (
-            f"{head}; from precision_lab import resolve; {made}{mask}; "
+            f"{imports}from precision_lab import resolve; from precision_lab.verdict.caller import ramp; {made}; "
             f"print(resolve({self.spec!r}).{method}(logits, {n}, {source}))"
         )
+
+
+def ramp(rows: int, vocab: int) -> np.ndarray:
+    """(rows, vocab) float32: 0, -1/4, ..., -3/2 and again; every fourth -inf where 4 tokens or more leave others."""
+    row = -0.25 * (np.arange(vocab) % 7).astype(np.float32)
+    if vocab >= 4:
+        row[::4] = -np.inf
+    return np.tile(row, (rows, 1))
 
 
 class _Keys:
@@ -150,7 +154,7 @@ def _jax() -> Any:
     return jax
 
 
-def _library(function: Callable[..., Any]) -> str:
+def library_by_name(function: Callable[..., Any]) -> str:
     """By the name of the argument that is random; torch where the function takes any keyword."""
     try:
         parameters = inspect.signature(function).parameters

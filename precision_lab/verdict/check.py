@@ -28,6 +28,7 @@ TARGETS = {
     Budget.CI: ("zipf[vocab=50257]", "normal[vocab=50257]"),
     Budget.FULL: ("zipf[vocab=50257]", "normal[vocab=128256]", "mdm_step[vocab=8192,unmask=0.001]"),
 }
+CALLS = 32  # of each stream, or more: a fault of the state between calls needs calls
 Say = Callable[[str], None]
 
 
@@ -155,7 +156,10 @@ def draw(drawer: Drawer, question: Question, base: int, say: Say) -> Array:
     """(streams, calls, rows) int32: n draws from :data:`~.plan.ROWS` equal rows, :data:`~.plan.STREAMS` seeds from ``base``."""
     logits = np.tile(question.logits, (ROWS, 1))
     calls = question.n // (STREAMS * ROWS)
-    most = max(1, MOST_VALUES // logits.size)
+    most = max(1, min(MOST_VALUES // logits.size, calls // CALLS))
+    most = (
+        max(most // question.length, 1) * question.length if most >= question.length else most
+    )  # calls hold whole vectors
     tokens = np.empty((STREAMS, calls, ROWS), dtype=np.int32)
     start = said = time.monotonic()
     say(f"{question.target.name}: {question.n:,} draws")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,11 +25,13 @@ from ..statistics import (
 from ..types import Array
 from .plan import Plan, Question, lattice_set
 
+FEWEST = 8  # vectors that can return
+
 
 def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generator) -> dict[str, TestResult]:
     """``tokens``: (streams, calls, rows), all of one law. The tests of the question that so many draws allow.
 
-    A test of ties without a draw on a tied token, and of returning vectors with fewer than 8, are left out: that loses no
+    A test of ties without a draw on a tied token, and of returning vectors with fewer than 8 vectors, are left out: that loses no
     level, as the level of each was set before.
     """
     law = question.law
@@ -60,7 +61,7 @@ def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generato
         "rows": lambda: cross_row_test(tokens.reshape(-1, rows), law, **rates),
         "serial": lambda: serial_test(sequences.ravel(), law, **rates),
         "streams": lambda: agreement_test(tokens[0::2].ravel(), tokens[1::2].ravel(), law, law, **rates),
-        "repeats": lambda: repeats(sequences, law, plan),
+        "repeats": lambda: repeats(sequences, law, question.length, plan),
         "ties": lambda: ties(counts, question, plan),
     }
     results = {name: ways[name]() for name in question.tests if name in ways}
@@ -72,20 +73,11 @@ def impossible(counts: Counts, law: Law) -> bool:
     return bool(counts.counts[np.isneginf(law.log_probs)].any())
 
 
-def repeats(sequences: Array, law: Law, plan: Plan) -> TestResult | None:
-    """Vectors of L consecutive draws, L the least at which even one chance return among them would be a failure."""
-    length, streams, rows = 1, sequences.shape[0], sequences.shape[1]
-    one = Chance.of_draws(law)
-    if one.pair >= 1:
-        return None
-    while True:
-        k = sequences.shape[2] // length * streams * rows
-        if k < 8:
-            return None
-        if math.log(k) * 2 + length * math.log(one.pair) < math.log(plan.level):
-            break
-        length += max(1, length // 8)
+def repeats(sequences: Array, law: Law, length: int, plan: Plan) -> TestResult | None:
+    """Vectors of ``length`` consecutive draws that return, a vector for each (stream, row, place)."""
     whole = sequences[:, :, : sequences.shape[2] // length * length].reshape(-1, length)
+    if len(whole) < FEWEST:
+        return None
     null = Chance.of_draws(law, times=length)
     return repeated_vector_test(whole, null, false_fail=plan.level, false_pass=plan.false_pass)
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .caller import Caller, Misbehaved
+from ..laws.law import target_law
+from .caller import Caller, Misbehaved, ramp
 
 CHANCE_BITS = 64  # independent answers agree with probability 2^-64 at most
 
@@ -19,16 +20,14 @@ CHANCE_BITS = 64  # independent answers agree with probability 2^-64 at most
 def probe(caller: Caller, vocab: int, seed: int) -> None:
     """Raises Misbehaved where the ids do not follow the generator, or anything else is touched.
 
-    Two rows of ``vocab`` flat logits, every fourth at -inf where that leaves two tokens. The same seed must give the
+    Two rows of :func:`~.caller.ramp`. The same seed must give the
     same ids, another seed and a second call others, and the global generators of Python, NumPy and torch must stay as
     they were. Two independent answers agree with probability 2^-64 at most. The global states are put back.
     """
-    logits = np.zeros((2, vocab), dtype=np.float32)
-    if vocab >= 4:
-        logits[:, ::4] = -np.inf
-    alive = int(np.isfinite(logits[0]).sum())
-    n = max(8, math.ceil(CHANCE_BITS / (2 * math.log2(alive))))
-    call = caller.shown(logits.shape, n, seed, vocab >= 4)
+    logits = ramp(2, vocab)
+    alike = float((target_law(logits[0]).probs ** 2).sum())
+    n = max(8, math.ceil(CHANCE_BITS / (-2 * math.log2(alike))))
+    call = caller.shown(logits.shape, n, seed)
     with global_seed(1):
         before, source = _global_state(), caller.source(seed)
         first = caller.call(source, logits, n, seed)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ..errors import InputError, unknown_name
 from ..laws.law import Law, target_law
 from ..statistics import (
+    Chance,
     agreement,
     detectable_temperature,
     draws_needed_blocked_identity,
@@ -67,6 +68,7 @@ class Question:
 
     ``law``: softmax of the float32 logits that the sampler is given.  ``tests``: names, fixed before the draws.
     ``tail``: (vocab,) bool, the rarest :data:`TAIL_MASS`.  ``needed``: draws by effect.  ``n``: draws that will be made.
+    ``length``: of the vectors that should not come back.
     """
 
     target: Target
@@ -75,6 +77,7 @@ class Question:
     tail: Array
     needed: dict[str, int] = field(default_factory=dict)
     n: int = 0
+    length: int = 1
 
     @property
     def logits(self) -> np.ndarray:
@@ -159,7 +162,7 @@ def plan(
         cap = max(UNIT, min(share, most) // UNIT * UNIT)
         least = _rounded(min(2**16, CHEAP // question.law.vocab))
         n = min(cap, max(least, *needed.values()))
-        questions.append(Question(question.target, question.law, question.tests, question.tail, needed, n))
+        questions.append(replace(question, needed=needed, n=n, length=vector_length(question.law, n, level)))
     return Plan(tuple(questions), wished, false_fail, false_pass, level)
 
 
@@ -185,6 +188,14 @@ def draws_needed(question: Question, effect: str, size: float, level: float, fal
         raise InputError(f"{question.target.name}, where draws agree anyway", "a flatter target", "choose another")
     pairs = ROWS * (ROWS - 1) // 2
     return ROWS * draws_needed_sharing(law, law, size, false_fail=level / pairs, false_pass=false_pass)
+
+
+def vector_length(law: Law, n: int, level: float) -> int:
+    """The least L such that even one return among all n / L vectors of L draws would be a failure."""
+    pair, length = Chance.of_draws(law).pair, 1
+    while length < n and 2 * math.log(n / length) + length * math.log(pair) > math.log(level):
+        length += max(1, length // 8)
+    return length
 
 
 def lattice_set(question: Question, level: float) -> tuple[Array, float, float]:

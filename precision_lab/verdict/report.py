@@ -118,16 +118,19 @@ class Report:
         if not self.suspects:
             return ""
         best = self.suspects[0]
-        said = f"best fit: {best.recipe} ({best.how}), posterior {best.posterior:.3g}"
-        if best.recipe != FAITHFUL:
-            said += f", log likelihood {best.log_likelihood:+.4g} nats against faithful"
-        elif len(self.suspects) > 1:
-            second = self.suspects[1]
-            said += f", {-second.log_likelihood:.4g} nats above {second.recipe}"
-        said += f", n = {best.n:,}"
-        rivals = [s.recipe for s in self.suspects[1:] if s.posterior > 1 - CERTAIN]
-        if rivals:
-            said += f"; these draws do not tell it from: {'; '.join(rivals)}"
+        alike = [s.recipe for s in self.suspects if s.posterior > 1 - CERTAIN]
+        if FAITHFUL in alike and len(alike) > 1:
+            said = f"best fit: faithful, within {best.log_likelihood:.2g} nats of the best; these draws do not tell it from: "
+            said += "; ".join(recipe for recipe in alike if recipe != FAITHFUL)
+        else:
+            said = f"best fit: {best.recipe} ({best.how}), posterior {best.posterior:.3g}, "
+            if best.recipe == FAITHFUL:
+                said += f"{-self.suspects[1].log_likelihood:.4g} nats above {self.suspects[1].recipe}"
+            else:
+                said += f"log likelihood {best.log_likelihood:+.4g} nats against faithful"
+            if len(alike) > 1:
+                said += f"; hardly to be told from: {'; '.join(alike[1:])}"
+        said += f"; n = {best.n:,}"
         if best.fit is not None and best.fit <= 0.01:
             said += f"; but no listed recipe explains the draws (p = {best.fit:.2g})"
         return said
