@@ -231,6 +231,23 @@ def check(
     show(report, format)
 
 
+@app.command()
+def audit(
+    draws: Annotated[Path, typer.Argument(help="tokens (n,) in .parquet, .npz, .npy or .safetensors.")],
+    logits: Annotated[Path, typer.Option(help="logits (n, vocab), or one shared row; may be the same file.")],
+    detect: DetectOption = None,
+    false_fail: FalseFail = 1e-6,
+    false_pass: FalsePass = 1e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Of simulated nulls.")] = 0,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """The same verdict from files of draws and logits, for a sampler that cannot be imported."""
+    from .verdict import audit as room
+
+    wished = detect or room.DEFAULT_DETECT
+    show(room.audit(draws, logits, detect=wished, false_fail=false_fail, false_pass=false_pass, seed=seed), format)
+
+
 class What(StrEnum):
     SAMPLERS = "samplers"
     TARGETS = "targets"

@@ -80,11 +80,21 @@ def check_categorical(
     asked = plan([target], wished, budget=Budget(budget), false_fail=false_fail, false_pass=false_pass)
     if not callable(sample):
         raise InputError(f"a {type(sample).__name__}", "sample(logits, n, *, generator)", "pass a function")
-    caller = Caller.of(sample, _by_signature(sample) or library)
+    caller = Caller.of(sample, _by_signature(sample) or library, _spec(sample))
     report = examine(caller, asked, seed, command)
     if report.exit_code:
         raise SamplerFailed(report)
     return report
+
+
+def _spec(sample: Callable[..., Any]) -> str:
+    """``file.py:name`` where that names the function, for the call that shows a fault; else its name."""
+    name = getattr(sample, "__qualname__", type(sample).__name__)
+    try:
+        path = inspect.getsourcefile(sample)
+    except TypeError:
+        path = None
+    return f"{path}:{name}" if path and "." not in name else name
 
 
 def library_of(logits: Any) -> str:

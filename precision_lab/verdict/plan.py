@@ -66,13 +66,14 @@ def parse_detect(text: str | Iterable[str]) -> dict[str, float]:
 class Question:
     """One row of logits and what is asked of its draws.
 
-    ``law``: softmax of the float32 logits that the sampler is given.  ``tests``: names, fixed before the draws.
+    ``logits``: (vocab,) as the sampler is given them.  ``law``: their softmax.  ``tests``: names, fixed before the draws.
     ``tail``: (vocab,) bool, the rarest :data:`TAIL_MASS`.  ``needed``: draws by effect.  ``n``: draws that will be made.
     ``length``: of the vectors that should not come back.
     """
 
     target: Target
     law: Law
+    logits: np.ndarray
     tests: tuple[str, ...]
     tail: Array
     needed: dict[str, int] = field(default_factory=dict)
@@ -80,15 +81,14 @@ class Question:
     length: int = 1
 
     @property
-    def logits(self) -> np.ndarray:
-        """(vocab,) float32, as the sampler is given them."""
-        return self.target.logits.astype(np.float32)
-
-    @property
     def tail_mass(self) -> tuple[float, float]:
         """Mass of the tail, and a bound on its error."""
         size = int(self.tail.sum())
         return math.fsum(self.law.probs[self.tail]), min(size, self.law.vocab - size) * self.law.error
+
+    def planned(self, needed: dict[str, int], n: int, length: int) -> Question:
+        """The question with its numbers."""
+        return replace(self, needed=needed, n=n, length=length)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +107,15 @@ class Plan:
         return {test: size for effect, size in self.wished.items() for test in EFFECTS[effect][0]}
 
 
-def ask(target: Target, extra: Sequence[str] = ()) -> Question:
-    """The question of one target; ``extra``: tests beyond those its law calls for. InputError for a target that says nothing."""
-    law = target_law(target.logits.astype(np.float32))
+def ask(
+    target: Target, extra: Sequence[str] = (), without: Sequence[str] = (), dtype: type[np.floating] = np.float32
+) -> Question:
+    """The question of one target. ``extra``, ``without``: tests beyond those its law calls for, and left out.
+
+    ``dtype``: of the logits as the sampler has them. InputError for a target whose draws say nothing.
+    """
+    given = target.logits.astype(dtype)
+    law = target_law(given)
     if not 0 < float(law.probs.max()) < 1:
         raise InputError(
             f"{target.name}, whose every draw is one token", "two tokens that can be drawn", "choose another"
@@ -118,9 +124,10 @@ def ask(target: Target, extra: Sequence[str] = ()) -> Question:
     tail = rarest(law.probs)
     if not Tempered.of(law).flat:
         tests = ["temperature", *(["tail"] if tail.any() else []), "lattice", *tests]
-    if has_ties(target.logits.astype(np.float32)):
+    if has_ties(given):
         tests.append("ties")
-    return Question(target, law, (*tests, *extra), tail)
+    kept = tuple(test for test in (*tests, *extra) if test not in without)
+    return Question(target, law, given, kept, tail)
 
 
 def rarest(probs: Float) -> Array:
@@ -162,7 +169,7 @@ def plan(
         cap = max(UNIT, min(share, most) // UNIT * UNIT)
         least = _rounded(min(2**16, CHEAP // question.law.vocab))
         n = min(cap, max(least, *needed.values()))
-        questions.append(replace(question, needed=needed, n=n, length=vector_length(question.law, n, level)))
+        questions.append(question.planned(needed, n, vector_length(question.law, n, level)))
     return Plan(tuple(questions), wished, false_fail, false_pass, level)
 
 

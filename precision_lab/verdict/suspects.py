@@ -58,7 +58,7 @@ class Suspect:
     log_likelihood: float
     posterior: float
     n: int
-    law_at: LawAt = field(repr=False, compare=False)
+    law_at: LawAt | None = field(default=None, repr=False, compare=False)
     fit: float | None = None
 
 
@@ -96,6 +96,7 @@ def with_fit(
 ) -> Suspect:
     """The suspect with the p-value of the identity test of its law: the least over targets, times their number."""
     p_values = []
+    assert best.law_at is not None
     for question, count in zip(questions, counts, strict=True):
         law = replace(best.law_at(question), error=0.0)
         p_values.append(identity_test(count, law, rng=rng, false_fail=0.01, resamples=199).p_value)
