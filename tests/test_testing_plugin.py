@@ -80,8 +80,8 @@ def test_a_project_that_uses_it(pytester):
     result.stdout.fnmatch_lines(
         [
             "*SamplerFailed: FAIL: *cold fails *temperature*",
-            "*temperature on logits: temperature_test: p = * estimate 0.9*",
-            "*best fit: temperature wrong (T = 0.9*",
+            "*temperature on logits: temperature_test: p = * estimate 0.*",
+            "*best fit: temperature wrong (T = 0.*",
             "*again: pytest 'test_theirs.py::test_cold' --precision-lab-budget smoke*",
             "*SamplerFailed: INCONCLUSIVE: *draws needed: logits *",
         ]

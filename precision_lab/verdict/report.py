@@ -8,7 +8,7 @@ from typing import Any
 
 from ..statistics import TestResult, Verdict, family
 from .plan import Plan
-from .suspects import FAITHFUL, Suspect
+from .suspects import FAITHFUL, UNEXPLAINED, Suspect
 
 CERTAIN = 0.95  # posterior from which one recipe is named
 SHOWN = 5  # suspects
@@ -131,7 +131,7 @@ class Report:
             if len(alike) > 1:
                 said += f"; hardly to be told from: {'; '.join(alike[1:])}"
         said += f"; n = {best.n:,}"
-        if best.fit is not None and best.fit <= 0.01:
+        if self.outcome is Outcome.FAIL and best.fit is not None and best.fit <= UNEXPLAINED:
             said += f"; but no listed recipe explains the draws (p = {best.fit:.2g})"
         return said
 

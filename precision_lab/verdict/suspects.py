@@ -26,6 +26,7 @@ LawAt: TypeAlias = "Callable[[Question], Law]"
 FAITHFUL = "faithful"
 TEMPERATURE = "temperature wrong"
 WIDEST = math.log(2.0)  # temperatures from 1/2 to 2 are thought of
+UNEXPLAINED = 1e-3  # a fit below this says that no recipe of the list explains the draws
 _CEILING_FP32 = 16.6355  # -log(-log(1 - 2^-24))
 
 # what it is called -> the sampler whose exact law it is. All of these take well under a second at 50,257 tokens.
@@ -99,7 +100,7 @@ def with_fit(
     assert best.law_at is not None
     for question, count in zip(questions, counts, strict=True):
         law = replace(best.law_at(question), error=0.0)
-        p_values.append(identity_test(count, law, rng=rng, false_fail=0.01, resamples=199).p_value)
+        p_values.append(identity_test(count, law, rng=rng, false_fail=UNEXPLAINED, resamples=1999).p_value)
     return replace(best, fit=min(1.0, len(p_values) * min(p_values)))
 
 
