@@ -43,8 +43,8 @@ def audit(
     """
     wished = parse_detect(detect)
     for name, rate in (("false_fail", false_fail), ("false_pass", false_pass)):
-        if not 1e-12 <= rate < 0.5:
-            raise InputError(f"{name} = {rate}", "1e-12 to 0.5", "1e-6 and 1e-3 are the defaults")
+        if not 1e-9 <= rate < 0.5:
+            raise InputError(f"{name} = {rate}", "1e-9 to 0.5", "1e-6 and 1e-3 are the defaults")
     ids, rows = Recorded(draws, "tokens"), Recorded(logits, "logits")
     if len(ids.shape) != 1 or len(rows.shape) > 2:
         raise InputError(f"tokens {ids.shape}, logits {rows.shape}", "(n,) and (n, vocab) or (vocab,)", "flatten them")

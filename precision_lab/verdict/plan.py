@@ -157,8 +157,8 @@ def plan(
 ) -> Plan:
     """For every target as many draws as the wished effects need at the level of one test, but no more than the budget."""
     for name, rate in (("false_fail", false_fail), ("false_pass", false_pass)):
-        if not 1e-12 <= rate < 0.5:
-            raise InputError(f"{name} = {rate}", "1e-12 to 0.5", "1e-6 and 1e-3 are the defaults")
+        if not 1e-9 <= rate < 0.5:
+            raise InputError(f"{name} = {rate}", "1e-9 to 0.5", "1e-6 and 1e-3 are the defaults")
     asked = [ask(target, extra) for target in targets]
     level = false_fail / sum(len(question.tests) for question in asked)
     values, most = CAPS[budget]

@@ -21,7 +21,7 @@ from ._binomial import check_rates, smallest
 from .identity import detectable_identity, identity_test
 from .result import TestResult, asserting
 
-RESAMPLES = 999  # rows of the null of a block
+RESAMPLES = 999  # rows of the null of a block, at the least
 BLOCKS = 4
 
 
@@ -32,13 +32,14 @@ def blocked_identity_test(
     rng: np.random.Generator,
     false_fail: float = 1e-6,
     false_pass: float = 1e-6,
-    resamples: int = RESAMPLES,
+    resamples: int | None = None,
 ) -> TestResult:
     """p = P(chi2_{2K} >= -2 sum_k log p_k), p_k from :func:`~.identity.identity_test` of K independent blocks.
 
     Each p_k is at most u with probability u or less, so the level is finite-sample (Fisher 1932). ``statistic``:
     -2 sum log p_k.  ``detectable``: total variation, see :func:`detectable_blocked_identity`.
-    Errors: InputError for blocks of unequal n, or so many that the level of a block is below 1 / (resamples + 1).
+    ``resamples``: rows of each block's null, by default max(999, 2 / p*).
+    Errors: InputError for blocks of unequal n, or fewer resamples than 1 / p* - 1.
     """
     check_rates(false_fail, false_pass)
     sizes = {block.n for block in blocks}
@@ -46,8 +47,11 @@ def blocked_identity_test(
         raise InputError(f"blocks of {sorted(sizes)} draws", "one size, one block or more", "split the draws evenly")
     n, count = sizes.pop() * len(blocks), len(blocks)
     detectable = detectable_blocked_identity(n, law, false_fail, false_pass, blocks=count, resamples=resamples)
-    options = {"false_fail": block_level(false_fail, count), "false_pass": false_pass / count, "resamples": resamples}
-    p_values = [identity_test(block, law, rng=rng, **options).p_value for block in blocks]  # type: ignore[arg-type]
+    each, rows = block_level(false_fail, count), resamples or default_resamples(false_fail, count)
+    p_values = [
+        identity_test(block, law, rng=rng, false_fail=each, false_pass=false_pass / count, resamples=rows).p_value
+        for block in blocks
+    ]
     statistic = -2 * math.fsum(math.log(max(p, 1e-300)) for p in p_values)
     name, effect = "blocked_identity_test", "total variation"
     p_value = float(stats.chi2.sf(statistic, 2 * count))
@@ -62,6 +66,10 @@ def block_level(false_fail: float, blocks: int) -> float:
     return math.exp(-float(stats.chi2.isf(false_fail, 2 * blocks)) / (2 * blocks))
 
 
+def default_resamples(false_fail: float, blocks: int) -> int:
+    return max(RESAMPLES, math.ceil(2 / block_level(false_fail, blocks)))
+
+
 def detectable_blocked_identity(
     n: int,
     law: Law,
@@ -69,7 +77,7 @@ def detectable_blocked_identity(
     false_pass: float = 1e-6,
     *,
     blocks: int = BLOCKS,
-    resamples: int = RESAMPLES,
+    resamples: int | None = None,
 ) -> float:
     """Smallest total variation d seen in n draws, ``n`` split evenly; inf where not even 1 is. Asymptotic in n.
 
@@ -78,7 +86,8 @@ def detectable_blocked_identity(
     """
     check_rates(false_fail, false_pass)
     each, p = check_whole("n", n, blocks) // blocks, law.probs
-    seen = detectable_identity(each, law, block_level(false_fail, blocks), false_pass / blocks, resamples)
+    rows = resamples or default_resamples(false_fail, blocks)
+    seen = detectable_identity(each, law, block_level(false_fail, blocks), false_pass / blocks, rows)
     d = seen * math.sqrt(float(np.maximum(p, 1 / law.vocab).sum())) / 2
     return d if d <= 1 else math.inf
 
@@ -90,7 +99,7 @@ def draws_needed_blocked_identity(
     false_pass: float = 1e-6,
     *,
     blocks: int = BLOCKS,
-    resamples: int = RESAMPLES,
+    resamples: int | None = None,
 ) -> int:
     """Draws that see every sampler at ``total_variation`` or more from the law. Asymptotic."""
     if not 0 < total_variation <= 1:
