@@ -15,6 +15,7 @@ from ..statistics import (
     agreement_test,
     blocked_identity_test,
     cross_row_test,
+    likelihood_ratio_test,
     reachability_test,
     repeated_vector_test,
     serial_test,
@@ -23,16 +24,17 @@ from ..statistics import (
     tie_order_test,
 )
 from ..types import Array
-from .plan import Plan, Question, lattice_set
+from .plan import Plan, Question, lattice_bet
 
 FEWEST = 8  # vectors that can return
+FEWEST_TIED = 64  # fewer could not fail at any level asked here
 
 
 def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generator) -> dict[str, TestResult]:
     """``tokens``: (streams, calls, rows), all of one law. The tests of the question that so many draws allow.
 
-    A test of ties without a draw on a tied token, and of returning vectors with fewer than 8 vectors, are left out: that loses no
-    level, as the level of each was set before.
+    A test of ties with fewer than 64 draws of a tied token, and of returning vectors with fewer than 8 vectors, are left
+    out: that loses no level, as the level of each was set before.
     """
     law = question.law
     rates: dict[str, Any] = {"false_fail": plan.level, "false_pass": plan.false_pass}
@@ -44,10 +46,6 @@ def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generato
         mass, error = question.tail_mass
         return tail_test(int(counts.counts[question.tail].sum()), counts.n, mass, p0_error=error, **rates)
 
-    def lattice() -> TestResult:
-        chosen, mass, error = lattice_set(question, plan.level)
-        return tail_test(int(counts.counts[chosen].sum()), counts.n, mass, p0_error=error, **rates)
-
     def identity() -> TestResult:
         blocks = [Counts.from_tokens(stream, law.vocab) for stream in tokens]
         return blocked_identity_test(blocks, law, rng=rng, **rates)
@@ -55,7 +53,7 @@ def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generato
     ways: dict[str, Callable[[], TestResult | None]] = {
         "temperature": lambda: None if impossible(counts, law) else temperature_test(counts, law, **rates),
         "tail": tail,
-        "lattice": lattice,
+        "lattice": lambda: likelihood_ratio_test(counts, law, lattice_bet(law), **rates),
         "identity": identity,
         "support": lambda: reachability_test(counts, law, impossible=np.isneginf(law.log_probs), false_fail=plan.level),
         "rows": lambda: cross_row_test(tokens.reshape(-1, rows), law, **rates),
@@ -86,6 +84,6 @@ def ties(counts: Counts, question: Question, plan: Plan) -> TestResult | None:
     from ..statistics.testing.tie_order import tie_halves
 
     first, last = tie_halves(question.logits)
-    if not counts.counts[first | last].any():
+    if counts.counts[first | last].sum() < FEWEST_TIED:
         return None
     return tie_order_test(counts, question.logits, false_fail=plan.level, false_pass=plan.false_pass)

@@ -19,7 +19,6 @@ from ..statistics import (
     draws_needed_tail,
     draws_needed_temperature,
     lattice_law,
-    tail_set,
 )
 from ..statistics.tempered import Tempered
 from ..statistics.testing.tie_order import tie_halves
@@ -205,10 +204,12 @@ def vector_length(law: Law, n: int, level: float) -> int:
     return length
 
 
-def lattice_set(question: Question, level: float) -> tuple[Array, float, float]:
-    """(tokens, mass, its error) that a float32 lattice changes most visibly at the n of the question."""
-    found = tail_set(question.law, lattice_law(question.law, LATTICE_BITS), question.n, false_fail=level)
-    return found.tokens, found.p0, found.p0_error
+def lattice_bet(law: Law) -> Law:
+    """Half the law, half that of a float32 race: the alternative of the lattice test, safe where the lattice is not right."""
+    lattice = lattice_law(law, LATTICE_BITS)
+    with np.errstate(invalid="ignore"):
+        log_probs = np.logaddexp(law.log_probs, lattice.log_probs) - math.log(2)
+    return replace(lattice, log_probs=log_probs)
 
 
 def _rounded(n: int) -> int:
