@@ -166,7 +166,9 @@ def law(
 
 DetectOption = Annotated[
     list[str] | None,
-    typer.Option(help="Effect to see: temperature=0.02 (the default), tail=0.1, tv=0.05, sharing=0.1; repeatable."),
+    typer.Option(
+        help="Effect to see: temperature=0.02 (the default), tail=0.1, tv=0.05, float32=1, sharing=0.1; repeatable."
+    ),
 ]
 FalseFail = Annotated[float, typer.Option(help="Chance to fail a right sampler, over all tests.")]
 FalsePass = Annotated[float, typer.Option(help="Chance to pass a sampler that is off by the effect.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import textwrap
 
@@ -23,6 +24,8 @@ from precision_lab.statistics import (
     blocked_identity_test,
     detectable_blocked_identity,
     draws_needed_blocked_identity,
+    lattice_law,
+    likelihood_ratio_test,
     tempered_law,
 )
 from precision_lab.targets import Target, parse_target
@@ -31,7 +34,17 @@ from precision_lab.verdict.caller import Caller, Misbehaved, ramp
 from precision_lab.verdict.check import check, examine, targets_of
 from precision_lab.verdict.child import Child
 from precision_lab.verdict.misbehaviour import probe
-from precision_lab.verdict.plan import CAPS, UNIT, Plan, parse_detect, plan
+from precision_lab.verdict.plan import (
+    CAPS,
+    UNIT,
+    Plan,
+    ask,
+    detectable_lattice,
+    lattice_bet,
+    lattice_draws,
+    parse_detect,
+    plan,
+)
 from precision_lab.verdict.report import Outcome
 from precision_lab.verdict.suspects import FAITHFUL, suspects
 
@@ -188,6 +201,7 @@ class TestPlan:
             ("temp=1", "did you mean temperature"),
             ("tv=2", "tv=2"),
             ("tail=x", "tail=x"),
+            ("float32=0.3", "float32= one of"),
             ("temperature=-1", "temperature=-1"),
         ],
     )
@@ -454,11 +468,40 @@ class TestInItsOwnProcess:
         assert "| temperature wrong | T = 0.94" in out
 
 
+class TestFloat32:
+    """A head and 4,096 tokens 17 nats below it: 24-bit noise takes most of what little mass they have."""
+
+    TARGET = Target("deep", np.append(0.0, np.full(1 << 12, -17.0)), "")
+
+    def test_needed_draws_fail_it_and_pass_the_faithful(self):
+        """The level holds at every n; the needed draws fail the lattice itself with 1 - 1e-3 by Chernoff, 20 of 20 here."""
+        law = ask(self.TARGET).law
+        n = lattice_draws(law, 1.0, RATE, 1e-3)
+        assert detectable_lattice(n, law, RATE, 1e-3) == 1.0
+        assert detectable_lattice(n // 2, law, RATE, 1e-3) == math.inf
+        rng, truth = np.random.default_rng(0), lattice_law(law, 24)
+        failed = [
+            likelihood_ratio_test(
+                Counts(rng.multinomial(n, truth.probs / truth.probs.sum()).astype(np.int64), n),
+                law,
+                lattice_bet(law),
+                false_fail=RATE,
+            ).failed
+            for _ in range(20)
+        ]
+        assert all(failed)
+
+    def test_half_the_way_needs_about_four_times_as_many(self):
+        law = ask(self.TARGET).law
+        ratio = lattice_draws(law, 0.5, RATE, 1e-3) / lattice_draws(law, 1.0, RATE, 1e-3)
+        assert 3 < ratio < 6
+
+
 @pytest.mark.slow
 class TestLong:
     def test_float32_is_named_on_a_masked_diffusion_step(self):
         """2^22 draws: the rarest sixth of the unmaskings comes a fifth as often as it should, 14 times for 68."""
-        asked = design("mdm_step[vocab=1024,unmask=0.0001]", detect="sharing=1")
+        asked = design("mdm_step[vocab=1024,unmask=0.0001]", detect="float32=1")
         more = Plan(
             tuple(q.planned(q.needed, 1 << 22, q.length) for q in asked.questions),
             asked.wished,

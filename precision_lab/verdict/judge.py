@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from ..statistics import (
     tie_order_test,
 )
 from ..types import Array
-from .plan import Plan, Question, lattice_bet
+from .plan import Plan, Question, detectable_lattice, lattice_bet
 
 FEWEST = 8  # vectors that can return
 FEWEST_TIED = 64  # fewer could not fail at any level asked here
@@ -46,6 +47,11 @@ def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generato
         mass, error = question.tail_mass
         return tail_test(int(counts.counts[question.tail].sum()), counts.n, mass, p0_error=error, **rates)
 
+    def lattice() -> TestResult:
+        result = likelihood_ratio_test(counts, law, lattice_bet(law), **rates)
+        seen = detectable_lattice(counts.n, law, plan.level, plan.false_pass)
+        return replace(result, test="lattice_test", detectable=seen, effect="share of the way to a 24-bit lattice")
+
     def identity() -> TestResult:
         blocks = [Counts.from_tokens(stream, law.vocab) for stream in tokens]
         return blocked_identity_test(blocks, law, rng=rng, **rates)
@@ -53,7 +59,7 @@ def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generato
     ways: dict[str, Callable[[], TestResult | None]] = {
         "temperature": lambda: None if impossible(counts, law) else temperature_test(counts, law, **rates),
         "tail": tail,
-        "lattice": lambda: likelihood_ratio_test(counts, law, lattice_bet(law), **rates),
+        "lattice": lattice,
         "identity": identity,
         "support": lambda: reachability_test(counts, law, impossible=np.isneginf(law.log_probs), false_fail=plan.level),
         "rows": lambda: cross_row_test(tokens.reshape(-1, rows), law, **rates),

@@ -15,6 +15,7 @@ from ..statistics import (
     agreement,
     detectable_temperature,
     draws_needed_blocked_identity,
+    draws_needed_likelihood_ratio,
     draws_needed_sharing,
     draws_needed_tail,
     draws_needed_temperature,
@@ -34,11 +35,14 @@ DEFAULT_DETECT = "temperature=0.02"
 CAPS = {Budget.SMOKE: (2**30, 2**21), Budget.CI: (2**33, 2**23), Budget.FULL: (2**36, 2**25)}
 CHEAP = 2**25  # noise values that are drawn whatever is wished
 
+SHARES = (0.1, 0.25, 0.5, 1.0)  # of the way to the lattice, for which the draws needed are known
+
 # effect -> (tests that must see it, its unit). "sharing" is wished for by every check.
 EFFECTS = {
     "temperature": (("temperature",), "|temperature - 1|"),
     "tail": (("tail",), f"relative deviation of the mass of the rarest {TAIL_MASS:.0%}"),
     "tv": (("identity",), "total variation"),
+    "float32": (("lattice",), "share of the way from the target to a race of 24-bit uniforms, one of SHARES"),
     "sharing": (("rows", "serial", "streams"), "share of pairs of draws with one vector of noise"),
 }
 
@@ -57,6 +61,8 @@ def parse_detect(text: str | Iterable[str]) -> dict[str, float]:
                 value = math.nan
             if not 0 < value < (2 if name in ("temperature", "tail") else 1 + 1e-12):
                 raise InputError(f"--detect {part}", f"{name}=NUMBER, {EFFECTS[name][1]}", "for example tv=0.05")
+            if name == "float32" and value not in SHARES:
+                raise InputError(f"--detect {part}", f"float32= one of {SHARES}", "1 is float32 noise itself")
             wished[name] = value
     return wished
 
@@ -175,7 +181,7 @@ def plan(
 def draws_needed(question: Question, effect: str, size: float, level: float, false_pass: float) -> int:
     """Draws with which every test that must see the effect does, at any deviation of ``size`` or more."""
     law = question.law
-    if effect in ("temperature", "tail") and effect not in question.tests:
+    if effect in ("temperature", "tail", "float32") and effect not in question.tests:
         raise InputError(f"{effect} on {question.target.name}", "a target that is not flat", "wish for tv=0.05 instead")
     if effect == "temperature":
         sides = [1 + size, *([1 - size] if size < 1 else [])]
@@ -187,6 +193,8 @@ def draws_needed(question: Question, effect: str, size: float, level: float, fal
         mass, error = question.tail_mass
         rates = [mass * (1 + size), mass * max(0.0, 1 - size)]
         return max(draws_needed_tail(mass, rate, level, false_pass, error) for rate in rates)
+    if effect == "float32":
+        return lattice_draws(law, size, level, false_pass)
     if effect == "tv":
         return draws_needed_blocked_identity(law, size, level, false_pass, blocks=STREAMS)
     alone, shared = agreement(law, law)
@@ -210,6 +218,28 @@ def lattice_bet(law: Law) -> Law:
     with np.errstate(invalid="ignore"):
         log_probs = np.logaddexp(law.log_probs, lattice.log_probs) - math.log(2)
     return replace(lattice, log_probs=log_probs)
+
+
+def lattice_draws(law: Law, share: float, level: float, false_pass: float) -> int:
+    """Draws with which :func:`lattice_bet` fails a sampler ``share`` of the way to the lattice. Certified, by Chernoff."""
+    lattice = lattice_law(law, LATTICE_BITS)
+    truth = replace(lattice, log_probs=np.logaddexp(lattice.log_probs + math.log(share), _scaled(law, 1 - share)))
+    return draws_needed_likelihood_ratio(law, lattice_bet(law), level, false_pass, truth=truth)
+
+
+def detectable_lattice(n: int, law: Law, level: float, false_pass: float) -> float:
+    """The smallest of :data:`SHARES` that n draws see; inf where none is."""
+    for share in SHARES:
+        try:
+            if lattice_draws(law, share, level, false_pass) <= n:
+                return share
+        except InputError:  # no n shows it
+            continue
+    return math.inf
+
+
+def _scaled(law: Law, share: float) -> Float:
+    return law.log_probs + math.log(share) if share > 0 else np.full(law.vocab, -np.inf)
 
 
 def _rounded(n: int) -> int:
