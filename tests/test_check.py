@@ -491,6 +491,13 @@ class TestFloat32:
         ]
         assert all(failed)
 
+    def test_a_wish_for_it_is_planned(self):
+        wished = parse_detect("float32=1")
+        asked = plan([self.TARGET], wished, budget=Budget.SMOKE, false_fail=RATE, false_pass=1e-3)
+        question = asked.questions[0]
+        assert question.needed["float32"] >= lattice_draws(question.law, 1.0, asked.level, 1e-3)
+        assert question.n == min(max(question.needed.values()), question.n)
+
     def test_half_the_way_needs_about_four_times_as_many(self):
         law = ask(self.TARGET).law
         ratio = lattice_draws(law, 0.5, RATE, 1e-3) / lattice_draws(law, 1.0, RATE, 1e-3)

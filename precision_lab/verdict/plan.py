@@ -181,7 +181,7 @@ def plan(
 def draws_needed(question: Question, effect: str, size: float, level: float, false_pass: float) -> int:
     """Draws with which every test that must see the effect does, at any deviation of ``size`` or more."""
     law = question.law
-    if effect in ("temperature", "tail", "float32") and effect not in question.tests:
+    if effect != "sharing" and EFFECTS[effect][0][0] not in question.tests:
         raise InputError(f"{effect} on {question.target.name}", "a target that is not flat", "wish for tv=0.05 instead")
     if effect == "temperature":
         sides = [1 + size, *([1 - size] if size < 1 else [])]
