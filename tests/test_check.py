@@ -33,15 +33,13 @@ from precision_lab.types import Budget
 from precision_lab.verdict.caller import Caller, Misbehaved, ramp
 from precision_lab.verdict.check import check, examine, targets_of
 from precision_lab.verdict.child import Child
+from precision_lab.verdict.lattice import detectable_lattice, lattice_bet, lattice_draws
 from precision_lab.verdict.misbehaviour import probe
 from precision_lab.verdict.plan import (
     CAPS,
     UNIT,
     Plan,
     ask,
-    detectable_lattice,
-    lattice_bet,
-    lattice_draws,
     parse_detect,
     plan,
 )

@@ -25,7 +25,8 @@ from ..statistics import (
     tie_order_test,
 )
 from ..types import Array
-from .plan import Plan, Question, detectable_lattice, lattice_bet
+from .lattice import detectable_lattice, lattice_bet
+from .plan import Plan, Question
 
 FEWEST = 8  # vectors that can return
 FEWEST_TIED = 64  # fewer could not fail at any level asked here

@@ -15,27 +15,23 @@ from ..statistics import (
     agreement,
     detectable_temperature,
     draws_needed_blocked_identity,
-    draws_needed_likelihood_ratio,
     draws_needed_sharing,
     draws_needed_tail,
     draws_needed_temperature,
-    lattice_law,
 )
 from ..statistics.tempered import Tempered
 from ..statistics.testing.tie_order import tie_halves
 from ..targets import Target
 from ..types import Array, Budget, Float
+from .lattice import SHARES, lattice_draws
 
 STREAMS, ROWS = 4, 4  # seeds, and equal rows of logits in every call
 UNIT = 2 * STREAMS * ROWS  # draws in two calls of every stream: consecutive draws are compared in pairs
 TAIL_MASS = 0.1  # the tail: the rarest tokens that hold at most this together
-LATTICE_BITS = 24  # of a float32 uniform
 DEFAULT_DETECT = "temperature=0.02"
 # noise values (draws x vocabulary) of all targets together, and draws of one target. 2^26 values: about a second of a core
 CAPS = {Budget.SMOKE: (2**30, 2**21), Budget.CI: (2**33, 2**23), Budget.FULL: (2**36, 2**25)}
 CHEAP = 2**25  # noise values that are drawn whatever is wished
-
-SHARES = (0.1, 0.25, 0.5, 1.0)  # of the way to the lattice, for which the draws needed are known
 
 # effect -> (tests that must see it, its unit). "sharing" is wished for by every check.
 EFFECTS = {
@@ -210,36 +206,6 @@ def vector_length(law: Law, n: int, level: float) -> int:
     while length < n and 2 * math.log(n / length) + length * math.log(pair) > math.log(level):
         length += max(1, length // 8)
     return length
-
-
-def lattice_bet(law: Law) -> Law:
-    """Half the law, half that of a float32 race: the alternative of the lattice test, safe where the lattice is not right."""
-    lattice = lattice_law(law, LATTICE_BITS)
-    with np.errstate(invalid="ignore"):
-        log_probs = np.logaddexp(law.log_probs, lattice.log_probs) - math.log(2)
-    return replace(lattice, log_probs=log_probs)
-
-
-def lattice_draws(law: Law, share: float, level: float, false_pass: float) -> int:
-    """Draws with which :func:`lattice_bet` fails a sampler ``share`` of the way to the lattice. Certified, by Chernoff."""
-    lattice = lattice_law(law, LATTICE_BITS)
-    truth = replace(lattice, log_probs=np.logaddexp(lattice.log_probs + math.log(share), _scaled(law, 1 - share)))
-    return draws_needed_likelihood_ratio(law, lattice_bet(law), level, false_pass, truth=truth)
-
-
-def detectable_lattice(n: int, law: Law, level: float, false_pass: float) -> float:
-    """The smallest of :data:`SHARES` that n draws see; inf where none is."""
-    for share in SHARES:
-        try:
-            if lattice_draws(law, share, level, false_pass) <= n:
-                return share
-        except InputError:  # no n shows it
-            continue
-    return math.inf
-
-
-def _scaled(law: Law, share: float) -> Float:
-    return law.log_probs + math.log(share) if share > 0 else np.full(law.vocab, -np.inf)
 
 
 def _rounded(n: int) -> int:
