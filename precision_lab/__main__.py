@@ -1,4 +1,6 @@
-"""The command line. Data on stdout, progress and errors on stderr; exit 0, 1 failed, 2 usage, 130 interrupted.
+"""The command line. Data on stdout, progress and errors on stderr.
+
+Exit 0, 1 failed, 2 usage, 3 inconclusive, 130 interrupted.
 
 Nothing heavy is imported until a command needs it, so that ``--help`` answers at once.
 """
@@ -17,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from .errors import InputError, PrecisionLabError
-from .types import Profile
+from .types import Budget, Profile
 
 app = typer.Typer(
     name="precision-lab",
@@ -160,6 +162,92 @@ def law(
         ],
         format,
     )
+
+
+DetectOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Effect to see: temperature=0.02 (the default), tail=0.1, tv=0.05, float32=1, sharing=0.1; repeatable."
+    ),
+]
+FalseFail = Annotated[float, typer.Option(help="Chance to fail a right sampler, over all tests.")]
+FalsePass = Annotated[float, typer.Option(help="Chance to pass a sampler that is off by the effect.")]
+
+
+def show(report: Any, format: Format) -> None:
+    """A verdict on stdout: headline, tests, recipes and command; as CSV the tests only."""
+    if format is Format.JSON:
+        print(json.dumps(_strict(report.json()), indent=2))
+    elif format is Format.CSV:
+        emit(report.rows(), format)
+    else:
+        bold = "**" if format is Format.MD else ""
+        print(f"{bold}{report.headline()}{bold}\n")
+        emit(report.rows(), format)
+        if report.suspects:
+            print(f"\n{report.best_fit()}\n")
+            emit(report.suspect_rows(), format)
+        if report.command:
+            print(f"\nagain: `{report.command}`")
+    raise typer.Exit(report.exit_code)
+
+
+def _strict(value: Any) -> Any:
+    """:func:`_plain` of everything inside."""
+    if isinstance(value, dict):
+        return {key: _strict(each) for key, each in value.items()}
+    return [_strict(each) for each in value] if isinstance(value, list) else _plain(value)
+
+
+@app.command()
+def check(
+    sampler: Annotated[str, typer.Argument(help="A name from `ls samplers`, file.py:function or module:function.")],
+    targets: Annotated[
+        list[str] | None, typer.Option(help="name[parameter=value,...], or FILE.safetensors[:ROW]; repeatable.")
+    ] = None,
+    vocab: Annotated[int | None, typer.Option(help="Vocabulary of the named targets.")] = None,
+    detect: DetectOption = None,
+    false_fail: FalseFail = 1e-6,
+    false_pass: FalsePass = 1e-3,
+    budget: Annotated[Budget, typer.Option(help="Seconds, a minute or two, or ten minutes and more.")] = Budget.SMOKE,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    timeout: Annotated[float, typer.Option(help="Seconds that one call may take.")] = 60.0,
+    ledger: Annotated[Path | None, typer.Option(help="Folder that keeps the evidence of earlier runs.")] = None,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Verdict on a sampler: exit 0 pass, 1 fail, 3 inconclusive; and which known recipe its draws look like."""
+    from .verdict import check as room
+
+    report = room.check(
+        sampler,
+        targets=targets or (),
+        vocab=vocab,
+        detect=detect or room.DEFAULT_DETECT,
+        false_fail=false_fail,
+        false_pass=false_pass,
+        budget=budget,
+        seed=seed,
+        timeout=timeout,
+        ledger=ledger,
+    )
+    show(report, format)
+
+
+@app.command()
+def audit(
+    draws: Annotated[Path, typer.Argument(help="tokens (n,) in .parquet, .npz, .npy or .safetensors.")],
+    logits: Annotated[Path, typer.Option(help="logits (n, vocab), or one shared row; may be the same file.")],
+    detect: DetectOption = None,
+    false_fail: FalseFail = 1e-6,
+    false_pass: FalsePass = 1e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Of simulated nulls.")] = 0,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """The same verdict from files of draws and logits, for a sampler that cannot be imported."""
+    from .verdict import audit as room
+
+    wished = detect or room.DEFAULT_DETECT
+    show(room.audit(draws, logits, detect=wished, false_fail=false_fail, false_pass=false_pass, seed=seed), format)
 
 
 class What(StrEnum):

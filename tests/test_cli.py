@@ -28,7 +28,7 @@ from precision_lab.mdm.train import TrainConfig, train
 from precision_lab.samplers import SAMPLERS
 from precision_lab.targets import TARGETS, Capture, load_capture, save_capture
 
-COMMANDS = ["run", "law", "ls", "train", "capture", "bench", "gallery", "doctor"]
+COMMANDS = ["run", "law", "ls", "train", "capture", "bench", "gallery", "doctor", "check", "audit"]
 HEAVY = ["torch", "numpy", "scipy", "pandas", "matplotlib"]
 
 
