@@ -510,6 +510,7 @@ class TestTrain:
             "heads": 1,
             "width": 64,
             "causal": False,
+            "timed": False,
         }
 
     def test_the_rival_with_every_option(self, cli, tmp_path, monkeypatch):

@@ -778,7 +778,14 @@ class TestTraining:
     def test_the_manifest(self, trained):
         folder, manifest = trained
         assert manifest == read_json(folder / "manifest.json")
-        assert manifest["config"]["model"] == {"vocab": 12, "layers": 1, "heads": 2, "width": 64, "causal": False}
+        assert manifest["config"]["model"] == {
+            "vocab": 12,
+            "layers": 1,
+            "heads": 2,
+            "width": 64,
+            "causal": False,
+            "timed": False,
+        }
         assert manifest["weights_sha256"] == file_sha256(folder / "model.safetensors")
         assert manifest["validation_sha256"] == file_sha256(folder / "validation.npy")
         assert manifest["corpus"] == {"of": "noise"}
