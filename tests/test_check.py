@@ -140,6 +140,13 @@ class TestVerdicts:
         words = verdict(cold).suspects[0].how.split()
         assert abs(float(words[2]) - 0.95) < 5 * float(words[4])
 
+    def test_what_a_wrong_law_does_to_tests_of_independence_is_said(self):
+        """They compare pairs with the target's own law; a shared vector of noise alone gets no such excuse (control)."""
+        report = verdict(cold)
+        failed = {j.test for j in report.judged if j.outcome == "fail"}
+        assert ({"rows", "serial", "streams"} & failed != set()) is ("suppose the target's law" in report.best_fit())
+        assert "suppose the target's law" not in verdict(shared_noise).best_fit()
+
     def test_a_law_that_no_recipe_explains_is_said(self):
         def flatter_head(logits, n, *, generator):
             bent = logits.clone()

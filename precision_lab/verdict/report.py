@@ -12,6 +12,7 @@ from .suspects import FAITHFUL, UNEXPLAINED, Suspect
 
 CERTAIN = 0.95  # posterior from which one recipe is named
 SHOWN = 5  # suspects
+LAW, INDEPENDENCE = {"temperature", "tail", "identity"}, {"rows", "serial", "streams"}  # tests of one and of the other
 
 
 class Outcome(StrEnum):
@@ -133,6 +134,9 @@ class Report:
         said += f"; n = {best.n:,}"
         if self.outcome is Outcome.FAIL and best.fit is not None and best.fit <= UNEXPLAINED:
             said += f"; but no listed recipe explains the draws (p = {best.fit:.2g})"
+        failed = {judged.test for judged in self.judged if judged.outcome is Outcome.FAIL}
+        if failed & LAW and failed & INDEPENDENCE:
+            said += f"; {', '.join(sorted(failed & INDEPENDENCE))} suppose the target's law, and can fail with it"
         return said
 
     def rows(self) -> list[dict[str, Any]]:
