@@ -126,6 +126,24 @@ def _rows_of(target: str, row: int | None) -> Any:
     return parse_target(target)
 
 
+def _telling(sampler: Any) -> Any:
+    """The sampler, whose long laws tell their progress on stderr every five seconds."""
+    import time
+    from dataclasses import replace
+
+    from .samplers import UniformSampler
+
+    said = time.monotonic()
+
+    def tell(share: float) -> None:
+        nonlocal said
+        if time.monotonic() - said > 5 and share < 1:
+            said = time.monotonic()
+            print(f"law of {sampler.name}: {share:.0%}", file=sys.stderr, flush=True)
+
+    return replace(sampler, progress=tell) if isinstance(sampler, UniformSampler) else sampler
+
+
 @app.command()
 def law(
     sampler: Annotated[str, typer.Option(help="A name from `ls samplers`, file.py:name or module:name.")],
@@ -138,7 +156,7 @@ def law(
     from .samplers import resolve
     from .statistics import effective_temperature, kl_divergence, max_log_ratio, suppressed_mass, total_variation
 
-    found, chosen = resolve(sampler), _rows_of(target, row)
+    found, chosen = _telling(resolve(sampler)), _rows_of(target, row)
     exact, intended = found.law(chosen.logits), target_law(chosen.logits)
     fit = effective_temperature(exact, intended)
     emit(
