@@ -117,7 +117,7 @@ def draw(frame):
     left.axhline(1, color="black", lw=1, ls=":")
     left.set(xlabel="gap below the head (nats)", ylabel="tail mass drawn / true (0 shown at 1e-4)", yscale="log")
     left.set_title("Reach: a faithful sampler stays at 1")
-    left.legend(fontsize=7)
+    left.legend(fontsize=7, loc=(0.24, 0.07))
     mdm = frame[frame.kind == "mdm"]
     titles = {1024: "ancestral step, N = 1024", 50_000: "ancestral step, N = 50,000", 0: "first-hitting draw"}
     asked = [n for n in (50_000, 0) if (mdm["at"] == n).any()] or [1024]
