@@ -33,7 +33,7 @@ GRID = {  # profile -> (gaps, steps; 0 is first-hitting)
     "full": ([6, 8, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 24], [128, 1024, 16_384, 50_000, 0]),
 }
 TEXTBOOK = ["gumbel_max_fp16", "gumbel_max_bf16", "gumbel_max_fp32", "gumbel_max_fp64", "inverse_cdf_fp32",
-            "torch_multinomial_replacement_fp32"]  # fmt: skip
+            "torch_multinomial_fp16", "torch_multinomial_fp32", "torch_multinomial_replacement_fp32"]  # fmt: skip
 SHOWN = ["jax_low_bf16", "fast_dllm_fork_fp16", "candle", "jax_low_fp32", "mdlm_fp32", "torch_cuda_race_fp32",
          "tl_rand_flipped", "vllm_murmur32"]  # fmt: skip
 
