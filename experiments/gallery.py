@@ -33,7 +33,7 @@ GRID = {  # profile -> (gaps, steps; 0 is first-hitting)
     "full": ([6, 8, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 24], [128, 1024, 16_384, 50_000, 0]),
 }
 TEXTBOOK = ["gumbel_max_fp16", "gumbel_max_bf16", "gumbel_max_fp32", "gumbel_max_fp64", "inverse_cdf_fp32",
-            "torch_multinomial_replacement_fp32"]  # fmt: skip
+            "torch_multinomial_fp16", "torch_multinomial_fp32", "torch_multinomial_replacement_fp32"]  # fmt: skip
 SHOWN = ["jax_low_bf16", "fast_dllm_fork_fp16", "candle", "jax_low_fp32", "mdlm_fp32", "torch_cuda_race_fp32",
          "tl_rand_flipped", "vllm_murmur32"]  # fmt: skip
 
@@ -117,7 +117,7 @@ def draw(frame):
     left.axhline(1, color="black", lw=1, ls=":")
     left.set(xlabel="gap below the head (nats)", ylabel="tail mass drawn / true (0 shown at 1e-4)", yscale="log")
     left.set_title("Reach: a faithful sampler stays at 1")
-    left.legend(fontsize=7)
+    left.legend(fontsize=7, loc=(0.24, 0.07))
     mdm = frame[frame.kind == "mdm"]
     titles = {1024: "ancestral step, N = 1024", 50_000: "ancestral step, N = 50,000", 0: "first-hitting draw"}
     asked = [n for n in (50_000, 0) if (mdm["at"] == n).any()] or [1024]

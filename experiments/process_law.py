@@ -37,9 +37,9 @@ GRID = {  # profile -> (decoder, sampler, steps, cells of two sequences)
         ("ancestral", FP64, 1024, 1),
         ("event_driven", FP32, 16384, 1),
     ],
-    "full": [("ancestral", FP32, 128, 8), ("ancestral", FP32, 1024, 32), ("ancestral", FP32, 4096, 8)]
-    + [("ancestral", sampler, 1024, 8) for sampler in (FP64, TRUNCATED)]
-    + [("event_driven", FP32, steps, 4) for steps in (16384, 50_000)],
+    "full": [("ancestral", FP32, 128, 8), ("ancestral", FP32, 1024, 16), ("ancestral", FP32, 4096, 6)]
+    + [("ancestral", sampler, 1024, 6) for sampler in (FP64, TRUNCATED)]
+    + [("event_driven", FP32, steps, 3) for steps in (16384, 50_000)],
 }
 model = cache(lambda: load_model(ROOT / "models" / "mdm"))
 SUMS = ["asked", "count", "expected", "variance", "surprise", "surprise_mean", "surprise_variance", "log_likelihood"]

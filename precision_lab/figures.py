@@ -67,6 +67,13 @@ def interval(axes: Axes, x: Any, value: Any, low: Any, high: Any, *, label: str,
     )
 
 
+def cell(x: float, y: float, share: float) -> Any:
+    """A unit square for a matrix of probabilities: white at 0, orange at 1."""
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=COLOURS[1], alpha=0.75 * float(share), edgecolor="white")
+
+
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write ``stem.svg`` and ``stem.png``; the same figure gives the same bytes."""
     written = []

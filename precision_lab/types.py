@@ -33,3 +33,11 @@ class Profile(StrEnum):
     SMOKE = "smoke"  # seconds: the tests
     QUICK = "quick"  # minutes: `make figures`
     FULL = "full"  # an hour or more: the committed long runs
+
+
+class Budget(StrEnum):
+    """How many draws a verdict may cost. Sizes: :data:`precision_lab.verdict.plan.CAPS`."""
+
+    SMOKE = "smoke"  # seconds
+    CI = "ci"  # a minute or two
+    FULL = "full"  # ten minutes or more

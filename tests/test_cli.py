@@ -28,7 +28,7 @@ from precision_lab.mdm.train import TrainConfig, train
 from precision_lab.samplers import SAMPLERS
 from precision_lab.targets import TARGETS, Capture, load_capture, save_capture
 
-COMMANDS = ["run", "law", "ls", "train", "capture", "bench", "gallery", "doctor"]
+COMMANDS = ["run", "law", "ls", "train", "capture", "bench", "gallery", "doctor", "check", "audit"]
 HEAVY = ["torch", "numpy", "scipy", "pandas", "matplotlib"]
 
 
@@ -483,7 +483,7 @@ class TestTrain:
         rng = np.random.default_rng(0)
         text = Corpus(rng.integers(0, 300, 400, np.uint16), rng.integers(0, 300, 260, np.uint16), {})
         asked = []
-        monkeypatch.setattr(corpora, "load", lambda path, vocab: (asked.append((path, vocab)), text)[1])
+        monkeypatch.setattr(corpora, "load", lambda *a, **k: (asked.append((a, k)), text)[1])
         code, out, err = cli(
             "train",
             "-o",
@@ -500,11 +500,42 @@ class TestTrain:
             "1",
         )
         assert code == 0, err
-        assert asked == [(tmp_path / "tokenizer.json", 300)]
+        assert asked == [((tmp_path / "tokenizer.json", 300), {"sources": ("chitchat", "wikipedia")})]
         assert "bound" in out
         assert "step 1/1" in err
         manifest = read_json(tmp_path / "manifest.json")
-        assert manifest["config"]["model"] == {"vocab": 300, "layers": 1, "heads": 1, "width": 64}
+        assert manifest["config"]["model"] == {
+            "vocab": 300,
+            "layers": 1,
+            "heads": 1,
+            "width": 64,
+            "causal": False,
+            "timed": False,
+        }
+
+    def test_the_rival_with_every_option(self, cli, tmp_path, monkeypatch):
+        rng, asked = np.random.default_rng(0), []
+        text = Corpus(rng.integers(0, 300, 400, np.uint16), rng.integers(0, 300, 260, np.uint16), {})
+        monkeypatch.setattr(corpora, "load", lambda *a, **k: (asked.append(k), text)[1])
+        options = (
+            "--kind ar --sources all --steps 1 --vocab 300 --width 64 --layers 1 --length 64 --batch 3 --threads 1"
+        )
+        code, out, err = cli("train", "-o", str(tmp_path), *options.split(), "--save-every", "1", "--device", "cpu")
+        assert code == 0, err
+        assert asked == [{"sources": None}]
+        assert "cross_entropy" in out
+        config = read_json(tmp_path / "manifest.json")["config"]
+        assert config["model"]["causal"]
+        assert (config["length"], config["batch"], config["evaluate_every"], config["device"]) == (64, 3, 1, "cpu")
+
+    @pytest.mark.parametrize(
+        ("options", "says"), [(["--width", "100"], "a multiple of 64"), (["--device", "cuda"], "a CUDA device")]
+    )
+    def test_what_cannot_be_trained(self, cli, monkeypatch, options, says):
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        code, out, err = cli("train", *options)
+        assert (code, out) == (2, "")
+        assert says in one_line(err)
 
     @pytest.mark.parametrize("vocab", ["256", "70000"])
     def test_a_vocabulary_that_does_not_fit(self, cli, vocab):

@@ -451,8 +451,8 @@ class TestSpeed:
         """models/mdm, L = 128, N = 50,000, one core, processor time. An event-driven text is timed whole. Of brute force 40
         steps are timed at each of 128, 96, 64, 32 and 8 masked positions, in turn with event-driven texts, by ``ancestral``
         itself; its cost is the sum over all 50,000 steps of the interpolated time at the number of positions that were
-        still masked in the text just decoded. The network calls of brute force are left out, in its favour. Measured: 98 to
-        136 beside other work, median 115; the network makes nine tenths of the event-driven time."""
+        still masked in the text just decoded. The network calls of brute force are left out, in its favour. Measured: 115
+        to 134 beside other work, median 126; the network makes nine tenths of the event-driven time."""
         steps, rng = 50_000, np.random.default_rng(0)
         levels, ratios = (8, 32, 64, 96, 128), []
 

@@ -52,6 +52,7 @@ SAMPLES: dict[str, Callable[[], object]] = {
     "hill": lambda: [statistics.hill(COUNTS, 1), statistics.hill(TOKENS, 0, size=20), statistics.hill(COUNTS, 2)],
     "hill_difference": lambda: statistics.hill_difference(COUNTS, TOKENS, 1),
     "holm": lambda: statistics.holm([0.1, 0.2]),
+    "blocked_identity_test": lambda: statistics.blocked_identity_test([COUNTS, COUNTS], P, **LEVEL),
     "identity_test": lambda: statistics.identity_test(COUNTS, P, **LEVEL),
     "lack_of_fit_test": lambda: statistics.lack_of_fit_test(COUNTS, P, [-1.5]),
     "likelihood_ratio_test": lambda: statistics.likelihood_ratio_test(COUNTS, P, Q),

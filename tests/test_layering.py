@@ -19,6 +19,7 @@ LAYERS = (
     {"statistics", "samplers"},
     {"kernels", "mdm", "calibration"},
     {"result", "study", "store", "engine"},
+    {"verdict"},
     {"figures", "report", "testing", "bench", "defects", "doctor", "__main__", "__init__"},
 )
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}

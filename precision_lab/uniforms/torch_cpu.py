@@ -37,11 +37,17 @@ class TorchRand(Source):
 
 @cache
 def _torch_rand_atoms(name: str) -> Atoms:
-    grid = Atoms.of(np.ldexp(np.arange(1 << 24, dtype=np.float64), -24), 1, 24)
+    """Rounding is monotone: the words of a value are those between its boundaries, the midpoints, where ties go to even."""
     if name == "fp32":
-        return grid
-    fmt = FORMATS[name]
-    return grid.push(lambda u: np.where(fmt.round(u) == 1.0, 0.0, fmt.round(u)))
+        return Atoms.of(np.ldexp(np.arange(1 << 24, dtype=np.float64), -24), 1, 24)
+    every = torch.arange(1 << 15, dtype=torch.int16).view(DTYPES[name]).double().numpy()
+    values = every[every <= 1]  # bit patterns of what is not negative, in order
+    middle = (values[1:] + values[:-1]) / 2
+    word = np.ldexp(middle, 24)
+    first = np.where(FORMATS[name].round(middle) == values[1:], np.ceil(word), np.floor(word) + 1).astype(np.int64)
+    counts = np.diff(np.concatenate([[0], first, [1 << 24]]))
+    kept = counts > 0
+    return Atoms.of(np.where(values == 1.0, 0.0, values)[kept], counts[kept], 24)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
 |---|---|---|---|
 | tail | the rate of a set of tokens, chosen from two laws | exact | exact |
 | identity | the whole law, sparse counts welcome | simulated null | asymptotic |
+| blocked_identity | the same, at levels too small to simulate | simulated nulls, Fisher | asymptotic |
 | chi_square | the whole law, n p >= 5 everywhere | asymptotic | asymptotic |
 | likelihood_ratio | one law against one other | Chernoff | Chernoff |
 | unmask_rate | unmaskings at many predicted rates | Hoeffding, Chernoff | the same |
@@ -14,6 +15,12 @@
 | two_sample | two samplers or decoders, unknown law | permutations | asymptotic |
 """
 
+from .blocked_identity import (
+    assert_blocked_identity,
+    blocked_identity_test,
+    detectable_blocked_identity,
+    draws_needed_blocked_identity,
+)
 from .chi_square import assert_chi_square, chi_square_test, detectable_chi_square, draws_needed_chi_square
 from .coupled import assert_coupled, coupled_test, detectable_coupled, draws_needed_coupled
 from .identity import assert_identity, detectable_identity, draws_needed_identity, identity_test
@@ -46,6 +53,7 @@ __all__ = [
     "SamplerRejected",
     "TailSet",
     "TestResult",
+    "assert_blocked_identity",
     "assert_chi_square",
     "assert_coupled",
     "assert_identity",
@@ -56,8 +64,10 @@ __all__ = [
     "assert_two_sample",
     "assert_unmask_rate",
     "asserting",
+    "blocked_identity_test",
     "chi_square_test",
     "coupled_test",
+    "detectable_blocked_identity",
     "detectable_chi_square",
     "detectable_coupled",
     "detectable_identity",
@@ -67,6 +77,7 @@ __all__ = [
     "detectable_tie_order",
     "detectable_two_sample",
     "detectable_unmask_rate",
+    "draws_needed_blocked_identity",
     "draws_needed_chi_square",
     "draws_needed_coupled",
     "draws_needed_identity",

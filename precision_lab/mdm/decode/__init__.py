@@ -1,0 +1,29 @@
+"""Decoders: from a network and any categorical sampler to text. Each records what it cost and when each token came.
+
+| decoder | network calls | law |
+|---|---|---|
+| ancestral | at most N, cached | of N steps |
+| event_driven | at most one a token | of N steps of a sampler known by its law |
+| first_hitting | one a token, or ``per_call`` tokens each | ancestral, N -> infinity; parallel: approximate |
+| confidence_ordered | as asked | not the model's |
+| autoregressive | one a token | of a causal network |
+"""
+
+from .ancestral import ancestral
+from .autoregressive import autoregressive
+from .confidence import confidence_ordered
+from .decoded import Decoded, Network
+from .event_driven import event_driven
+from .first_hitting import even_counts, first_hitting, hitting_times
+
+__all__ = [
+    "Decoded",
+    "Network",
+    "ancestral",
+    "autoregressive",
+    "confidence_ordered",
+    "even_counts",
+    "event_driven",
+    "first_hitting",
+    "hitting_times",
+]

@@ -1,0 +1,80 @@
+"""Ancestral sampling with a cache (Eq. 10 of arXiv:2409.02908): every categorical draw of every step is made."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ...errors import InputError
+from ...samplers.sampler import Sampler
+from ...types import Float
+from ...uniforms import Rng
+from ..schedule import LINEAR, Schedule, unmask_probabilities
+from .decoded import ROWS, Clock, Decoded, Network, Progress, ask, check_size, check_temperature, tempered, timed
+
+
+def ancestral(
+    model: Network,
+    sampler: Sampler,
+    *,
+    batch: int,
+    length: int,
+    steps: int,
+    rng: Rng,
+    schedule: Schedule = LINEAR,
+    unmask: Float | None = None,
+    temperature: float = 1.0,
+    temper_the_mask: bool = False,
+    progress: Progress | None = None,
+) -> Decoded:
+    """At each step every masked position draws from its tokens and the mask: ``r mu`` on tokens, ``1 - r`` on the mask.
+
+    r = (alpha_s - alpha_t) / (1 - alpha_t); for the linear schedule 1 / (steps - i). The logarithms are float64 and the
+    sampler does its own casting. The network runs only on sequences that changed (on all where it is told the time); in
+    the last step r = 1 and the mask has no mass, so a draw of the mask is an error of the sampler and is reported as one.
+    ``unmask``: (steps,) r as another arithmetic has it, see ``schedule.cancelling``; clipped to [0, 1].
+    ``temperature``: of mu, before the mask is mixed in. ``temper_the_mask``: the wrong order, the temperature of the whole
+    step, which changes the unmasking probability too; to be measured, not used.
+    """
+    check_size(batch, length, steps)
+    mask, clock = model.config.mask_id, Clock()
+    heat, mixed = (1.0, check_temperature(temperature)) if temper_the_mask else (check_temperature(temperature), 1.0)
+    r = unmask_probabilities(steps, schedule) if unmask is None else _given(unmask, steps)
+    tokens, came = torch.full((batch, length), mask), torch.full((batch, length), -1)
+    log_mu = torch.empty(batch, length, model.config.vocab, dtype=torch.float32)
+    stale, nfe, draws = torch.ones(batch, dtype=torch.bool), 0, 0
+    for step, p in enumerate(torch.from_numpy(r)):
+        masked = tokens == mask
+        if not masked.any():
+            break
+        if (todo := (stale | timed(model)) & masked.any(1)).any():
+            with clock("network"), torch.no_grad():
+                t = torch.full((int(todo.sum()),), (steps - step) / steps)
+                log_mu[todo] = model.log_probs(ask(model, tokens[todo], t)).float()
+            nfe += 1
+            stale[:] = False
+        with clock("categorical"):
+            for where in masked.nonzero().split(ROWS):
+                rows = torch.empty(len(where), mask + 1, dtype=torch.float64)
+                torch.add(tempered(log_mu[where[:, 0], where[:, 1]], heat), torch.log(p), out=rows[:, :mask])
+                rows[:, mask] = torch.log1p(-p)
+                drawn = sampler.sample(tempered(rows, mixed), 1, rng=rng)[0]
+                draws += len(where)
+                hit = drawn != mask
+                if step == steps - 1 and not hit.all():
+                    raise InputError(
+                        f"{sampler.name} drew the mask at probability 0", "a token", "this sampler cannot decode here"
+                    )
+                tokens[where[hit, 0], where[hit, 1]] = drawn[hit]
+                came[where[hit, 0], where[hit, 1]] = step
+                stale[where[hit, 0]] = True
+        if progress is not None:
+            progress(step + 1)
+    return Decoded(tokens, nfe, draws, came, clock.seconds)
+
+
+def _given(unmask: Float, steps: int) -> Float:
+    r = np.nan_to_num(np.clip(np.asarray(unmask, dtype=np.float64), 0.0, 1.0), nan=1.0)
+    if r.shape != (steps,):
+        raise InputError(f"unmask of shape {r.shape}", f"({steps},)", "give one probability a step")
+    return np.append(r[:-1], 1.0)

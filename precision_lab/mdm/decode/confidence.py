@@ -1,0 +1,73 @@
+"""Confidence-ordered decoding, as LLaDA and Dream do it: at each step every masked position proposes a token, and the surest
+proposals stay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ...formats import FP64, FloatFormat
+from ...samplers.sampler import Sampler
+from ...uniforms import Rng
+from .decoded import Clock, Decoded, Network, Progress, ask, check_size, check_temperature, tempered, uniforms
+from .first_hitting import _counts, even_counts
+
+Order = Literal["confidence", "margin", "entropy", "random"]
+
+
+def confidence_ordered(
+    model: Network,
+    sampler: Sampler,
+    *,
+    batch: int,
+    length: int,
+    rng: Rng,
+    steps: int | None = None,
+    per_call: Sequence[int] | None = None,
+    order: Order = "confidence",
+    temperature: float = 1.0,
+    confidence_format: FloatFormat = FP64,
+    progress: Progress | None = None,
+) -> Decoded:
+    """``steps`` network calls; ``per_call`` tokens at each (evenly by default, the larger first, as LLaDA).
+
+    ``order``: what makes a proposal sure. "confidence": mu of the proposed token (LLaDA, ``low_confidence``); "margin": the
+    largest mu less the second; "entropy": minus that of mu (Dream); "random": a uniform number, which is parallel
+    first-hitting decoding. Confidence is of mu itself, at temperature 1, as LLaDA has it, rounded to ``confidence_format``:
+    in bfloat16 every mu above 1 - 2^-9 is 1, and ties go to the leftmost position. The law is not that of the model.
+    """
+    check_size(batch, length)
+    counts = even_counts(length, steps) if per_call is None and steps is not None else _counts(per_call, length)
+    heat, mask, clock = check_temperature(temperature), model.config.mask_id, Clock()
+    tokens, came, draws = torch.full((batch, length), mask), torch.full((batch, length), -1), 0
+    for call, count in enumerate(counts):
+        where = (tokens == mask).nonzero()[:, 1].view(batch, -1)  # as many are masked in every sequence
+        rows = torch.arange(batch)[:, None]
+        with clock("network"), torch.no_grad():
+            hidden = ask(model, tokens, torch.full((batch,), where.shape[1] / length))
+            log_mu = model.log_probs(hidden[rows, where]).double()
+        with clock("categorical"):
+            drawn = sampler.sample(tempered(log_mu, heat).flatten(0, 1), 1, rng=rng)[0].view(where.shape)
+            draws += drawn.numel()
+            sure = uniforms(tuple(where.shape), rng=rng) if order == "random" else _sure(log_mu, drawn, order)
+            sure = torch.from_numpy(confidence_format.round(sure.numpy()))
+            best = sure.argsort(dim=1, descending=True, stable=True)[:, :count]
+            at = where.gather(1, best)
+            tokens[rows, at], came[rows, at] = drawn.gather(1, best), call
+        if progress is not None:
+            progress(call + 1)
+    return Decoded(tokens, len(counts), draws, came, clock.seconds)
+
+
+def _sure(log_mu: Tensor, drawn: Tensor, order: Order) -> Tensor:
+    """(batch, masked) float64."""
+    mu = log_mu.exp()
+    if order == "confidence":
+        return mu.gather(-1, drawn[..., None])[..., 0]
+    if order == "margin":
+        top = mu.topk(min(2, mu.shape[-1]), dim=-1).values
+        return top[..., 0] - top[..., 1] if top.shape[-1] > 1 else top[..., 0]
+    return torch.xlogy(mu, mu).sum(-1)

@@ -1,0 +1,88 @@
+"""Ancestral decoding of a sampler known by its law, at the cost of its events instead of its steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import InputError
+from ...laws.process import StepLaw
+from ...types import Int
+from ..denoiser import Denoiser
+from ..schedule import unmask_probabilities
+from .decoded import ROWS, Decoded, Progress, check_size
+
+_TOKENS = 256  # tokens in one network call: more are slower, on a CPU
+
+
+def event_driven(
+    model: Denoiser,
+    step_law: StepLaw,
+    *,
+    batch: int,
+    length: int,
+    steps: int,
+    rng: np.random.Generator,
+    excess: float = 2.0**-24,
+    progress: Progress | None = None,
+) -> Decoded:
+    """Ancestral decoding of a sampler known by its law: the same law as N brute-force steps, at the cost of its events.
+
+    Thinning: whatever the network says, a step unmasks with probability at most d_i = min(r_i + ``excess``, 1), so every
+    masked position carries candidate steps of that Bernoulli process, drawn in closed form and independent of the network.
+    Only at a candidate is the law asked: with u uniform below d_i, the token is the first j with u < q_1 + ... + q_j, and
+    none, where u exceeds the sum, is a refusal. In the last step r = 1 and the law is renormalised. Sequences advance each
+    at its own pace and share network calls of up to 256 tokens. ``nfe``: sequences asked, summed over calls; ``draws``:
+    candidates; ``progress``: called with the number of tokens that have come.
+    ``step_law``: see :mod:`precision_lab.laws.process`; any sampler's by ``step_law_of``. ``excess``: what it may give
+    above r; u = 0 is 2^-24 in float32, 2^-9 in bfloat16. Raises InputError if the law unmasks more often than d_i allows.
+    """
+    check_size(batch, length, steps)
+    r, mask = unmask_probabilities(steps), model.config.mask_id
+    bound = np.minimum(r + excess, 1.0)
+    survival = np.cumsum(np.log1p(-np.minimum(bound[:-1], 1.0 - 2.0**-53)))  # log P(no candidate up to step i)
+
+    def next_candidate(after: Int) -> Int:
+        """First candidate step > ``after``; the last step takes all."""
+        done = np.append(survival, 0.0)[after]  # after = -1: none yet
+        return np.maximum(np.searchsorted(-survival, rng.exponential(size=after.shape) - done), after + 1)
+
+    tokens, came = torch.full((batch, length), mask), np.full((batch, length), -1)
+    candidate, stale, nfe, draws = next_candidate(came), np.ones(batch, dtype=bool), 0, 0
+    hidden: Tensor | None = None
+    while (open_ := np.flatnonzero((came < 0).any(1))).size:
+        for todo in _split(open_[stale[open_]], max(_TOKENS // length, 1)):
+            with torch.no_grad():
+                found = model.hidden(tokens[todo])
+            hidden = found.new_empty((batch, *found.shape[1:])) if hidden is None else hidden
+            hidden[todo], stale[todo] = found, False
+            nfe += len(todo)
+        assert hidden is not None
+        now = candidate[open_].min(1)
+        at, where = np.nonzero(candidate[open_] == now[:, None])
+        for part in _split(np.arange(len(at)), ROWS):
+            row, position, step = open_[at[part]], where[part], now[at[part]]
+            with torch.no_grad():  # the head runs at candidates alone
+                log_mu = torch.log_softmax(model.logits(hidden[row, position]).double(), dim=-1).numpy()
+            draws += len(part)
+            for i, p, s, log_p in zip(row, position, step, log_mu, strict=True):
+                cumulative, last = np.cumsum(step_law(log_p, float(r[s]))), s == steps - 1
+                total = float(cumulative[-1])
+                if not float(last) * 2.0**-60 <= total <= bound[s] * (1 + 1e-9):
+                    got = f"a step law of mass {total:.6g} at r = {r[s]:.6g}"
+                    raise InputError(got, f"0 to r + excess = {bound[s]:.6g}", "raise excess, or mend the law")
+                u = rng.random() * (total if last else bound[s])
+                u = min(u, np.nextafter(total, 0.0)) if last else u  # a product can round up to the total
+                if u < total:
+                    tokens[i, p], came[i, p] = int(np.searchsorted(cumulative, u, side="right")), s
+                    candidate[i, p], stale[i] = steps, True
+                else:
+                    candidate[i, p] = next_candidate(candidate[i : i + 1, p])[0]
+        if progress is not None:
+            progress(int((came >= 0).sum()))
+    return Decoded(tokens, nfe, draws, torch.from_numpy(came))
+
+
+def _split(index: Int, size: int) -> list[Int]:
+    return [index[i : i + size] for i in range(0, len(index), size)]

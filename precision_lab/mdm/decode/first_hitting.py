@@ -1,0 +1,126 @@
+"""The first-hitting sampler (Prop. 4.1 of arXiv:2409.02908) and its faster relatives: the law of ancestral sampling as
+steps -> infinity, at one network call a token or fewer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...errors import InputError
+from ...samplers.sampler import Sampler
+from ...uniforms import Rng
+from ..schedule import LINEAR, Schedule
+from .decoded import (
+    Clock,
+    Decoded,
+    Network,
+    Progress,
+    ask,
+    check_size,
+    check_temperature,
+    permutations,
+    tempered,
+    timed,
+    uniforms,
+)
+
+
+def hitting_times(batch: int, length: int, *, rng: Rng, schedule: Schedule = LINEAR) -> Tensor:
+    """(batch, length) float64, falling: the time at which each token comes, independent for each sequence.
+
+    With n masks left, 1 - alpha(tau_{n-1}) = u^(1/n) (1 - alpha(tau_n)), tau_L = 1: order statistics, largest first, of
+    ``length`` independent times whose masked share is uniform. log u / n is summed, so that no product underflows.
+    """
+    left = torch.arange(length, 0, -1, dtype=torch.float64)
+    share = (uniforms((batch, length), rng=rng).log() / left).cumsum(1).exp()
+    return torch.from_numpy(schedule.time(share.numpy()))
+
+
+def first_hitting(
+    model: Network,
+    sampler: Sampler,
+    *,
+    batch: int,
+    length: int,
+    rng: Rng,
+    schedule: Schedule = LINEAR,
+    temperature: float = 1.0,
+    per_call: Sequence[int] | None = None,
+    extrapolate: bool = False,
+    correct: bool = False,
+    progress: Progress | None = None,
+) -> Decoded:
+    """At each hitting time one uniformly chosen masked position draws its token from mu(x, tau), tau the *new* time. A
+    network that is not told the time needs no tau, and none is drawn for it. The head runs at the chosen positions alone.
+
+    ``per_call``: tokens decoded at each network call, summing to ``length`` (parallel decoding, first order in the
+    number of calls); the call is made at the time of its first token. ``extrapolate``: the token that comes at tau takes
+    mu + (mu - mu') (tau - t) / (t - t'), through the last two calls at t' > t; what falls below 0 is set to 0 and the rest
+    normalised. ``correct``: the tokens of the last call are drawn again from the newest prediction *at their positions*,
+    in which they are no longer masked; no network call is added.
+    ``steps`` of the result: the call in which each token came (for the last time).
+    """
+    check_size(batch, length)
+    counts = _counts(per_call, length)
+    heat, mask, clock, rows = (
+        check_temperature(temperature),
+        model.config.mask_id,
+        Clock(),
+        torch.arange(batch)[:, None],
+    )
+    tokens, came = torch.full((batch, length), mask), torch.full((batch, length), -1)
+    order, needs_time = permutations(batch, length, rng=rng), timed(model) or extrapolate
+    tau = hitting_times(batch, length, rng=rng, schedule=schedule) if needs_time else torch.ones(batch, length)
+    groups, hits = order.split(counts, dim=1), tau.split(counts, dim=1)
+    draws, before = 0, None  # before: the last call's time, and its prediction at the positions of this one
+
+    def draw(log_mu: Tensor, where: Tensor, call: int) -> int:
+        drawn = sampler.sample(tempered(log_mu, heat).flatten(0, 1), 1, rng=rng)[0]
+        tokens[rows, where], came[rows, where] = drawn.view(where.shape), call
+        return where.numel()
+
+    for call, now in enumerate(groups):
+        last, next_ = groups[call - 1] if call else None, groups[call + 1] if call + 1 < len(groups) else None
+        t = hits[call][:, 0]
+        with clock("network"), torch.no_grad():
+            hidden = ask(model, tokens, t)
+            log_mu = model.log_probs(hidden[rows, now]).double()
+            again = model.log_probs(hidden[rows, last]) if correct and last is not None else None
+            ahead = model.log_probs(hidden[rows, next_]).double() if extrapolate and next_ is not None else None
+        with clock("categorical"):
+            if again is not None and last is not None:
+                draws += draw(again, last, call)
+            if before is not None:
+                log_mu = _lagrange(log_mu, before[1], hits[call], t, before[0])
+            draws += draw(log_mu, now, call)
+        before = None if ahead is None else (t, ahead)
+        if progress is not None:
+            progress(sum(counts[: call + 1]))
+    return Decoded(tokens, len(counts), draws, came, clock.seconds)
+
+
+def _counts(per_call: Sequence[int] | None, length: int) -> list[int]:
+    counts = [1] * length if per_call is None else [int(count) for count in per_call]
+    if min(counts, default=0) < 1 or sum(counts) != length:
+        raise InputError(
+            f"per_call {counts[:8]} of sum {sum(counts)}", f"positive numbers of sum {length}", "mend them"
+        )
+    return counts
+
+
+def even_counts(length: int, calls: int) -> list[int]:
+    """``length`` tokens over ``calls`` calls, as evenly as whole numbers allow, the larger first."""
+    if not 1 <= calls <= length:
+        raise InputError(f"calls = {calls}", f"1 to {length}", "decode at least one token a call")
+    return [length // calls + (i < length % calls) for i in range(calls)]
+
+
+def _lagrange(log_mu: Tensor, log_before: Tensor, tau: Tensor, t: Tensor, t_before: Tensor) -> Tensor:
+    """log of mu extrapolated from t' and t to tau. (batch, count, vocab); where nothing positive is left, mu."""
+    mu, gap = log_mu.exp(), (t - t_before)[:, None]
+    slope = torch.where(gap != 0, (tau - t[:, None]) / gap, 0.0)
+    found = (mu + (mu - log_before.exp()) * slope[..., None]).clamp(min=0.0)
+    total = found.sum(-1, keepdim=True)
+    return torch.where(total > 0, found / total, mu).log()

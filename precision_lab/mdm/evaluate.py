@@ -1,0 +1,47 @@
+"""How well a network predicts held-out text: nats per token with a standard error over windows."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoiser
+from .loss import mask_counts, masked_cross_entropy, next_token_cross_entropy, random_subset
+
+
+def window_losses(model: Denoiser, tokens: Tensor, *, rng: torch.Generator) -> Tensor:
+    """(batch, length) ids -> (batch,) nats per token: one draw of the bound (masked), or the value itself (causal).
+
+    ``rng`` is a CPU generator, so that the masks do not depend on the device; a causal network draws nothing.
+    """
+    if model.config.causal:
+        return next_token_cross_entropy(model, tokens)
+    masked = random_subset(mask_counts(len(tokens), tokens.shape[1], rng=rng), tokens.shape[1], rng=rng)
+    return masked_cross_entropy(model, tokens, masked.to(tokens.device))
+
+
+def validation_losses(model: Denoiser, text: Tensor, *, seed: int, batch: int = 32, autocast: bool = False) -> Tensor:
+    """:func:`window_losses` of ``text`` (windows, length), without gradients: (windows,) float64 on the CPU."""
+    rng, device = torch.Generator().manual_seed(seed), model.bias.device
+    losses = []
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+        for chunk in text.split(batch):
+            losses.append(window_losses(model, chunk.to(device), rng=rng).cpu())
+    return torch.cat(losses).double()
+
+
+def mean_and_error(losses: Tensor) -> tuple[float, float]:
+    """Mean of the windows and its standard error (NaN for one window)."""
+    return losses.mean().item(), losses.std().item() / math.sqrt(len(losses))
+
+
+def validation_bound(
+    model: Denoiser, text: Tensor, *, seed: int, batch: int = 32, autocast: bool = False
+) -> tuple[float, float]:
+    """Nats per token on ``text`` (windows, length) and the standard error over windows.
+
+    A masked network gives the time-agnostic bound on them, a causal one the nats themselves.
+    """
+    return mean_and_error(validation_losses(model, text, seed=seed, batch=batch, autocast=autocast))

@@ -1,0 +1,205 @@
+"""One training run: its settings, its whole state, a step, and the state on disk from which it resumes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..files import read_safetensors, write_safetensors
+from .corpus import Corpus, windows
+from .denoiser import Denoiser, DenoiserConfig
+from .evaluate import validation_bound, window_losses
+
+MEASURE = {"mdm": "bound", "ar": "cross_entropy"}  # what validation measures, by kind
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that defines a run. On resuming, ``steps`` may change (only the final decay depends on it) and ``device``."""
+
+    model: DenoiserConfig = field(default_factory=DenoiserConfig)
+    steps: int = 2000
+    batch: int = 32
+    length: int = 128
+    muon_lr: float = 0.02  # matrices inside blocks: orthogonalised momentum
+    adam_lr: float = 3e-3  # embedding and bias
+    warmup: int = 50
+    decay: float = 0.5  # share of the run over which the rate falls linearly to zero
+    ema: float = 0.998
+    seed: int = 20260101
+    evaluate_every: int = 250
+    autocast: bool = True  # bfloat16 matrix products; weights, norms and the loss stay float32
+    device: str = "cpu"
+
+    @property
+    def kind(self) -> str:
+        return "ar" if self.model.causal else "mdm"
+
+
+def rate(config: TrainConfig, step: int) -> float:
+    """Warm up linearly, stay, then fall linearly to zero."""
+    return min((step + 1) / config.warmup, 1.0, (config.steps - step) / (config.decay * config.steps))
+
+
+class Trainer:
+    """The whole state of a run: weights, averaged weights, optimisers, generator, step, curve."""
+
+    def __init__(self, config: TrainConfig, corpus: Corpus, out: Path) -> None:
+        self.config, self.corpus, self.out = config, corpus, out
+        torch.manual_seed(config.seed)  # initial weights only; every later draw uses self.rng
+        self.model = Denoiser(config.model)
+        counts = np.bincount(corpus.train, minlength=config.model.vocab) + 1.0
+        self.model.bias.data = torch.from_numpy(np.log(counts / counts.sum())).float()
+        self.model.to(config.device)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        matrices = [p for p in self.model.blocks.parameters() if p.ndim == 2]
+        clock = self.model.clock.parameters() if config.model.timed else ()
+        self.optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=0.01, momentum=0.95),
+            torch.optim.AdamW(
+                [self.model.embedding.weight, self.model.bias, *clock],
+                lr=config.adam_lr,
+                betas=(0.9, 0.95),
+                weight_decay=0.0,
+            ),
+        ]
+        self.rng = torch.Generator().manual_seed(config.seed + 1)  # on the CPU: the same batches on every device
+        self.step, self.seconds = 0, 0.0
+        self.curve: list[dict] = []
+        self.schedule = [{"from_step": 0, "steps": config.steps, "device": config.device}]
+        self.validation = torch.from_numpy(windows(corpus.validation, config.length))
+        if len(corpus.train) <= config.length:
+            raise InputError(
+                f"a training text of {len(corpus.train)} tokens",
+                f"more than a window of {config.length}",
+                "use a longer text",
+            )
+        if len(self.validation) < 2:
+            raise InputError(
+                "a validation text of one window", "at least two, for a standard error", "use a longer text"
+            )
+
+    # -- one step ---------------------------------------------------------------------------------------------------
+    def advance(self) -> float:
+        config = self.config
+        starts = torch.randint(len(self.corpus.train) - config.length, (config.batch,), generator=self.rng)
+        rows = starts[:, None] + torch.arange(config.length)
+        tokens = torch.from_numpy(self.corpus.train[rows.numpy()].astype(np.int64)).to(config.device)
+        for optimiser, lr in zip(self.optimisers, (config.muon_lr, config.adam_lr), strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = lr * rate(config, self.step)
+        with torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.autocast):
+            loss = window_losses(self.model, tokens, rng=self.rng).mean()
+        loss.backward()
+        for optimiser in self.optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        self.step += 1
+        weight = min(config.ema, self.step / (self.step + 10))
+        for kept, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            kept.lerp_(new, 1 - weight)
+        return loss.item()
+
+    # -- state on disk ----------------------------------------------------------------------------------------------
+    @property
+    def state_path(self) -> Path:
+        return self.out / "state.safetensors"
+
+    def save_state(self) -> None:
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for i, optimiser in enumerate(self.optimisers):
+            for index, slots in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser.{i}.{index}.{slot}": torch.as_tensor(v) for slot, v in slots.items()}
+        tensors["rng"] = self.rng.get_state()
+        extra = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "curve": self.curve,
+            "config": asdict(self.config),
+            "schedule": self.schedule,
+            "text": self.corpus.fingerprint,
+        }
+        tensors["extra"] = torch.frombuffer(bytearray(json.dumps(extra).encode()), dtype=torch.uint8)
+        write_safetensors(self.state_path, tensors)
+
+    def load_state(self) -> None:
+        """Go on where the state was saved; InputError if it is damaged or belongs to other settings."""
+        tensors = read_safetensors(self.state_path)
+        try:
+            self._restore(tensors)
+        except (KeyError, TypeError, RuntimeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            what = f"{self.state_path} that does not hold a run ({type(error).__name__})"
+            raise InputError(what, "a state that this program saved", "remove it to start again") from error
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        extra = json.loads(bytes(tensors["extra"].tolist()))
+        defaults = asdict(TrainConfig())  # settings that are younger than the state
+        ours, theirs = asdict(self.config), defaults | extra["config"]
+        theirs["model"] = defaults["model"] | theirs["model"]
+        changed = [k for k in ours if k not in ("steps", "device") and ours[k] != theirs[k]]
+        if extra.get("text", self.corpus.fingerprint) != self.corpus.fingerprint:
+            changed.append("text")
+        if changed:
+            raise InputError(
+                f"a run in {self.out} with other {', '.join(changed)}", "the same settings", "use another --out"
+            )
+        pick = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
+        self.model.load_state_dict(pick("model."))
+        self.average.load_state_dict(pick("average."))
+        for i, optimiser in enumerate(self.optimisers):
+            state: dict = {}
+            for key, value in pick(f"optimiser.{i}.").items():
+                index, slot = key.split(".", 1)
+                state.setdefault(int(index), {})[slot] = value
+            optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        self.rng.set_state(tensors["rng"])
+        self.step, self.seconds, self.curve = extra["step"], extra["seconds"], extra["curve"]
+        self._note_schedule(extra.get("schedule", [{"from_step": 0, "steps": theirs["steps"], "device": "cpu"}]))
+
+    def _note_schedule(self, before: list[dict]) -> None:
+        now = {"from_step": self.step, "steps": self.config.steps, "device": self.config.device}
+        same = all(before[-1][key] == now[key] for key in ("steps", "device"))
+        self.schedule = before if same else [*before, now]
+
+    # -- the run ----------------------------------------------------------------------------------------------------
+    def run(self) -> None:
+        config, started, recent = self.config, time.monotonic() - self.seconds, []
+        measure = MEASURE[config.kind]
+        while self.step < config.steps:
+            recent.append(self.advance())
+            self.seconds = time.monotonic() - started
+            if self.step % 10 == 0 or self.step == config.steps:
+                speed = self.step * config.batch * config.length / self.seconds
+                left = (config.steps - self.step) * self.seconds / self.step
+                print(
+                    f"step {self.step}/{config.steps}  loss {np.mean(recent[-10:]):.4f}  "
+                    f"{speed:,.0f} tokens/s  {left / 60:.0f} min left",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            if self.step % config.evaluate_every == 0 or self.step == config.steps:
+                some = self.validation[:: max(len(self.validation) // 256, 1)][:256]  # of every source
+                bound, error = validation_bound(self.average, some, seed=config.seed + 2, autocast=config.autocast)
+                print(f"  validation {measure} {bound:.4f} +- {error:.4f} nats per token", file=sys.stderr, flush=True)
+                self.curve.append(
+                    {
+                        "step": self.step,
+                        "tokens": self.step * config.batch * config.length,
+                        "seconds": round(self.seconds, 1),
+                        "train_loss": round(float(np.mean(recent)), 5),
+                        f"validation_{measure}": round(bound, 5),
+                        "standard_error": round(error, 5),
+                    }
+                )
+                recent = []
+                self.save_state()

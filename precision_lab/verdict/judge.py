@@ -1,0 +1,96 @@
+"""From draws to test results, by name. Every p-value holds at every n; powers are those of :mod:`.plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..laws.law import Law
+from ..statistics import (
+    Chance,
+    Counts,
+    TestResult,
+    agreement_test,
+    blocked_identity_test,
+    cross_row_test,
+    likelihood_ratio_test,
+    reachability_test,
+    repeated_vector_test,
+    serial_test,
+    tail_test,
+    temperature_test,
+    tie_order_test,
+)
+from ..types import Array
+from .lattice import detectable_lattice, lattice_bet
+from .plan import Plan, Question
+
+FEWEST = 8  # vectors that can return
+FEWEST_TIED = 64  # fewer could not fail at any level asked here
+
+
+def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generator) -> dict[str, TestResult]:
+    """``tokens``: (streams, calls, rows), all of one law. The tests of the question that so many draws allow.
+
+    A test of ties with fewer than 64 draws of a tied token, and of returning vectors with fewer than 8 vectors, are left
+    out: that loses no level, as the level of each was set before.
+    """
+    law = question.law
+    rates: dict[str, Any] = {"false_fail": plan.level, "false_pass": plan.false_pass}
+    counts = Counts.from_tokens(tokens, law.vocab)
+    rows = tokens.shape[2]
+    sequences = tokens.transpose(0, 2, 1)  # one after another: an even number of calls, so that no pair crosses two
+
+    def tail() -> TestResult:
+        mass, error = question.tail_mass
+        return tail_test(int(counts.counts[question.tail].sum()), counts.n, mass, p0_error=error, **rates)
+
+    def lattice() -> TestResult:
+        result = likelihood_ratio_test(counts, law, lattice_bet(law), **rates)
+        seen = detectable_lattice(counts.n, law, plan.level, plan.false_pass)
+        return replace(result, test="lattice_test", detectable=seen, effect="share of the way to a 24-bit lattice")
+
+    def identity() -> TestResult:
+        blocks = [Counts.from_tokens(stream, law.vocab) for stream in tokens]
+        return blocked_identity_test(blocks, law, rng=rng, **rates)
+
+    ways: dict[str, Callable[[], TestResult | None]] = {
+        "temperature": lambda: None if impossible(counts, law) else temperature_test(counts, law, **rates),
+        "tail": tail,
+        "lattice": lattice,
+        "identity": identity,
+        "support": lambda: reachability_test(counts, law, impossible=np.isneginf(law.log_probs), false_fail=plan.level),
+        "rows": lambda: cross_row_test(tokens.reshape(-1, rows), law, **rates),
+        "serial": lambda: serial_test(sequences.ravel(), law, **rates),
+        "streams": lambda: agreement_test(tokens[0::2].ravel(), tokens[1::2].ravel(), law, law, **rates),
+        "repeats": lambda: repeats(sequences, law, question.length, plan),
+        "ties": lambda: ties(counts, question, plan),
+    }
+    results = {name: ways[name]() for name in question.tests if name in ways}
+    return {name: result for name, result in results.items() if result is not None}
+
+
+def impossible(counts: Counts, law: Law) -> bool:
+    """Whether a token of logit -inf was drawn: the support test fails then, and a likelihood has no meaning."""
+    return bool(counts.counts[np.isneginf(law.log_probs)].any())
+
+
+def repeats(sequences: Array, law: Law, length: int, plan: Plan) -> TestResult | None:
+    """Vectors of ``length`` consecutive draws that return, a vector for each (stream, row, place)."""
+    whole = sequences[:, :, : sequences.shape[2] // length * length].reshape(-1, length)
+    if len(whole) < FEWEST:
+        return None
+    null = Chance.of_draws(law, times=length)
+    return repeated_vector_test(whole, null, false_fail=plan.level, false_pass=plan.false_pass)
+
+
+def ties(counts: Counts, question: Question, plan: Plan) -> TestResult | None:
+    from ..statistics.testing.tie_order import tie_halves
+
+    first, last = tie_halves(question.logits)
+    if counts.counts[first | last].sum() < FEWEST_TIED:
+        return None
+    return tie_order_test(counts, question.logits, false_fail=plan.level, false_pass=plan.false_pass)

@@ -1,0 +1,74 @@
+"""What a sampler may not do whatever its law: asked by a few small calls before the draws."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..laws.law import target_law
+from .caller import Caller, Misbehaved, ramp
+
+CHANCE_BITS = 64  # independent answers agree with probability 2^-64 at most
+
+
+def probe(caller: Caller, vocab: int, seed: int) -> None:
+    """Raises Misbehaved where the ids do not follow the generator, or anything else is touched.
+
+    Two rows of :func:`~.caller.ramp`. The same seed must give the
+    same ids, another seed and a second call others, and the global generators of Python, NumPy and torch must stay as
+    they were. Two independent answers agree with probability 2^-64 at most. The global states are put back.
+    """
+    logits = ramp(2, vocab)
+    alike = float((target_law(logits[0]).probs ** 2).sum())
+    n = max(8, math.ceil(CHANCE_BITS / (-2 * math.log2(alike))))
+    call = caller.shown(logits.shape, n, seed)
+    with global_seed(1):
+        before, source = _global_state(), caller.source(seed)
+        first = caller.call(source, logits, n, seed)
+        touched = [name for name, state in _global_state().items() if state != before[name]]
+        again = caller.call(source, logits, n, seed)
+    with global_seed(2):
+        repeated = caller.call(caller.source(seed), logits, n, seed)
+    with global_seed(1):
+        other = caller.call(caller.source(seed + 1), logits, n, seed + 1)
+    if touched:
+        detail = f"the call moves the global state of {' and '.join(touched)}"
+        raise Misbehaved("uses the global random state", detail, call)
+    if not np.array_equal(first, repeated):
+        raise Misbehaved("ignores its generator", f"two calls with seed {seed} give different ids", f"{call}  # twice")
+    if np.array_equal(first, other):
+        detail = f"seeds {seed} and {seed + 1} give the same {first.size} ids"
+        raise Misbehaved("ignores its generator", detail, f"{call}  # and with seed {seed + 1}")
+    if np.array_equal(first, again):
+        detail = f"a second call with the same generator gives the same {first.size} ids"
+        raise Misbehaved("does not advance its generator", detail, f"{call}  # twice with one generator")
+
+
+@contextmanager
+def global_seed(seed: int) -> Iterator[None]:
+    """The global generators in a known state; as they were afterwards."""
+    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])  # noqa: NPY002
+        torch.set_rng_state(kept[2])
+
+
+def _global_state() -> dict[str, Any]:
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002
+    return {
+        "random": random.getstate(),
+        "numpy.random": tuple(part.tobytes() if isinstance(part, np.ndarray) else part for part in numpy_state),
+        "torch": torch.get_rng_state().numpy().tobytes(),
+    }

@@ -1,0 +1,212 @@
+"""What is asked of a sampler: which tests, at which level each, on how many draws. Everything here precedes the draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ..errors import InputError, unknown_name
+from ..laws.law import Law, target_law
+from ..statistics import (
+    Chance,
+    agreement,
+    detectable_temperature,
+    draws_needed_blocked_identity,
+    draws_needed_sharing,
+    draws_needed_tail,
+    draws_needed_temperature,
+)
+from ..statistics.tempered import Tempered
+from ..statistics.testing.tie_order import tie_halves
+from ..targets import Target
+from ..types import Array, Budget, Float
+from .lattice import SHARES, lattice_draws
+
+STREAMS, ROWS = 4, 4  # seeds, and equal rows of logits in every call
+UNIT = 2 * STREAMS * ROWS  # draws in two calls of every stream: consecutive draws are compared in pairs
+TAIL_MASS = 0.1  # the tail: the rarest tokens that hold at most this together
+DEFAULT_DETECT = "temperature=0.02"
+# noise values (draws x vocabulary) of all targets together, and draws of one target. 2^26 values: about a second of a core
+CAPS = {Budget.SMOKE: (2**30, 2**21), Budget.CI: (2**33, 2**23), Budget.FULL: (2**36, 2**25)}
+CHEAP = 2**25  # noise values that are drawn whatever is wished
+
+# effect -> (tests that must see it, its unit). "sharing" is wished for by every check.
+EFFECTS = {
+    "temperature": (("temperature",), "|temperature - 1|"),
+    "tail": (("tail",), f"relative deviation of the mass of the rarest {TAIL_MASS:.0%}"),
+    "tv": (("identity",), "total variation"),
+    "float32": (("lattice",), "share of the way from the target to a race of 24-bit uniforms, one of SHARES"),
+    "sharing": (("rows", "serial", "streams"), "share of pairs of draws with one vector of noise"),
+}
+
+
+def parse_detect(text: str | Iterable[str]) -> dict[str, float]:
+    """``temperature=0.02,tail=0.1`` -> sizes by effect; ``sharing`` is 1 unless named. InputError for anything else."""
+    wished = {"sharing": 1.0}
+    for item in [text] if isinstance(text, str) else text:
+        for part in filter(None, (part.strip() for part in item.split(","))):
+            name, _, size = part.partition("=")
+            if name not in EFFECTS:
+                raise unknown_name("effect", name, EFFECTS)
+            try:
+                value = float(size)
+            except ValueError:
+                value = math.nan
+            if not 0 < value < (2 if name in ("temperature", "tail") else 1 + 1e-12):
+                raise InputError(f"--detect {part}", f"{name}=NUMBER, {EFFECTS[name][1]}", "for example tv=0.05")
+            if name == "float32" and value not in SHARES:
+                raise InputError(f"--detect {part}", f"float32= one of {SHARES}", "1 is float32 noise itself")
+            wished[name] = value
+    return wished
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """One row of logits and what is asked of its draws.
+
+    ``logits``: (vocab,) as the sampler is given them.  ``law``: their softmax.  ``tests``: names, fixed before the draws.
+    ``tail``: (vocab,) bool, the rarest :data:`TAIL_MASS`.  ``needed``: draws by effect.  ``n``: draws that will be made.
+    ``length``: of the vectors that should not come back.
+    """
+
+    target: Target
+    law: Law
+    logits: np.ndarray
+    tests: tuple[str, ...]
+    tail: Array
+    needed: dict[str, int] = field(default_factory=dict)
+    n: int = 0
+    length: int = 1
+
+    @property
+    def tail_mass(self) -> tuple[float, float]:
+        """Mass of the tail, and a bound on its error."""
+        size = int(self.tail.sum())
+        return math.fsum(self.law.probs[self.tail]), min(size, self.law.vocab - size) * self.law.error
+
+    def planned(self, needed: dict[str, int], n: int, length: int) -> Question:
+        """The question with its numbers."""
+        return replace(self, needed=needed, n=n, length=length)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """``level``: of one test, false_fail / their number.  ``wished``: sizes by effect, see :data:`EFFECTS`."""
+
+    questions: tuple[Question, ...]
+    wished: dict[str, float]
+    false_fail: float
+    false_pass: float
+    level: float
+
+    @property
+    def wish_of(self) -> dict[str, float]:
+        """Sizes by test."""
+        return {test: size for effect, size in self.wished.items() for test in EFFECTS[effect][0]}
+
+
+def ask(
+    target: Target, extra: Sequence[str] = (), without: Sequence[str] = (), dtype: type[np.floating] = np.float32
+) -> Question:
+    """The question of one target. ``extra``, ``without``: tests beyond those its law calls for, and left out.
+
+    ``dtype``: of the logits as the sampler has them. InputError for a target whose draws say nothing.
+    """
+    given = target.logits.astype(dtype)
+    law = target_law(given)
+    if not 0 < float(law.probs.max()) < 1:
+        raise InputError(
+            f"{target.name}, whose every draw is one token", "two tokens that can be drawn", "choose another"
+        )
+    tests = ["identity", "support", "rows", "serial", "streams", "repeats"]
+    tail = rarest(law.probs)
+    if not Tempered.of(law).flat:
+        tests = ["temperature", *(["tail"] if tail.any() else []), "lattice", *tests]
+    if has_ties(given):
+        tests.append("ties")
+    kept = tuple(test for test in (*tests, *extra) if test not in without)
+    return Question(target, law, given, kept, tail)
+
+
+def rarest(probs: Float) -> Array:
+    """(vocab,) bool: the rarest tokens that hold at most :data:`TAIL_MASS` together; none where the rarest holds more."""
+    order = np.argsort(probs, kind="stable")
+    tail = np.zeros(len(probs), dtype=bool)
+    tail[order[np.cumsum(probs[order]) <= TAIL_MASS]] = True
+    return tail & (probs[tail].sum() > 0)
+
+
+def has_ties(logits: np.ndarray) -> bool:
+    try:
+        tie_halves(logits)
+    except InputError:
+        return False
+    return True
+
+
+def plan(
+    targets: Iterable[Target],
+    wished: dict[str, float],
+    *,
+    budget: Budget,
+    false_fail: float,
+    false_pass: float,
+    extra: Sequence[str] = (),
+) -> Plan:
+    """For every target as many draws as the wished effects need at the level of one test, but no more than the budget."""
+    for name, rate in (("false_fail", false_fail), ("false_pass", false_pass)):
+        if not 1e-9 <= rate < 0.5:
+            raise InputError(f"{name} = {rate}", "1e-9 to 0.5", "1e-6 and 1e-3 are the defaults")
+    asked = [ask(target, extra) for target in targets]
+    level = false_fail / sum(len(question.tests) for question in asked)
+    values, most = CAPS[budget]
+    questions = []
+    for question in asked:
+        needed = {e: _rounded(draws_needed(question, e, size, level, false_pass)) for e, size in wished.items()}
+        share = values // (len(asked) * question.law.vocab)
+        cap = max(UNIT, min(share, most) // UNIT * UNIT)
+        least = _rounded(min(2**16, CHEAP // question.law.vocab))
+        n = min(cap, max(least, *needed.values()))
+        questions.append(question.planned(needed, n, vector_length(question.law, n, level)))
+    return Plan(tuple(questions), wished, false_fail, false_pass, level)
+
+
+def draws_needed(question: Question, effect: str, size: float, level: float, false_pass: float) -> int:
+    """Draws with which every test that must see the effect does, at any deviation of ``size`` or more."""
+    law = question.law
+    if effect != "sharing" and EFFECTS[effect][0][0] not in question.tests:
+        raise InputError(f"{effect} on {question.target.name}", "a target that is not flat", "wish for tv=0.05 instead")
+    if effect == "temperature":
+        sides = [1 + size, *([1 - size] if size < 1 else [])]
+        n = max(draws_needed_temperature(law, side, level, false_pass) for side in sides)
+        while detectable_temperature(n, law, level, false_pass) > size:
+            n += math.ceil(n / 100)
+        return n
+    if effect == "tail":
+        mass, error = question.tail_mass
+        rates = [mass * (1 + size), mass * max(0.0, 1 - size)]
+        return max(draws_needed_tail(mass, rate, level, false_pass, error) for rate in rates)
+    if effect == "float32":
+        return lattice_draws(law, size, level, false_pass)
+    if effect == "tv":
+        return draws_needed_blocked_identity(law, size, level, false_pass, blocks=STREAMS)
+    alone, shared = agreement(law, law)
+    if not shared - alone > 1e-6:
+        raise InputError(f"{question.target.name}, where draws agree anyway", "a flatter target", "choose another")
+    pairs = ROWS * (ROWS - 1) // 2
+    return ROWS * draws_needed_sharing(law, law, size, false_fail=level / pairs, false_pass=false_pass)
+
+
+def vector_length(law: Law, n: int, level: float) -> int:
+    """The least L such that even one return among all n / L vectors of L draws would be a failure."""
+    pair, length = Chance.of_draws(law).pair, 1
+    while length < n and 2 * math.log(n / length) + length * math.log(pair) > math.log(level):
+        length += max(1, length // 8)
+    return length
+
+
+def _rounded(n: int) -> int:
+    return math.ceil(n / UNIT) * UNIT

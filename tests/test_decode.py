@@ -1,0 +1,418 @@
+"""Decoders against laws on networks that can be enumerated, and the conformance tests against wrong first-hitting samplers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from judging import statistical
+
+from precision_lab import SAMPLERS
+from precision_lab.errors import InputError
+from precision_lab.formats import BF16, FP32
+from precision_lab.laws.law import Law
+from precision_lab.mdm.conformance import Probe, assert_first_hitting_conformance, first_hitting_conformance
+from precision_lab.mdm.decode import (
+    ancestral,
+    autoregressive,
+    confidence_ordered,
+    even_counts,
+    first_hitting,
+    hitting_times,
+)
+from precision_lab.mdm.denoiser import Denoiser, DenoiserConfig
+from precision_lab.mdm.schedule import COSINE, LINEAR, cancelling, polynomial, unmask_probabilities
+from precision_lab.samplers import Sampler, Stages
+from precision_lab.statistics import Counts
+from precision_lab.statistics.testing import chi_square_test
+from precision_lab.types import Guarantee
+
+EXACT = SAMPLERS["inverse_cdf_fp64"]
+FALSE_FAIL = 1e-8
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@dataclass(frozen=True)
+class Witness(Sampler):
+    """Another sampler, and the rows it was asked for."""
+
+    inner: Sampler = field(kw_only=True)
+    rows: list = field(default_factory=list, kw_only=True, compare=False)
+
+    @property
+    def ceiling(self):
+        return self.inner.ceiling
+
+    def row_law(self, logits):
+        return self.inner.row_law(logits)
+
+    def sample(self, logits, n, *, rng):
+        self.rows.append(logits.clone())
+        return self.inner.sample(logits, n, rng=rng)
+
+
+def witness(inner: Sampler = EXACT) -> Witness:
+    return Witness("witness", "test", "here", Stages.all("fp64"), inner=inner)
+
+
+class Moving:
+    """A network whose prediction at every position is linear in the time: mu = (1 - t) a + t b, whatever the state."""
+
+    def __init__(self, length: int, vocab: int) -> None:
+        self.config = SimpleNamespace(vocab=vocab, mask_id=vocab, timed=True)
+        self.a, self.b = (torch.from_numpy(rng(k).dirichlet(np.ones(vocab), length)) for k in (1, 2))
+        self.asked: list = []
+
+    def hidden(self, tokens, t):
+        self.asked.append((tokens.clone(), t.clone()))
+        return self.at(t)
+
+    def at(self, t):
+        return ((1 - t.double())[:, None, None] * self.a + t.double()[:, None, None] * self.b).log()
+
+    def log_probs(self, hidden):
+        return hidden
+
+
+def text_law(probs: dict, length: int, vocab: int) -> Law:
+    values = np.array([probs.get(text, 0.0) for text in itertools.product(range(vocab), repeat=length)])
+    return Law.from_probs(values, "enumeration", 1e-12, Guarantee.CERTIFIED)
+
+
+def counts_of(tokens: torch.Tensor, vocab: int) -> Counts:
+    length = tokens.shape[1]
+    code = (tokens * vocab ** torch.arange(length - 1, -1, -1)).sum(1).numpy()
+    return Counts.from_tokens(code, vocab**length)
+
+
+class TestFirstHitting:
+    @statistical(false_fail=1e-8)
+    @pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=lambda s: s.name)
+    def test_conforms(self, schedule):
+        """Level 1e-8 each; sees what TestConformance shows."""
+        decode = lambda network, **options: first_hitting(network, EXACT, schedule=schedule, **options).tokens  # noqa: E731
+        assert_first_hitting_conformance(decode, rng=rng(3), schedule=schedule, false_fail=FALSE_FAIL)
+
+    @statistical(false_fail=1e-8)
+    def test_torch_generator(self):
+        decode = lambda network, **options: first_hitting(network, EXACT, **options).tokens  # noqa: E731
+        assert_first_hitting_conformance(decode, rng=torch.Generator().manual_seed(1), false_fail=FALSE_FAIL)
+
+    def test_hitting_times_are_order_statistics(self):
+        """E[share of the k-th hit of L] = (L + 1 - k) / (L + 1): 200,000 sequences, 8 standard errors (1e-15)."""
+        t = hitting_times(200_000, 5, rng=rng(1)).numpy()
+        assert (np.diff(t, axis=1) <= 0).all()
+        expected = np.arange(5, 0, -1) / 6
+        assert np.abs(t.mean(0) - expected).max() < 8 * math.sqrt(expected.max() * (1 - expected.min()) / 7 / 200_000)
+        cubic = polynomial(3).masked(hitting_times(200_000, 5, rng=rng(1), schedule=polynomial(3)).numpy())
+        np.testing.assert_allclose(cubic, t, rtol=1e-9)
+
+    def test_a_thousand_tokens_do_not_underflow(self):
+        t = hitting_times(2, 4096, rng=rng(2)).numpy()
+        assert (t > 0).all()
+
+    @statistical(false_fail=FALSE_FAIL)
+    def test_parallel_decoding_draws_from_one_state(self):
+        """Two tokens of the first call are independent given nothing; the third sees both: the law, enumerated."""
+        probe = Probe(3, 2, seed=5)
+        mask, law = 2, {}
+        at = lambda *state: probe.log_probs(probe.answer(torch.tensor([state])))[0].exp().numpy()  # noqa: E731
+        start = at(mask, mask, mask)
+        for pair in itertools.combinations(range(3), 2):
+            (last,) = set(range(3)) - set(pair)
+            for a, b, c in itertools.product(range(2), repeat=3):
+                state = [mask] * 3
+                state[pair[0]], state[pair[1]] = a, b
+                p = start[pair[0], a] * start[pair[1], b] * at(*state)[last, c] / 3
+                state[last] = c
+                law[tuple(state)] = law.get(tuple(state), 0) + p
+        done = first_hitting(probe, EXACT, batch=40_000, length=3, rng=rng(6), per_call=[2, 1])
+        assert (done.nfe, done.draws) == (2, 120_000)
+        assert not chi_square_test(counts_of(done.tokens, 2), text_law(law, 3, 2), false_fail=FALSE_FAIL).failed
+        one_by_one = first_hitting(probe, EXACT, batch=40_000, length=3, rng=rng(6))
+        assert chi_square_test(counts_of(one_by_one.tokens, 2), text_law(law, 3, 2), false_fail=FALSE_FAIL).failed
+
+    def test_extrapolation_is_exact_where_mu_is_linear_in_time(self):
+        """Every row that is drawn from is mu at the time of its own token; without extrapolation, at that of the call."""
+        length, network = 8, Moving(8, 5)
+        for extrapolate, wanted in ((True, "own"), (False, "call")):
+            seen, again = witness(), rng(7)
+            done = first_hitting(
+                network, seen, batch=1, length=length, rng=again, per_call=[2] * 4, extrapolate=extrapolate
+            )
+            order, tau = self.replay(length)
+            assert done.nfe == 4
+            for call, rows in enumerate(seen.rows):
+                for k, row in enumerate(rows):
+                    hit = 2 * call + k
+                    t = tau[:, hit] if wanted == "own" and call else tau[:, 2 * call]
+                    mu = network.at(t)[0, order[0, hit]]
+                    np.testing.assert_allclose(row.exp(), mu.exp(), atol=1e-6)
+
+    def replay(self, length):
+        from precision_lab.mdm.decode.decoded import permutations
+
+        again = rng(7)
+        return permutations(1, length, rng=again), hitting_times(1, length, rng=again)
+
+    def test_extrapolation_below_zero_is_clipped(self):
+        from precision_lab.mdm.decode.first_hitting import _lagrange
+
+        now, before = torch.tensor([[[0.9, 0.1]]]).log(), torch.tensor([[[0.6, 0.4]]]).log()
+        t, t_before = torch.tensor([0.5]), torch.tensor([0.6])
+        found = _lagrange(now, before, torch.tensor([[0.4]]), t, t_before).exp()
+        np.testing.assert_allclose(found, [[[1.0, 0.0]]], atol=1e-7)  # 1.2 and -0.2
+        same = _lagrange(now, before, torch.tensor([[0.5]]), t, t_before).exp()
+        np.testing.assert_allclose(same, now.exp(), atol=1e-7)
+        np.testing.assert_allclose(_lagrange(now, before, torch.tensor([[0.4]]), t, t).exp(), now.exp(), atol=1e-7)
+
+    def test_the_corrector_draws_the_last_tokens_again_from_the_newest_prediction(self):
+        probe, seen = Probe(4, 3, seed=1), witness()
+        done = first_hitting(probe, seen, batch=1, length=4, rng=rng(8), correct=True)
+        assert (done.nfe, done.draws, len(seen.rows)) == (4, 7, 7)
+        states = [tokens[0] for tokens, _ in probe.asked]
+        for call in range(1, 4):
+            last = int(((states[call] != states[call - 1]) & (states[call - 1] == 3)).nonzero()[0])
+            newest = probe.log_probs(probe.answer(states[call][None]))[0, last]
+            np.testing.assert_allclose(seen.rows[2 * call - 1][0], newest)
+        assert len(probe.asked) == 4
+
+    @pytest.mark.parametrize("per_call", [[], [1], [2, 2], [3, 0], [4, -1]])
+    def test_bad_counts(self, per_call):
+        with pytest.raises(InputError, match="per_call"):
+            first_hitting(Probe(3, 2), EXACT, batch=1, length=3, rng=rng(), per_call=per_call)
+
+    def test_even_counts(self):
+        assert even_counts(10, 4) == [3, 3, 2, 2]
+        for calls in (0, 11):
+            with pytest.raises(InputError, match="calls"):
+                even_counts(10, calls)
+
+
+def right(network, *, batch, length, rng, shared=False, leftmost=False, old=False, two=False, heat=1.0):
+    """A second first-hitting sampler, written loop by loop, and its possible mistakes."""
+    mask = network.config.mask_id
+    tokens, t = torch.full((batch, length), mask), torch.ones(batch, dtype=torch.float64)
+    k = 0
+    while k < length:
+        left = length - k
+        u = torch.from_numpy(rng.random(1).repeat(batch) if shared else rng.random(batch))
+        new = t * u ** (1 / left)
+        hidden = network.hidden(tokens, t if old else new)
+        for _ in range(2 if two and left > 1 else 1):
+            for b in range(batch):
+                where = (tokens[b] == mask).nonzero()[:, 0]
+                at = int(where[0] if leftmost else where[rng.integers(len(where))])
+                p = (network.log_probs(hidden)[b, at] / heat).softmax(0).numpy()
+                tokens[b, at] = int(rng.choice(len(p), p=p / p.sum()))
+            k += 1
+        t = new
+    return tokens
+
+
+class TestConformance:
+    """Each mistake is failed by the verdict that is there for it; the second implementation passes."""
+
+    @statistical(false_fail=1e-8)
+    def test_another_right_one_passes(self):
+        assert not any(
+            result.failed for result in first_hitting_conformance(right, rng=rng(1), batch=1500, false_fail=FALSE_FAIL)
+        )
+
+    @pytest.mark.parametrize(
+        ("mistake", "verdict"),
+        [
+            ({"shared": True}, "within_batch"),
+            ({"leftmost": True}, "uniform_position"),
+            ({"old": True}, "hitting_times"),
+            ({"two": True}, "one_token_per_hit"),
+            ({"heat": 0.4}, "final_law"),
+        ],
+        ids=lambda x: str(x),
+    )
+    def test_mistakes_are_named(self, mistake, verdict):
+        decode = lambda network, **options: right(network, **options, **mistake)  # noqa: E731
+        failed = [r.test for r in first_hitting_conformance(decode, rng=rng(2), batch=1500) if r.failed]
+        assert verdict in failed
+        with pytest.raises(AssertionError, match=verdict):
+            assert_first_hitting_conformance(decode, rng=rng(2), batch=1500)
+
+    def test_rows_that_share_their_tokens(self):
+        def copied(network, *, batch, length, rng):
+            half = right(network, batch=batch // 2, length=length, rng=rng)
+            network.asked = [(s.repeat_interleave(2, 0), t.repeat_interleave(2)) for s, t in network.asked]
+            return half.repeat_interleave(2, 0)
+
+        failed = [r.test for r in first_hitting_conformance(copied, rng=rng(3), batch=1000) if r.failed]
+        assert "within_batch" in failed
+
+    def test_the_law_of_the_probe_sums_to_one(self):
+        law = Probe(3, 3).law()
+        assert law.probs.sum() == pytest.approx(1, abs=1e-12)
+
+
+class TestAncestral:
+    @statistical(false_fail=FALSE_FAIL)
+    @pytest.mark.parametrize("schedule", [LINEAR, COSINE, polynomial(2)], ids=lambda s: s.name)
+    def test_the_time_of_unmasking_follows_the_schedule(self, schedule):
+        """P(step i) = masked(t_i) - masked(t_i+1): 40,000 positions of a network that ignores its input."""
+        done = ancestral(Probe(1, 2), EXACT, batch=40_000, length=1, steps=8, rng=rng(4), schedule=schedule)
+        due = -np.diff(schedule.masked(np.linspace(1, 0, 9)))
+        law = Law.from_probs(due, "differences of the schedule", 1e-13, Guarantee.CERTIFIED)
+        assert not chi_square_test(Counts.from_tokens(done.steps[:, 0], 8), law, false_fail=FALSE_FAIL).failed
+        other = Law.from_probs(np.full(8, 0.125), "linear", 0.0, Guarantee.EXACT)
+        if schedule is not LINEAR:
+            assert chi_square_test(Counts.from_tokens(done.steps[:, 0], 8), other, false_fail=FALSE_FAIL).failed
+
+    def test_a_network_that_is_told_the_time_is_asked_at_every_step(self):
+        probe = Probe(2, 2)
+        done = ancestral(probe, EXACT, batch=3, length=2, steps=6, rng=rng(5))
+        assert done.nfe == len(probe.asked) > 2
+        np.testing.assert_allclose([float(t[0]) for _, t in probe.asked], np.arange(6, 6 - done.nfe, -1) / 6)
+
+    def test_the_temperature_is_of_mu_and_not_of_the_mask(self):
+        for wrong in (False, True):
+            probe, seen = Probe(1, 3), witness()
+            ancestral(probe, seen, batch=1, length=1, steps=4, rng=rng(6), temperature=0.5, temper_the_mask=wrong)
+            row, mu = seen.rows[0][0].exp(), probe.log_probs(probe.answer(torch.tensor([[3]])))[0, 0].exp()
+            squared = mu**2 / (mu**2).sum()
+            if wrong:
+                both = torch.cat([mu / 4, torch.tensor([0.75])]) ** 2
+                np.testing.assert_allclose(row, both / both.sum(), rtol=1e-6)
+            else:
+                np.testing.assert_allclose(row, torch.cat([squared / 4, torch.tensor([0.75])]), rtol=1e-6)
+
+    def test_given_probabilities_of_another_arithmetic(self):
+        seen = witness()
+        r = cancelling(1000, FP32)
+        ancestral(Probe(1, 2), seen, batch=1, length=1, steps=1000, rng=rng(7), unmask=r)
+        for row, p in zip(seen.rows[:-1], r, strict=False):
+            assert float(row[0, -1].exp()) == pytest.approx(1 - p, rel=1e-12)
+        with pytest.raises(InputError, match="unmask of shape"):
+            ancestral(Probe(1, 2), EXACT, batch=1, length=1, steps=5, rng=rng(), unmask=r)
+
+    def test_time_is_kept_by_part(self):
+        done = ancestral(Probe(2, 2), EXACT, batch=2, length=2, steps=3, rng=rng())
+        assert set(done.seconds) == {"network", "categorical"}
+        assert min(done.seconds.values()) > 0
+
+
+class TestConfidence:
+    @pytest.mark.parametrize("order", ["confidence", "margin", "entropy"])
+    def test_against_a_loop_over_positions(self, order):
+        """The proposals are witnessed; which of them stays is recomputed by hand, one position at a time."""
+        for seed in range(20):
+            probe, seen = Probe(4, 3, seed=seed), witness()
+            done = confidence_ordered(probe, seen, batch=1, length=4, rng=rng(seed), order=order, steps=4)
+            state, tokens = [3] * 4, done.tokens[0].tolist()
+            for call, rows in enumerate(seen.rows):
+                masked = [l for l, token in enumerate(state) if token == 3]
+                (chosen,) = [l for l in masked if done.steps[0, l] == call]
+                score = {}
+                for l, row in zip(masked, rows.exp().numpy(), strict=True):
+                    top = np.sort(row)[::-1]
+                    score[l] = {"margin": top[0] - top[1], "entropy": (row * np.log(row)).sum()}.get(order, row)
+                if order == "confidence":  # of the tokens proposed, of which only the chosen is known: it beats ...
+                    assert all(score[chosen][tokens[chosen]] >= score[l].min() for l in masked)
+                else:
+                    assert chosen == max(masked, key=lambda l: score[l])
+                state[chosen] = tokens[chosen]
+
+    def test_greedy_confidence_is_the_surest_token(self):
+        """With the likeliest token as proposal, the position of the largest probability comes first."""
+        likeliest = Likeliest("likeliest", "test", "here", Stages.all("fp64"))
+        for seed in range(20):
+            probe = Probe(4, 3, seed=seed)
+            done = confidence_ordered(probe, likeliest, batch=1, length=4, rng=rng(), steps=4)
+            first = probe.log_probs(probe.answer(torch.full((1, 4), 3)))[0].max(-1).values.argmax()
+            assert int(done.steps[0].argmin()) == int(first)
+
+    def test_coarse_confidence_goes_left_to_right(self):
+        """Every probability above 1 - 2^-9 is 1 in bfloat16: ties, leftmost first."""
+        sure = Sure(6)
+        for format, expected in ((BF16, [0, 1, 2, 3, 4, 5]), (FP32, [5, 4, 3, 2, 1, 0])):
+            done = confidence_ordered(sure, EXACT, batch=2, length=6, rng=rng(), steps=6, confidence_format=format)
+            assert done.steps.tolist() == [expected] * 2
+
+    @statistical(false_fail=FALSE_FAIL)
+    def test_random_order_is_parallel_first_hitting(self):
+        probe = Probe(3, 2, seed=9)
+        done = confidence_ordered(probe, EXACT, batch=40_000, length=3, rng=rng(9), order="random", steps=3)
+        assert (done.nfe, done.draws) == (3, 40_000 * 6)
+        assert not chi_square_test(counts_of(done.tokens, 2), probe.law(), false_fail=FALSE_FAIL).failed
+
+
+@dataclass(frozen=True)
+class Likeliest(Sampler):
+    @property
+    def ceiling(self):
+        return math.nan
+
+    def row_law(self, logits):
+        raise NotImplementedError
+
+    def sample(self, logits, n, *, rng):
+        return logits.argmax(-1).expand(n, -1)
+
+
+class Sure:
+    """One token all but certain everywhere, the surer the further right; all above 1 - 2^-9."""
+
+    def __init__(self, length: int) -> None:
+        self.config = SimpleNamespace(vocab=2, mask_id=2)
+        rare = (
+            1e-12 * 2.0 ** -torch.arange(length, dtype=torch.float64) + 2.0 ** -torch.arange(14, 14 + length).double()
+        )
+        self.table = torch.stack([1 - rare, rare], -1).log()
+
+    def hidden(self, tokens):
+        return self.table.expand(len(tokens), -1, -1)
+
+    def log_probs(self, hidden):
+        return hidden
+
+
+class TestAutoregressive:
+    def test_rows_are_those_of_the_whole_text(self):
+        """What each token was drawn from is what the causal network says of the finished text."""
+        torch.manual_seed(0)
+        model = Denoiser(DenoiserConfig(11, 2, 2, 16, causal=True))
+        for p in model.parameters():
+            p.data = p.data + 0.3 * torch.randn(p.shape)
+        seen = witness()
+        done = autoregressive(model, seen, batch=3, length=5, rng=rng(1), temperature=0.8)
+        with torch.no_grad():
+            due = torch.log_softmax(model.log_probs(model.hidden(done.tokens)).double() / 0.8, -1)
+        for l, rows in enumerate(seen.rows):
+            np.testing.assert_allclose(rows, due[:, l], atol=1e-5)
+        assert (done.nfe, done.draws, done.steps.tolist()) == (5, 15, [[0, 1, 2, 3, 4]] * 3)
+
+    def test_a_network_that_looks_ahead_is_refused(self):
+        with pytest.raises(InputError, match="causal"):
+            autoregressive(Denoiser(DenoiserConfig(11, 1, 1, 16)), EXACT, batch=1, length=2, rng=rng())
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
+def test_bad_temperature(temperature):
+    for decode in (
+        lambda: ancestral(Probe(1, 2), EXACT, batch=1, length=1, steps=2, rng=rng(), temperature=temperature),
+        lambda: first_hitting(Probe(1, 2), EXACT, batch=1, length=1, rng=rng(), temperature=temperature),
+        lambda: confidence_ordered(Probe(1, 2), EXACT, batch=1, length=1, rng=rng(), temperature=temperature),
+    ):
+        with pytest.raises(InputError, match="temperature"):
+            decode()
+
+
+def test_unmask_probabilities_end_in_one():
+    for schedule in (LINEAR, COSINE, polynomial(0.5)):
+        r = unmask_probabilities(100, schedule)
+        assert r[-1] == 1
+        assert ((r > 0) & (r <= 1)).all()
