@@ -37,7 +37,8 @@ def cluster_bootstrap(
     Ends: quantiles Phi(z0 + (z0 + z) / (1 - a (z0 + z))) of the resampled statistics, z0 from the share below the
     value, a from the jackknife (Efron 1987, doi:10.1080/01621459.1987.10478410).
     ``statistic`` receives an int64 array of cluster indices, (clusters,) or one shorter for the jackknife.
-    One cluster: the interval is all numbers. Statistics all alike: the interval is the value.
+    One cluster: the interval is all numbers. Statistics all alike: the interval is the value. Few skewed clusters are
+    too few: of 20 log-normal means the 95 % interval holds the truth 0.88 of the time, of 100 0.93 (judge_calibration).
     """
     check_open_unit("confidence", confidence)
     clusters, resamples = check_whole("clusters", clusters, 1), check_whole("resamples", resamples, 1)

@@ -75,7 +75,8 @@ def hill(
 
     ``draws``: Counts of independent draws, or token ids (sequences, length), of which whole sequences are left out. The
     interval holds the expectation of the estimator, which lies below the law's number where much is unseen, most for order
-    0, and where draws inside a sequence are alike.
+    0, and where draws inside a sequence are alike. With 500 draws of Zipf over 2,000 tokens a 95 % interval holds the law's
+    number 0.03, 0.71 and 0.95 of the time for orders 0, 1, 2 (judge_calibration).
     Errors: InputError for a size above n less one draw (sequence), or a coverage that is not reached without one.
     """
     return _jackknife(_measure(order, size, coverage), draws, confidence)
