@@ -6,7 +6,7 @@ Four kinds of promise: a right sampler fails no more often than ``false_fail`` (
 interval holds what it says it holds; an e-value of a right sampler has a mean of 1 at most, at any stop. Each on 20 tokens
 and on 2,000 with 500 draws, most of them of tokens seen once or never, where that makes a difference. Promises are in
 ``precision_lab/calibration``. What is measured is not used to tune anything. Every run of a promise, long or quick, counts.
-Cost: quick 10 seconds, full half an hour.
+Cost: quick 12 seconds, full 40 minutes.
 """
 
 from pathlib import Path

@@ -14,6 +14,7 @@ from ..statistics import (
     TestResult,
     agreement_test,
     benjamini_hochberg,
+    blocked_identity_test,
     chi_square_test,
     coupled_test,
     cross_row_test,
@@ -34,6 +35,7 @@ from ..statistics import (
     unmask_rate_test,
     window_test,
 )
+from ..statistics.row_tests import RowEvidence
 from ..types import Array, Float, Guarantee
 from .promise import LEVELS, Promise, Rng, Simulation, by_value, draws, tokens
 from .remembered import remembered
@@ -118,6 +120,17 @@ def sticky(p: Law, shape: tuple[int, int], rng: Rng) -> Array:
     return rows
 
 
+def rows(count: int, vocab: int, test: str) -> Callable[[], Simulation]:
+    """Each draw from a row of normal logits of its own."""
+
+    def one(rng: Rng) -> float:
+        logits = rng.normal(0.0, 2.0, (count, vocab))
+        evidence = RowEvidence(()).update(logits, (logits + rng.gumbel(size=logits.shape)).argmax(axis=1))
+        return (evidence.temperature_test(A, A) if test == "temperature" else evidence.tail_test(A, A)).p_value
+
+    return of_rng(one)
+
+
 def failed_in_error(adjust: Callable[[Float], Float], *, dependence: float, wrong: int, m: int = 20) -> Simulation:
     """Of the tests failed at a level one is picked at random: is it of a right sampler? Its mean is the false discovery
     rate. One-sided normal tests, ``dependence`` their correlation (-1: right samplers come in opposite pairs)."""
@@ -165,6 +178,12 @@ def of_case(name: str, p: Law, n: int) -> Iterator[Promise]:
         5 if big else 2,
         of_counts(lambda c, rng: identity_test(c, p, rng=rng, false_fail=A), p, n),
     )
+    yield fail(
+        "blocked_identity",
+        f"{name}, 4 blocks",
+        12 if big else 4,
+        of_rng(lambda rng: blocked_identity_test(list(draws(p, n // 4, 4, rng)), p, rng=rng, false_fail=A).p_value),
+    )
     least = int(np.ceil(5 / p.probs.min()))
     yield fail(
         "chi_square",
@@ -199,7 +218,7 @@ def of_case(name: str, p: Law, n: int) -> Iterator[Promise]:
         "agreement",
         short,
         4,
-        of_rng(lambda rng: agreement_test(*tokens(p, (2, 300), rng), p, p, false_fail=A).p_value),
+        of_rng(lambda rng: agreement_test(tokens(p, (300,), rng), tokens(p, (300,), rng), p, p, false_fail=A).p_value),
     )
     yield fail(
         "serial",
@@ -278,6 +297,9 @@ def all_levels() -> Iterator[Promise]:
             lambda rng: repeated_vector_test(rng.integers(0, 1 << 20, 2000), Chance.of_bits(20), false_fail=A).p_value
         ),
     )
+    for count, vocab, ms in ((60, 30, 2), (40, 500, 8)):
+        for test in ("temperature", "tail"):
+            yield fail(f"row_{test}", f"{count} rows of {vocab} normal logits", ms, rows(count, vocab, test))
     yield fail("holm", "10 right of 20, correlation 0.5", 0.1, lambda: any_right_failed(0.5))
     bh = lambda z: benjamini_hochberg(stats.norm.sf(z)).values  # noqa: E731
     by = lambda z: benjamini_hochberg(stats.norm.sf(z), any_dependence=True).values  # noqa: E731

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -14,8 +15,10 @@ from ..statistics import (
     TestResult,
     agreement_test,
     alternative_laws,
+    blocked_identity_test,
     chi_square_test,
     coupled_test,
+    detectable_blocked_identity,
     detectable_chi_square,
     detectable_coupled,
     detectable_identity,
@@ -54,11 +57,12 @@ from ..statistics import (
     unmask_rate_test,
     window_test,
 )
+from ..statistics.row_tests import RowEvidence
 from ..types import Array, Float, Guarantee
 from .levels import RATES as UNMASKING
 from .promise import RATES, Promise, Rng, Simulation, by_value, draws, law, of_probs, tokens
 from .remembered import remembered
-from .targets import LARGE, SMALL, at_temperature, coarse, waved
+from .targets import LARGE, MIDDLE, SMALL, at_temperature, at_total_variation, coarse, waved
 
 A, B = RATES["false_fail"], RATES["false_pass"]
 CERTIFIED, ASYMPTOTIC = Guarantee.CERTIFIED, Guarantee.ASYMPTOTIC
@@ -113,6 +117,15 @@ def unmask_detectable(side: int) -> Simulation:
 def identity(p: Law, n: int) -> Simulation:
     wrong = waved(p, detectable_identity(n, p, A, B) ** 2, np.maximum(p.probs, 1 / p.vocab))
     return passed(lambda c, rng: identity_test(c, p, rng=rng, **RATES), wrong, n)
+
+
+def blocked_identity(p: Law, n: int) -> Simulation:
+    wrong = at_total_variation(p, detectable_blocked_identity(n, p, A, B))
+
+    def one(rng: Rng) -> TestResult:
+        return blocked_identity_test(list(draws(wrong, n // 4, 4, rng)), p, rng=rng, **RATES)
+
+    return each(one)
 
 
 def identity_needed(p: Law) -> Simulation:
@@ -210,6 +223,18 @@ def race(p: Law, q: Law, n: int, share: float, rng: Rng, shift: int = 0) -> tupl
     noise = rng.gumbel(size=(n, p.vocab + shift))
     other = np.where(rng.random((n, 1)) < share, noise, rng.gumbel(size=noise.shape))
     return (p.log_probs + noise[:, : p.vocab]).argmax(axis=1), (q.log_probs + other[:, shift:]).argmax(axis=1)
+
+
+def row_temperature(count: int, vocab: int, side: int) -> Simulation:
+    """Other rows in every run, each drawn at 1 -/+ what these very rows say they see."""
+
+    def one(rng: Rng) -> TestResult:
+        logits, cold = rng.normal(0.0, 2.0, (count, vocab)), RowEvidence(())
+        seen = cold.update(logits, np.zeros(count, dtype=np.int64)).temperature_test(A, B).detectable
+        drawn = (logits / (1 + side * seen) + rng.gumbel(size=logits.shape)).argmax(axis=1)
+        return RowEvidence(()).update(logits, drawn).temperature_test(A, B)
+
+    return each(one)
 
 
 def sharing(p: Law, n: int | None) -> Simulation:
@@ -338,6 +363,16 @@ def all_powers() -> Iterator[Promise]:
         yield from of_law(name, p)
     yield miss("identity", "detectable, Zipf 20, n = 400", 3, lambda: identity(SMALL, 400), ASYMPTOTIC)
     yield miss("identity", "detectable, Zipf 2,000, n = 1,900", 6, lambda: identity(LARGE, 1900), ASYMPTOTIC)
+    yield miss(
+        "blocked_identity", "detectable, Zipf 20, n = 1,600", 5, lambda: blocked_identity(SMALL, 1600), ASYMPTOTIC
+    )
+    yield miss(
+        "blocked_identity", "detectable, Zipf 200, n = 4,000", 25, lambda: blocked_identity(MIDDLE, 4000), ASYMPTOTIC
+    )
+    for t, word in ((1, "above"), (-1, "below")):
+        yield miss(
+            "row_temperature", f"detectable, 60 rows of 30, {word}", 4, partial(row_temperature, 60, 30, t), ASYMPTOTIC
+        )
     yield miss("two_sample", "detectable, Zipf 20, n = 400", 3, lambda: two_sample(SMALL, 400), ASYMPTOTIC)
     yield miss("two_sample", "detectable, Zipf 2,000, n = 20,000", 25, lambda: two_sample(LARGE, 20_000), ASYMPTOTIC)
     yield miss("likelihood_ratio", "detectable, Zipf 20, n = 2,000", 4, lambda: likelihood_ratio(SMALL, 2000))

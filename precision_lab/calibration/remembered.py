@@ -11,7 +11,7 @@ from unittest.mock import patch
 from ..laws.law import Law
 from ..statistics import agreement_test, temperature_testing
 from ..statistics.independence import repeats
-from ..statistics.testing import chi_square, identity
+from ..statistics.testing import blocked_identity, chi_square, identity
 
 AGREEMENT = import_module(agreement_test.__module__)  # its package has a function of the module's name
 _ASKED = [
@@ -19,6 +19,7 @@ _ASKED = [
     (repeats, "detectable_state_bits"),
     (chi_square, "detectable_chi_square"),
     (identity, "detectable_identity"),
+    (blocked_identity, "detectable_blocked_identity"),
     (temperature_testing, "detectable_temperature"),
 ]
 
@@ -27,7 +28,7 @@ _ASKED = [
 def remembered() -> Iterator[None]:
     """Inside, each ``detectable_x`` that a test asks for itself is computed once for each set of arguments.
 
-    Of the five that cost more than their tests. Laws count as the same where they are one object, kept alive here.
+    Of those that cost more than their tests. Laws count as the same where they are one object, kept alive here.
     """
     with ExitStack() as stack:
         for module, name in _ASKED:
@@ -38,10 +39,10 @@ def remembered() -> Iterator[None]:
 def _once(function: Callable[..., float]) -> Callable[..., float]:
     known: dict[tuple[Any, ...], tuple[tuple[Any, ...], float]] = {}
 
-    def ask(*args: Any) -> float:
-        key = tuple(id(arg) if isinstance(arg, Law) else arg for arg in args)
+    def ask(*args: Any, **named: Any) -> float:
+        key = (*(id(arg) if isinstance(arg, Law) else arg for arg in args), *named.items())
         if key not in known:
-            known[key] = (args, function(*args))
+            known[key] = (args, function(*args, **named))
         return known[key][1]
 
     return ask

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from ..laws.law import Law
-from ..statistics import lattice_law, tempered_law
+from ..statistics import lattice_law, tempered_law, total_variation
 from ..targets.synthetic import zipf
 from ..types import Float
 from .promise import law, of_probs
 
-SMALL, LARGE = law(zipf(20)), law(zipf(2000))
+SMALL, MIDDLE, LARGE = law(zipf(20)), law(zipf(200)), law(zipf(2000))
 CASES = {"Zipf, 20 tokens": (SMALL, 400), "Zipf, 2,000 tokens, n = 500": (LARGE, 500)}  # with the draws of a run
 
 
@@ -21,6 +21,13 @@ def coarse(p: Law) -> Law:
 
 def at_temperature(p: Law, temperature: float) -> Law:
     return law(tempered_law(p, temperature).log_probs)
+
+
+def at_total_variation(p: Law, distance: float) -> Law:
+    """:func:`waved` at this total variation, which is linear in c."""
+    step = 1e-4
+    unit = total_variation(waved(p, step, p.probs), p)
+    return waved(p, step * (distance / unit) ** 2, p.probs)
 
 
 def waved(p: Law, square: float, weights: Float) -> Law:
