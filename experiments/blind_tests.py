@@ -128,12 +128,16 @@ def draw(frame):
             row = table.loc[(name, what)]
             caught = np.isfinite(row.median_stop) and row.median_stop <= row.n
             right.add_patch(figures.cell(j, i, row.passes))
-            ours = f"{row.median_stop:.1g}" if np.isfinite(row.median_stop) else "never"
+            ours = (
+                f"{row.median_stop:.0e}".replace("e+0", "e").replace("e+", "e")
+                if np.isfinite(row.median_stop)
+                else "never"
+            )
             right.text(j, i - 0.16, f"{row.passes:.2g}", ha="center", va="center", fontsize=7)
             right.text(
                 j,
                 i + 0.2,
-                f"ours: {ours}",
+                ours,
                 ha="center",
                 va="center",
                 fontsize=5.5,
@@ -142,7 +146,7 @@ def draw(frame):
     right.set_xticks(range(len(wrong)), wrong, rotation=30, ha="right", fontsize=7)
     right.set_yticks(range(len(rules)), rules, fontsize=6.5)
     right.set(xlim=(-0.5, len(wrong) - 0.5), ylim=(len(rules) - 0.5, -0.5))
-    right.set_title("P(wrong sampler passes); median draws to our rejection", fontsize=8.5)
+    right.set_title("P(wrong sampler passes the rule); below: median draws to our rejection", fontsize=8.5)
     right.grid(False)
     return figure
 

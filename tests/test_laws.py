@@ -363,6 +363,19 @@ class TestToleranceAndSegments:
                 assert (abs(coarse.probs[seen] / exact.probs[seen] - 1) <= coarse.relative + 1e-7).all()
         assert max(missing) > 1e-3
 
+    def test_a_low_ceiling_does_not_make_every_atom_an_event(self):
+        """Noise that ends at 4 (u < 0.98) among 3000 unequal tokens: the winners are decided long before the last atom."""
+        full = lattice(14, "add")
+        kept = full.values < 4.0
+        counts = full.counts[kept].copy()
+        counts[0] += full.counts[~kept].sum()
+        atoms, w = Atoms(full.values[kept], counts, 14), FP32.round(np.random.default_rng(0).normal(0, 1, 3000))
+        race = argmax._Race.of(w, argmax._Table.of(atoms, "add", FP32), 1e-10, 1e-7)
+        assert race.events < 0.2 * len(w) * len(atoms.values)
+        law = argmax_law(w, atoms, combine="add", score=FP32)
+        assert law.probs.sum() == pytest.approx(1, abs=1e-9)
+        assert law.relative < 1e-6
+
     @pytest.mark.parametrize("fmt", [BF16, FP32, FP64], ids=lambda f: f.name)
     @pytest.mark.parametrize("combine", ["add", "divide"])
     @pytest.mark.parametrize("segments", [2, 7])

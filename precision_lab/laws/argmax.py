@@ -188,7 +188,7 @@ class _Race:
         depth, pos = -math.log(stop), np.empty(len(weights), dtype=np.int64)
         near = depth / float(rates.sum() or 1.0)  # by then the top token is exhausted, or all are
         far = 1.1 * depth / max(float(rates.sum()) - 1.0, 1e-300)
-        for x in (near, 1.1 * near, far, math.inf):
+        for x in (*sorted([near, 1.1 * near, far, *(near * 2.0**k for k in range(1, 24))]), math.inf):
             limit = _sweep.threshold(x, top, table.divide) if x < math.inf else -math.inf
             _sweep.locate(weights, order, table.noise, table.divide, table.format, limit, pos)
             left = math.exp(_sweep.log_product(table.remaining, first, pos))

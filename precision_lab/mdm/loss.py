@@ -30,9 +30,9 @@ Scheme = Literal["independent", "shared", "stratified"]
 
 
 def times(batch: int, *, rng: torch.Generator, scheme: Scheme = "stratified") -> Tensor:
-    """(batch,) float64 in [0, 1), each uniform. "independent": u_i; "shared": mod(u + i / B, 1) (VDM, arXiv:2107.00630);
-    "stratified": (u_i + i) / B (MDLM). The last two are spread evenly, which takes the variance between t out of the
-    mean over a batch."""
+    """(batch,) float64 in [0, 1). "independent": u_i; "shared": mod(u + i / B, 1) (VDM, arXiv:2107.00630); "stratified":
+    (u_i + i) / B (MDLM). The last two are spread evenly, which takes the variance between t out of the mean over a batch.
+    Stratified, row i is uniform on the i-th part only: the mean over the batch is right if its rows are in random order."""
     steps = torch.arange(batch, dtype=torch.float64)
     if scheme == "shared":
         return (torch.rand(1, generator=rng, dtype=torch.float64) + steps / batch) % 1.0
