@@ -32,7 +32,7 @@ SHOWN = [
 ]
 GRID = {  # profile -> (rows of each model, steps, samplers)
     "smoke": ({"mdm": 2}, [1024], ["gumbel_max_bf16", "gumbel_max_fp64_truncated"]),
-    "quick": ({"mdm": 8, "smollm2": 2}, [128, 1024, 4096, 16384], SHOWN[:1] + SHOWN[2:]),
+    "quick": ({"mdm": 6, "smollm2": 1}, [128, 1024, 4096, 16384], SHOWN[:1] + SHOWN[2:]),
     "full": ({"mdm": 25, "smollm2": 4}, [32, 128, 1024, 4096, 16384, 50000], SHOWN),
 }
 

@@ -33,7 +33,7 @@ GRID = {  # profile -> (decoder, sampler, steps, cells of two sequences)
     "smoke": [("ancestral", FP32, 8, 1)],
     "quick": [
         ("ancestral", FP32, 128, 1),
-        ("ancestral", FP32, 1024, 2),
+        ("ancestral", FP32, 1024, 1),
         ("ancestral", FP64, 1024, 1),
         ("event_driven", FP32, 16384, 1),
     ],
