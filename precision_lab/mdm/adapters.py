@@ -132,8 +132,9 @@ def hugging_face(folder: Path | str, **options: Any) -> Adapted:
     if mask is None and any((path / name).is_file() for name in TOKENIZERS):  # without a file one is made up
         try:
             mask = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True).mask_token_id
-        except Exception:
-            mask = None
+        except Exception as error:
+            got = f"{path} with a tokenizer that does not load ({type(error).__name__})"
+            raise InputError(got, "one written by save_pretrained", "save it again, or pass mask_id=...") from error
     if mask is None:
         raise InputError(f"{path} without a mask token", "a tokenizer with one, or mask_id", "pass mask_id=...")
     model = model.eval().requires_grad_(False)

@@ -32,12 +32,12 @@ class Misbehaved(Exception):
 class Caller:
     """``draw(stream, logits, n)``: one generator for each stream, seeded by the stream's own number, goes on from call to call.
 
-    ``library``: torch, numpy or jax, whose arrays the function is given; house: a Sampler of this package.
+    ``arrays``: torch, numpy or jax, whose arrays the function is given; house: a Sampler of this package.
     ``spec``: what a user would type to get the sampler.
     """
 
     sampler: Any
-    library: str
+    arrays: str
     spec: str
 
     def __post_init__(self) -> None:
@@ -65,9 +65,9 @@ class Caller:
 
     def source(self, seed: int) -> Any:
         """A fresh source of randomness of the sampler's library."""
-        if self.library in ("torch", "house"):
+        if self.arrays in ("torch", "house"):
             return torch.Generator().manual_seed(seed)
-        return np.random.default_rng(seed) if self.library == "numpy" else _Keys(seed)
+        return np.random.default_rng(seed) if self.arrays == "numpy" else _Keys(seed)
 
     def call(self, source: Any, logits: np.ndarray, n: int, seed: int) -> Int:
         """One call, its answer and its arguments checked. ``seed``: for the report only."""
@@ -75,7 +75,7 @@ class Caller:
         try:
             ids = self._invoke(given, n, source)
         except InputError:
-            if self.library == "house":  # ours refuse what they cannot hold: that is the input's fault
+            if self.arrays == "house":  # ours refuse what they cannot hold: that is the input's fault
                 raise
             raise self._fault("raises", "InputError", logits, n, seed) from None
         except Exception as error:
@@ -88,18 +88,18 @@ class Caller:
         return _numpy(ids).astype(np.int64)
 
     def _invoke(self, logits: Any, n: int, source: Any) -> Any:
-        if self.library == "house":
+        if self.arrays == "house":
             return self.sampler.draw(logits, n, rng=source)
-        if self.library == "torch":
+        if self.arrays == "torch":
             return self.sampler(logits, n, generator=source)
-        if self.library == "numpy":
+        if self.arrays == "numpy":
             return self.sampler(logits, n, rng=source)
         return self.sampler(logits, n, key=source.next())
 
     def _array(self, logits: np.ndarray) -> Any:
-        if self.library in ("torch", "house"):
+        if self.arrays in ("torch", "house"):
             return torch.from_numpy(logits.copy())
-        return logits.copy() if self.library == "numpy" else _jax().numpy.asarray(logits)
+        return logits.copy() if self.arrays == "numpy" else _jax().numpy.asarray(logits)
 
     def _fault(self, what: str, detail: str, logits: np.ndarray, n: int, seed: int) -> Misbehaved:
         return Misbehaved(what, detail, self.shown(logits.shape, n, seed))
@@ -107,18 +107,18 @@ class Caller:
     def shown(self, shape: tuple[int, ...], n: int, seed: int) -> str:
         """A call to paste: the sampler on :func:`ramp` of the same shape."""
         made = f"logits = ramp{tuple(shape)}"
-        if self.library in ("torch", "house"):
+        if self.arrays in ("torch", "house"):
             made = f"import torch; logits = torch.from_numpy(ramp{tuple(shape)})"
-        elif self.library == "jax":
+        elif self.arrays == "jax":
             made = f"import jax; logits = jax.numpy.asarray(ramp{tuple(shape)})"
         source = {
             "house": f"rng=torch.Generator().manual_seed({seed})",
             "torch": f"generator=torch.Generator().manual_seed({seed})",
             "numpy": f"rng=numpy.random.default_rng({seed})",
             "jax": f"key=jax.random.key({seed})",
-        }[self.library]
-        imports = "import numpy; " if self.library == "numpy" else ""
-        method = "draw" if self.library == "house" else "function"
+        }[self.arrays]
+        imports = "import numpy; " if self.arrays == "numpy" else ""
+        method = "draw" if self.arrays == "house" else "function"
         return (
             f"{imports}from precision_lab import resolve; from precision_lab.verdict.caller import ramp; {made}; "
             f"print(resolve({self.spec!r}).{method}(logits, {n}, {source}))"

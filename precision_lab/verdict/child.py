@@ -109,7 +109,7 @@ def code_of(caller: Caller) -> str:
 
     from ..provenance import file_sha256, versions
 
-    if caller.library == "house":
+    if caller.arrays == "house":
         return hashlib.sha256(repr((caller.spec, versions())).encode()).hexdigest()[:16]
     try:
         return file_sha256(Path(inspect.getsourcefile(inspect.unwrap(caller.sampler)) or ""))[:16]
