@@ -19,6 +19,7 @@ from precision_lab import SAMPLERS
 from precision_lab.errors import InputError
 from precision_lab.laws.law import Law
 from precision_lab.mdm.cost import (
+    call_worth,
     expected_calls,
     expected_draws,
     expected_nfe,
@@ -164,6 +165,28 @@ def test_a_schedule_that_rises():
     for law in (expected_nfe, expected_draws, expected_calls):
         with pytest.raises(InputError, match="rises from 0"):
             law(4, 4, 1, bad)
+
+
+class TestCallWorth:
+    @given(st.integers(2, 5000), st.integers(2, 300), st.floats(0.01, 0.99))
+    def test_it_gives_the_ratio_back(self, steps, length, where):
+        nfe, draws = expected_nfe(steps, length), expected_draws(steps, length)
+        ratio = (nfe + where * (draws - nfe)) / length
+        x = call_worth(ratio, steps, length)
+        assert (nfe * x + draws) / (length * x + length) == pytest.approx(ratio, rel=1e-9)
+
+    def test_the_paper_is_consistent_with_itself(self):
+        """17 and 20 times at N = 10,000 mean a call of 311 and 261 draws, then 4.1 and 4.7 times at N = 2048 (it says 5)."""
+        for ratio, worth, at_2048 in ((17, 310.509, 4.0734), (20, 261.451, 4.6877)):
+            x = call_worth(ratio, 10_000, 1024)
+            assert x == pytest.approx(worth, rel=1e-5)
+            found = (expected_nfe(2048, 1024) * x + expected_draws(2048, 1024)) / (1024 * (x + 1))
+            assert found == pytest.approx(at_2048, rel=1e-4)
+
+    @pytest.mark.parametrize("ratio", [0.0, 0.5, 5001.0, math.nan])
+    def test_ratios_that_cannot_be(self, ratio):
+        with pytest.raises(InputError, match="ratio"):
+            call_worth(ratio, 10_000, 1024)
 
 
 class TestCostModel:

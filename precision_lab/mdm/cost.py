@@ -97,6 +97,20 @@ def expected_draws(steps: int, length: int, batch: int = 1, schedule: Schedule =
     return _size(length, batch) * math.fsum(_masked_before(steps, schedule))
 
 
+def call_worth(ratio: float, steps: int, length: int) -> float:
+    """x at which an ancestral run takes ``ratio`` times as long as a first-hitting one, where a network call takes as long as x
+    draws in both: (E-NFE x + E-draws) / (length x + length) = ratio. One sequence, linear schedule.
+
+    The ratio falls from E-draws / length (x = 0) to E-NFE / length (x -> infinity); InputError outside.
+    """
+    nfe, draws = expected_nfe(steps, length), expected_draws(steps, length)
+    if not nfe < ratio * length <= draws:
+        raise InputError(
+            f"ratio = {ratio}", f"above {nfe / length:.4g}, at most {draws / length:.4g}", "more steps reach more"
+        )
+    return (draws - ratio * length) / (ratio * length - nfe)
+
+
 @dataclass(frozen=True)
 class CostModel:
     """App. J.3: seconds = NFE t1 + NCS t2, NCS = categorical draws x vocabulary. ``t1``, ``t2``: seconds; ``spread``: the
