@@ -112,8 +112,14 @@ def draw(frame):
     low, high = axes.get_xlim()
     axes.plot([max(low, 0.1), high], [max(low, 0.1), high], color="black", lw=0.8)
     axes.set(xscale="log", yscale="log", xlabel="processor seconds of a whole run", ylabel="seconds foretold")
-    axes.set_title("t1, t2 from ancestral runs of N <= 512")
     share.set(xscale="log", xlabel="steps N", ylabel="share of the time in the network", ylim=(0, 1.02))
+    seconds, steps = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20], sorted(table.steps[table.steps != SMALL].unique())
+    for axis, ticks in ((axes.xaxis, seconds), (axes.yaxis, seconds), (share.xaxis, steps)):
+        limits = axis.get_view_interval()
+        axis.set_ticks([t for t in ticks if limits[0] <= t <= limits[1]])
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
+    axes.set_title("t1, t2 from ancestral runs of N <= 512")
     share.set_title("what a run spends its time on")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
