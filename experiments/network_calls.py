@@ -99,7 +99,14 @@ def draw(frame):
         nfe.plot(grid, law, color=style["color"], lw=1)
         for face, name, shift in ((style["color"], "faithful", 0.94), ("white", "float32 lattice", 1.06)):
             part = table[(table.batch == batch) & (table.law == name)]
-            nfe.plot(part.steps * shift, part.nfe, ls="none", mfc=face, label=f"B = {batch}, {name}", **style)
+            nfe.plot(
+                part.steps * (1.15 if face == "white" else 1),
+                part.nfe,
+                ls="none",
+                mfc=face,
+                label=f"B = {batch}, {name}",
+                **style,
+            )
             sd, at = np.sqrt(part.expected_variance.clip(lower=1e-300) / part.n), part.steps * shift * 1.05 ** (k - 1.5)
             off.plot(at, (part.nfe - part.expected) / sd.where(sd > 1e-6), ls="none", mfc=face, **style)
     off.axhspan(-1.96, 1.96, color="#dddddd", lw=0, zorder=0)
