@@ -40,6 +40,7 @@ from .independence import (
 from .lack_of_fit import assert_some_temperature, lack_of_fit_test
 from .ledger import Ledger
 from .multiplicity import Adjusted, Verdict, benjamini_hochberg, combined_e, e_bh, family, holm, weakest
+from .perplexity import DEFINITIONS, Scores, flat, generative_perplexity, perplexity_beside_diversity
 from .public_criteria import (
     PUBLIC_CRITERIA,
     Criterion,
@@ -112,6 +113,7 @@ from .testing import (
 )
 
 __all__ = [
+    "DEFINITIONS",
     "PUBLIC_CRITERIA",
     "Adjusted",
     "Band",
@@ -127,6 +129,7 @@ __all__ = [
     "Rows",
     "Rule",
     "SamplerRejected",
+    "Scores",
     "TailSet",
     "TestResult",
     "Verdict",
@@ -201,9 +204,11 @@ __all__ = [
     "effective_temperature",
     "entropy",
     "family",
+    "flat",
     "forecast_jax_gumbel_ks",
     "forecast_pytorch_repeats",
     "forecast_vllm_streams",
+    "generative_perplexity",
     "hill",
     "hill_difference",
     "hill_number",
@@ -221,6 +226,7 @@ __all__ = [
     "mean",
     "miller_madow",
     "passing_temperatures",
+    "perplexity_beside_diversity",
     "proportion",
     "pytorch_repeats",
     "rarefied",
