@@ -21,7 +21,8 @@ class Study:
     """``cells(profile)`` lists the grid; ``measure(cell, rng)`` returns tidy rows; ``draw(frame)`` a matplotlib figure;
     ``verdict(frame)`` the answer in one or two sentences, made from the rows; ``summary(frame)``, if there is one, the table
     that a reader wants, saved beside the rows. Raise ``version`` when the meaning of a
-    cell changes, so that cells on disk are not mistaken for the new ones."""
+    cell changes, so that cells on disk are not mistaken for the new ones. ``clocked``: columns of wall time, which no second
+    run repeats; all others are the same for the same seed."""
 
     name: str
     question: str
@@ -31,6 +32,7 @@ class Study:
     verdict: Callable[[Any], str]
     version: int = 1
     summary: Callable[[Any], Any] | None = None
+    clocked: tuple[str, ...] = ()
 
     def cell_id(self, cell: Cell, seed: int) -> str:
         """The hash of everything that defines a cell's numbers."""

@@ -198,6 +198,71 @@ class TestFirstHitting:
                 even_counts(10, calls)
 
 
+class TestGiven:
+    """Infilling: what is given stays, and what is masked has the law of the rest of a run."""
+
+    STATE = torch.tensor([[0, 3, 3, 1]])
+
+    @statistical(false_fail=2e-8)
+    @pytest.mark.parametrize("decoder", ["first_hitting", "ancestral"])
+    def test_the_law_of_the_rest(self, decoder):
+        """Two masks of four, 30,000 texts against the exact law: either place first. One step of ancestral decoding draws
+        both at once, of another law (control)."""
+        probe, law, both, size = Probe(4, 3, seed=2), {}, {}, {"batch": 30_000, "length": 4, "rng": rng(9)}
+        at = lambda *state: probe.log_probs(probe.answer(torch.tensor([state])))[0].exp().numpy()  # noqa: E731
+        start = at(0, 3, 3, 1)
+        for a, b in itertools.product(range(3), repeat=2):
+            left, right_ = start[1, a] * at(0, a, 3, 1)[2, b], start[2, b] * at(0, 3, b, 1)[1, a]
+            law[0, a, b, 1], both[0, a, b, 1] = (left + right_) / 2, start[1, a] * start[2, b]
+        given = self.STATE.expand(30_000, -1)
+        if decoder == "first_hitting":
+            done, other = first_hitting(probe, EXACT, given=given, **size), both
+            assert (done.nfe, done.draws) == (2, 60_000)
+        else:
+            done, other = ancestral(probe, EXACT, steps=1, given=given, **size), law
+            law = both
+            assert (done.nfe, done.draws) == (1, 60_000)
+        assert (done.steps[:, [0, 3]] == -1).all()
+        counts = counts_of(done.tokens, 3)
+        assert not self.failed(counts, law)
+        assert self.failed(counts, other)
+
+    def failed(self, counts, law):
+        kept = [i for i, text in enumerate(itertools.product(range(3), repeat=4)) if text in law]
+        assert counts.counts[kept].sum() == counts.n  # what is given stays
+        inside = Counts(counts.counts[kept], counts.n)
+        probs = Law.from_probs(np.array([*law.values()]), "enumeration", 1e-12, Guarantee.CERTIFIED)
+        return chi_square_test(inside, probs, false_fail=FALSE_FAIL).failed
+
+    def test_the_callers_tensor_is_left_alone(self):
+        given = self.STATE.clone()
+        for decode in (first_hitting, lambda *a, **k: ancestral(*a, steps=3, **k)):
+            decode(Probe(4, 3), EXACT, batch=1, length=4, rng=rng(), given=given)
+            assert (given == self.STATE).all()
+
+    @pytest.mark.parametrize(
+        "given",
+        [torch.tensor([[0, 3, 3]]), torch.tensor([[0, 3, 3, 4]]), torch.tensor([[0, 3, 3, -1]]), torch.tensor([[0, 1, 2, 1]]),
+         torch.tensor([[0.0, 3, 3, 1]])],
+    )  # fmt: skip
+    def test_what_is_no_state(self, given):
+        for decode in (first_hitting, lambda *a, **k: ancestral(*a, steps=3, **k)):
+            with pytest.raises(InputError, match="given of shape"):
+                decode(Probe(4, 3), EXACT, batch=1, length=4, rng=rng(), given=given)
+
+    def test_first_hitting_needs_as_many_masks_in_every_sequence(self):
+        given = torch.tensor([[0, 3, 3, 1], [0, 3, 1, 1]])
+        with pytest.raises(InputError, match="1 to 2 masks"):
+            first_hitting(Probe(4, 3), EXACT, batch=2, length=4, rng=rng(), given=given)
+
+
+def test_large_vocabularies_are_mixed_in_pieces():
+    """50,000 tokens: 10 positions at a time, 4 MB; 8,192 and fewer: 64, as ever."""
+    from precision_lab.mdm.decode.decoded import rows_at_once
+
+    assert [rows_at_once(vocab) for vocab in (1, 8192, 16_384, 50_257, 10**7)] == [64, 64, 32, 10, 1]
+
+
 def right(network, *, batch, length, rng, shared=False, leftmost=False, old=False, two=False, heat=1.0):
     """A second first-hitting sampler, written loop by loop, and its possible mistakes."""
     mask = network.config.mask_id

@@ -320,6 +320,17 @@ class TestTheDecoder:
         assert (done.tokens < 2).all()
         assert (done.steps == 0).all()
 
+    def test_time_is_kept_by_part(self, model):
+        """A network and a law that each take their time: neither is booked on the other."""
+        answer = model.hidden
+        model.hidden = lambda tokens: (time.sleep(0.05), answer(tokens))[1]
+        began = time.perf_counter()
+        done = event_driven(model, lambda p, r: (time.sleep(0.01), faithful_step(p, r))[1], **SIZE,
+                            rng=np.random.default_rng(0), excess=0.0)  # fmt: skip
+        assert done.seconds["network"] >= 0.05 * len(model.asked)
+        assert done.seconds["categorical"] >= 0.01 * done.draws
+        assert sum(done.seconds.values()) <= time.perf_counter() - began
+
     def test_progress_counts_tokens(self, model):
         seen: list[int] = []
         event_driven(model, faithful_step, **SIZE, rng=np.random.default_rng(0), progress=seen.append)

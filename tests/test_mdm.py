@@ -29,11 +29,12 @@ from precision_lab.mdm import train as training
 from precision_lab.mdm.baselines import trigram_cross_entropy, unigram_cross_entropy
 from precision_lab.mdm.capture import MASK_RATIOS, capture_mdm, capture_smollm2
 from precision_lab.mdm.corpus import Corpus, windows
+from precision_lab.mdm.cost import expected_nfe
 from precision_lab.mdm.decode import ancestral, event_driven, first_hitting
 from precision_lab.mdm.denoiser import Denoiser, DenoiserConfig, rotate
 from precision_lab.mdm.evaluate import validation_bound
 from precision_lab.mdm.loss import mask_counts, masked_cross_entropy, next_token_cross_entropy, random_subset
-from precision_lab.mdm.schedule import expected_nfe, unmask_probabilities
+from precision_lab.mdm.schedule import unmask_probabilities
 from precision_lab.mdm.train import load_model, train
 from precision_lab.mdm.trainer import TrainConfig, Trainer, rate
 from precision_lab.provenance import file_sha256
@@ -386,22 +387,6 @@ class TestSchedule:
     def test_no_steps(self, steps):
         with pytest.raises(InputError, match="at least 1"):
             unmask_probabilities(steps)
-
-    @pytest.mark.parametrize(("batch", "nfe"), [(1, 926), (2, 1681), (4, 2796), (16, 4811)])
-    def test_expected_network_calls_at_the_check_values(self, batch, nfe):
-        assert round(expected_nfe(5000, batch * 1024)) == nfe
-
-    @pytest.mark.parametrize(("steps", "tokens"), [(1, 1), (1, 50), (2, 3), (5, 4), (3, 40)])
-    def test_expected_network_calls_by_enumeration_of_the_occupied_steps(self, steps, tokens):
-        """Every token falls in one of N steps: E of the number of steps hit, by its Markov chain in fractions."""
-        occupied = {0: Fraction(1)}
-        for _ in range(tokens):
-            after = Counter()
-            for k, p in occupied.items():
-                after[k] += p * Fraction(k, steps)
-                after[k + 1] += p * Fraction(steps - k, steps)
-            occupied = after
-        assert expected_nfe(steps, tokens) == pytest.approx(float(sum(k * p for k, p in occupied.items())), rel=1e-12)
 
 
 # -- decoders ----------------------------------------------------------------------------------------------------------

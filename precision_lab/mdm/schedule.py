@@ -93,8 +93,3 @@ def cancelling(steps: int, format: FloatFormat, schedule: Schedule = LINEAR) -> 
     alpha = f(1.0 - masked)
     with np.errstate(divide="ignore", invalid="ignore"):
         return f(f(alpha[1:] - alpha[:-1]) / f(1.0 - alpha[:-1]))
-
-
-def expected_nfe(steps: int, tokens: int) -> float:
-    """Expected network calls of cached ancestral decoding (Eq. 73): N (1 - (1 - 1/N)^tokens), tokens = batch x length."""
-    return float(-steps * np.expm1(tokens * np.log1p(-1.0 / steps))) if steps > 1 else 1.0

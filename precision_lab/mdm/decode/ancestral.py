@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...errors import InputError
 from ...samplers.sampler import Sampler
 from ...types import Float
 from ...uniforms import Rng
 from ..schedule import LINEAR, Schedule, unmask_probabilities
-from .decoded import ROWS, Clock, Decoded, Network, Progress, ask, check_size, check_temperature, tempered, timed
+from .decoded import (
+    Clock,
+    Decoded,
+    Network,
+    Progress,
+    ask,
+    beginning,
+    check_size,
+    check_temperature,
+    device_of,
+    rows_at_once,
+    tempered,
+    timed,
+)
 
 
 def ancestral(
@@ -25,6 +39,7 @@ def ancestral(
     unmask: Float | None = None,
     temperature: float = 1.0,
     temper_the_mask: bool = False,
+    given: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Decoded:
     """At each step every masked position draws from its tokens and the mask: ``r mu`` on tokens, ``1 - r`` on the mask.
@@ -34,28 +49,30 @@ def ancestral(
     the last step r = 1 and the mask has no mass, so a draw of the mask is an error of the sampler and is reported as one.
     ``unmask``: (steps,) r as another arithmetic has it, see ``schedule.cancelling``; clipped to [0, 1].
     ``temperature``: of mu, before the mask is mixed in. ``temper_the_mask``: the wrong order, the temperature of the whole
-    step, which changes the unmasking probability too; to be measured, not used.
+    step, which changes the unmasking probability too; to be measured, not used. ``given``: (batch, length) ids to begin
+    with; what is not the mask stays.
     """
     check_size(batch, length, steps)
-    mask, clock = model.config.mask_id, Clock()
+    mask, device = model.config.mask_id, device_of(model)
+    clock, some = Clock(device), rows_at_once(mask)
     heat, mixed = (1.0, check_temperature(temperature)) if temper_the_mask else (check_temperature(temperature), 1.0)
     r = unmask_probabilities(steps, schedule) if unmask is None else _given(unmask, steps)
-    tokens, came = torch.full((batch, length), mask), torch.full((batch, length), -1)
-    log_mu = torch.empty(batch, length, model.config.vocab, dtype=torch.float32)
-    stale, nfe, draws = torch.ones(batch, dtype=torch.bool), 0, 0
+    tokens, came = beginning(given, batch, length, model), torch.full((batch, length), -1, device=device)
+    log_mu = torch.empty(batch, length, model.config.vocab, dtype=torch.float32, device=device)
+    stale, nfe, draws = torch.ones(batch, dtype=torch.bool, device=device), 0, 0
     for step, p in enumerate(torch.from_numpy(r)):
         masked = tokens == mask
         if not masked.any():
             break
         if (todo := (stale | timed(model)) & masked.any(1)).any():
             with clock("network"), torch.no_grad():
-                t = torch.full((int(todo.sum()),), (steps - step) / steps)
+                t = torch.full((int(todo.sum()),), (steps - step) / steps, device=device)
                 log_mu[todo] = model.log_probs(ask(model, tokens[todo], t)).float()
             nfe += 1
             stale[:] = False
         with clock("categorical"):
-            for where in masked.nonzero().split(ROWS):
-                rows = torch.empty(len(where), mask + 1, dtype=torch.float64)
+            for where in masked.nonzero().split(some):
+                rows = torch.empty(len(where), mask + 1, dtype=torch.float64, device=device)
                 torch.add(tempered(log_mu[where[:, 0], where[:, 1]], heat), torch.log(p), out=rows[:, :mask])
                 rows[:, mask] = torch.log1p(-p)
                 drawn = sampler.sample(tempered(rows, mixed), 1, rng=rng)[0]
@@ -70,7 +87,7 @@ def ancestral(
                 stale[where[hit, 0]] = True
         if progress is not None:
             progress(step + 1)
-    return Decoded(tokens, nfe, draws, came, clock.seconds)
+    return Decoded(tokens.cpu(), nfe, draws, came.cpu(), clock.seconds)
 
 
 def _given(unmask: Float, steps: int) -> Float:

@@ -11,7 +11,7 @@ from ...laws.process import StepLaw
 from ...types import Int
 from ..denoiser import Denoiser
 from ..schedule import unmask_probabilities
-from .decoded import ROWS, Decoded, Progress, check_size
+from .decoded import ROWS, Clock, Decoded, Progress, check_size
 
 _TOKENS = 256  # tokens in one network call: more are slower, on a CPU
 
@@ -39,7 +39,7 @@ def event_driven(
     above r; u = 0 is 2^-24 in float32, 2^-9 in bfloat16. Raises InputError if the law unmasks more often than d_i allows.
     """
     check_size(batch, length, steps)
-    r, mask = unmask_probabilities(steps), model.config.mask_id
+    r, mask, clock = unmask_probabilities(steps), model.config.mask_id, Clock()
     bound = np.minimum(r + excess, 1.0)
     survival = np.cumsum(np.log1p(-np.minimum(bound[:-1], 1.0 - 2.0**-53)))  # log P(no candidate up to step i)
 
@@ -53,7 +53,7 @@ def event_driven(
     hidden: Tensor | None = None
     while (open_ := np.flatnonzero((came < 0).any(1))).size:
         for todo in _split(open_[stale[open_]], max(_TOKENS // length, 1)):
-            with torch.no_grad():
+            with clock("network"), torch.no_grad():
                 found = model.hidden(tokens[todo])
             hidden = found.new_empty((batch, *found.shape[1:])) if hidden is None else hidden
             hidden[todo], stale[todo] = found, False
@@ -63,25 +63,26 @@ def event_driven(
         at, where = np.nonzero(candidate[open_] == now[:, None])
         for part in _split(np.arange(len(at)), ROWS):
             row, position, step = open_[at[part]], where[part], now[at[part]]
-            with torch.no_grad():  # the head runs at candidates alone
+            with clock("network"), torch.no_grad():  # the head runs at candidates alone
                 log_mu = torch.log_softmax(model.logits(hidden[row, position]).double(), dim=-1).numpy()
             draws += len(part)
-            for i, p, s, log_p in zip(row, position, step, log_mu, strict=True):
-                cumulative, last = np.cumsum(step_law(log_p, float(r[s]))), s == steps - 1
-                total = float(cumulative[-1])
-                if not float(last) * 2.0**-60 <= total <= bound[s] * (1 + 1e-9):
-                    got = f"a step law of mass {total:.6g} at r = {r[s]:.6g}"
-                    raise InputError(got, f"0 to r + excess = {bound[s]:.6g}", "raise excess, or mend the law")
-                u = rng.random() * (total if last else bound[s])
-                u = min(u, np.nextafter(total, 0.0)) if last else u  # a product can round up to the total
-                if u < total:
-                    tokens[i, p], came[i, p] = int(np.searchsorted(cumulative, u, side="right")), s
-                    candidate[i, p], stale[i] = steps, True
-                else:
-                    candidate[i, p] = next_candidate(candidate[i : i + 1, p])[0]
+            with clock("categorical"):
+                for i, p, s, log_p in zip(row, position, step, log_mu, strict=True):
+                    cumulative, last = np.cumsum(step_law(log_p, float(r[s]))), s == steps - 1
+                    total = float(cumulative[-1])
+                    if not float(last) * 2.0**-60 <= total <= bound[s] * (1 + 1e-9):
+                        got = f"a step law of mass {total:.6g} at r = {r[s]:.6g}"
+                        raise InputError(got, f"0 to r + excess = {bound[s]:.6g}", "raise excess, or mend the law")
+                    u = rng.random() * (total if last else bound[s])
+                    u = min(u, np.nextafter(total, 0.0)) if last else u  # a product can round up to the total
+                    if u < total:
+                        tokens[i, p], came[i, p] = int(np.searchsorted(cumulative, u, side="right")), s
+                        candidate[i, p], stale[i] = steps, True
+                    else:
+                        candidate[i, p] = next_candidate(candidate[i : i + 1, p])[0]
         if progress is not None:
             progress(int((came >= 0).sum()))
-    return Decoded(tokens, nfe, draws, torch.from_numpy(came))
+    return Decoded(tokens, nfe, draws, torch.from_numpy(came), clock.seconds)
 
 
 def _split(index: Int, size: int) -> list[Int]:

@@ -18,8 +18,10 @@ from .decoded import (
     Network,
     Progress,
     ask,
+    beginning,
     check_size,
     check_temperature,
+    device_of,
     permutations,
     tempered,
     timed,
@@ -34,7 +36,7 @@ def hitting_times(batch: int, length: int, *, rng: Rng, schedule: Schedule = LIN
     ``length`` independent times whose masked share is uniform. log u / n is summed, so that no product underflows.
     """
     left = torch.arange(length, 0, -1, dtype=torch.float64)
-    share = (uniforms((batch, length), rng=rng).log() / left).cumsum(1).exp()
+    share = (uniforms((batch, length), rng=rng).cpu().log() / left).cumsum(1).exp()
     return torch.from_numpy(schedule.time(share.numpy()))
 
 
@@ -50,6 +52,7 @@ def first_hitting(
     per_call: Sequence[int] | None = None,
     extrapolate: bool = False,
     correct: bool = False,
+    given: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Decoded:
     """At each hitting time one uniformly chosen masked position draws its token from mu(x, tau), tau the *new* time. A
@@ -60,19 +63,19 @@ def first_hitting(
     mu + (mu - mu') (tau - t) / (t - t'), through the last two calls at t' > t; what falls below 0 is set to 0 and the rest
     normalised. ``correct``: the tokens of the last call are drawn again from the newest prediction *at their positions*,
     in which they are no longer masked; no network call is added.
-    ``steps`` of the result: the call in which each token came (for the last time).
+    ``given``: (batch, length) ids to begin with, as many masks in every sequence; the rest stays, and ``length`` above is
+    the number of masks. ``steps`` of the result: the call in which each token came (for the last time).
     """
     check_size(batch, length)
-    counts = _counts(per_call, length)
-    heat, mask, clock, rows = (
-        check_temperature(temperature),
-        model.config.mask_id,
-        Clock(),
-        torch.arange(batch)[:, None],
-    )
-    tokens, came = torch.full((batch, length), mask), torch.full((batch, length), -1)
-    order, needs_time = permutations(batch, length, rng=rng), timed(model) or extrapolate
-    tau = hitting_times(batch, length, rng=rng, schedule=schedule) if needs_time else torch.ones(batch, length)
+    heat, device = check_temperature(temperature), device_of(model)
+    clock, rows = Clock(device), torch.arange(batch, device=device)[:, None]
+    tokens, came = beginning(given, batch, length, model), torch.full((batch, length), -1, device=device)
+    masked = None if given is None else tokens == model.config.mask_id
+    order, needs_time = permutations(batch, length, rng=rng, among=masked).to(device), timed(model) or extrapolate
+    n = order.shape[1]
+    counts = _counts(per_call, n)
+    tau = hitting_times(batch, n, rng=rng, schedule=schedule) if needs_time else torch.ones(batch, n)
+    tau = tau.to(device)
     groups, hits = order.split(counts, dim=1), tau.split(counts, dim=1)
     draws, before = 0, None  # before: the last call's time, and its prediction at the positions of this one
 
@@ -98,7 +101,7 @@ def first_hitting(
         before = None if ahead is None else (t, ahead)
         if progress is not None:
             progress(sum(counts[: call + 1]))
-    return Decoded(tokens, len(counts), draws, came, clock.seconds)
+    return Decoded(tokens.cpu(), len(counts), draws, came.cpu(), clock.seconds)
 
 
 def _counts(per_call: Sequence[int] | None, length: int) -> list[int]:
