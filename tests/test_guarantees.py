@@ -17,7 +17,17 @@ from judging import probs, sequences, statistical, zipf
 
 from precision_lab import statistics
 from precision_lab.atoms import Atoms
-from precision_lab.statistics import Counts, Estimate, Rows, TestResult, mean, proportion, sequence_entropy, tail_test
+from precision_lab.statistics import (
+    Counts,
+    Estimate,
+    Rows,
+    Scores,
+    TestResult,
+    mean,
+    proportion,
+    sequence_entropy,
+    tail_test,
+)
 from precision_lab.types import Guarantee
 
 MOST = 1e-5  # false fails of one run
@@ -25,6 +35,7 @@ MOST = 1e-5  # false fails of one run
 P, Q = zipf(4), probs(0.55, 0.25, 0.15, 0.05)
 COUNTS = Counts(np.array([21, 9, 6, 4]), 40)
 TOKENS = sequences(P, (5, 8), 0.2, np.random.default_rng(0))
+SCORES = Scores.of("judge", list(TOKENS), [0.1 * row + 1.0 for row in TOKENS], 0, np.zeros(5), np.zeros(5))
 FINE = {"rng": np.random.default_rng(0)}
 LEVEL = {"rng": np.random.default_rng(0), "false_fail": 0.05}
 SAMPLES: dict[str, Callable[[], object]] = {
@@ -49,6 +60,8 @@ SAMPLES: dict[str, Callable[[], object]] = {
     ),
     "forecast_pytorch_repeats": lambda: statistics.forecast_pytorch_repeats(32.0),
     "forecast_vllm_streams": lambda: statistics.forecast_vllm_streams(P, 0.5, 1000),
+    "generative_perplexity": lambda: statistics.generative_perplexity(SCORES, **FINE),
+    "perplexity_beside_diversity": lambda: statistics.perplexity_beside_diversity(TOKENS, SCORES, **FINE),
     "hill": lambda: [statistics.hill(COUNTS, 1), statistics.hill(TOKENS, 0, size=20), statistics.hill(COUNTS, 2)],
     "hill_difference": lambda: statistics.hill_difference(COUNTS, TOKENS, 1),
     "holm": lambda: statistics.holm([0.1, 0.2]),
