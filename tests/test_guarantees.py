@@ -67,6 +67,7 @@ SAMPLES: dict[str, Callable[[], object]] = {
     "holm": lambda: statistics.holm([0.1, 0.2]),
     "blocked_identity_test": lambda: statistics.blocked_identity_test([COUNTS, COUNTS], P, **LEVEL),
     "identity_test": lambda: statistics.identity_test(COUNTS, P, **LEVEL),
+    "joint_region": lambda: statistics.joint_region(lambda at: TOKENS[at, :2].mean(0), 5),
     "lack_of_fit_test": lambda: statistics.lack_of_fit_test(COUNTS, P, [-1.5]),
     "likelihood_ratio_test": lambda: statistics.likelihood_ratio_test(COUNTS, P, Q),
     "mean": lambda: statistics.mean([1.0, 2.0]),
@@ -77,6 +78,7 @@ SAMPLES: dict[str, Callable[[], object]] = {
     "serial_test": lambda: statistics.serial_test(TOKENS[0], P),
     "shuffle_test": lambda: statistics.shuffle_test(TOKENS[0], TOKENS[1], **FINE),
     "spectrum_from_draws": lambda: [statistics.spectrum_from_draws(d, P, [-3, -1, 0]) for d in (COUNTS, TOKENS)],
+    "stratified_bootstrap": lambda: statistics.stratified_bootstrap(lambda at: TOKENS[at[0]].mean(), [5], **FINE),
     "tail_test": lambda: statistics.tail_test(1, 9, 0.2),
     "temperature_from_draws": lambda: [statistics.temperature_from_draws(draws, P) for draws in (COUNTS, TOKENS)],
     "temperature_from_rows": lambda: statistics.temperature_from_rows(

@@ -37,6 +37,7 @@ from .independence import (
     shuffle_test,
     window_test,
 )
+from .joint import Region, joint_region, stratified_bootstrap
 from .lack_of_fit import assert_some_temperature, lack_of_fit_test
 from .ledger import Ledger
 from .multiplicity import Adjusted, Verdict, benjamini_hochberg, combined_e, e_bh, family, holm, weakest
@@ -126,6 +127,7 @@ __all__ = [
     "Estimate",
     "Forecast",
     "Ledger",
+    "Region",
     "Rows",
     "Rule",
     "SamplerRejected",
@@ -216,6 +218,7 @@ __all__ = [
     "identity_test",
     "jax_gumbel_ks",
     "jax_gumbel_tail",
+    "joint_region",
     "kl_divergence",
     "lack_of_fit_test",
     "lattice_law",
@@ -242,6 +245,7 @@ __all__ = [
     "shuffle_test",
     "size_at_coverage",
     "spectrum_from_draws",
+    "stratified_bootstrap",
     "suppressed_mass",
     "tail_set",
     "tail_test",
