@@ -36,6 +36,10 @@ P, Q = zipf(4), probs(0.55, 0.25, 0.15, 0.05)
 COUNTS = Counts(np.array([21, 9, 6, 4]), 40)
 TOKENS = sequences(P, (5, 8), 0.2, np.random.default_rng(0))
 SCORES = Scores.of("judge", list(TOKENS), [0.1 * row + 1.0 for row in TOKENS], 0, np.zeros(5), np.zeros(5))
+FRONTIER = {
+    t: statistics.Generated(np.linspace(3, 4, 9) + 3 * t, np.linspace(40, 60, 9) * t, np.full(9, 8))
+    for t in (0.8, 0.9, 1.0, 1.1)
+}
 FINE = {"rng": np.random.default_rng(0)}
 LEVEL = {"rng": np.random.default_rng(0), "false_fail": 0.05}
 SAMPLES: dict[str, Callable[[], object]] = {
@@ -70,6 +74,7 @@ SAMPLES: dict[str, Callable[[], object]] = {
     "joint_region": lambda: statistics.joint_region(lambda at: TOKENS[at, :2].mean(0), 5),
     "lack_of_fit_test": lambda: statistics.lack_of_fit_test(COUNTS, P, [-1.5]),
     "likelihood_ratio_test": lambda: statistics.likelihood_ratio_test(COUNTS, P, Q),
+    "matched_entropy": lambda: statistics.matched_entropy(FRONTIER[1.0], FRONTIER, **FINE),
     "mean": lambda: statistics.mean([1.0, 2.0]),
     "proportion": lambda: statistics.proportion(1, 9),
     "ratio_of_proportion": lambda: statistics.ratio_of_proportion(1, 9, 0.2),

@@ -70,7 +70,7 @@ class TestRegion:
 class TestStratified:
     def test_one_sample_is_the_cluster_bootstrap_without_its_correction(self):
         x = rng(3).normal(size=50)
-        a = stratified_bootstrap(lambda at: x[at[0]].mean(), [50], rng=rng(4), resamples=4000)
+        (a,) = stratified_bootstrap(lambda at: x[at[0]].mean(), [50], rng=rng(4), resamples=4000)
         b = cluster_bootstrap(lambda at: x[at].mean(), 50, rng=rng(5), resamples=4000)
         assert a.value == b.value
         np.testing.assert_allclose([a.low, a.high], [b.low, b.high], atol=0.05)
@@ -78,7 +78,7 @@ class TestStratified:
     def test_samples_are_drawn_apart(self):
         """Twice the same sample: were both drawn alike, every difference would be 0."""
         x = rng(6).normal(size=40)
-        found = stratified_bootstrap(lambda at: x[at[0]].mean() - x[at[1]].mean(), [40, 40], rng=rng(7))
+        (found,) = stratified_bootstrap(lambda at: x[at[0]].mean() - x[at[1]].mean(), [40, 40], rng=rng(7))
         half = 1.96 * x.std() * math.sqrt(2 / 40)
         assert found.value == 0
         assert found.n == 80
@@ -87,7 +87,7 @@ class TestStratified:
     @pytest.mark.parametrize(("undefined", "finite"), [(0.0, True), (0.005, True), (0.2, False)])
     def test_undefined_resamples_widen_both_ends(self, undefined, finite):
         calls = iter([False, *(rng(8).random(1000) < undefined)])
-        found = stratified_bootstrap(lambda at: math.nan if next(calls) else at[0].mean(), [9], rng=rng(9))
+        (found,) = stratified_bootstrap(lambda at: math.nan if next(calls) else at[0].mean(), [9], rng=rng(9))
         assert math.isfinite(found.low) == math.isfinite(found.high) == finite
 
     def test_undefined_on_the_samples(self):

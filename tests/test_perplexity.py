@@ -122,7 +122,7 @@ class TestDefinitions:
             expected = None
         if expected is None or (not start and "first" in DEFINITIONS[name].parts):
             with pytest.raises(InputError):
-                scores.pooled(name)
+                scores.sums(name)
         else:
             found = generative_perplexity(scores, name, rng=rng(), batch=batch)
             assert found.value == pytest.approx(expected, rel=1e-9)

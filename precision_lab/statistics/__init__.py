@@ -15,6 +15,7 @@ from .diversity import (
 from .e_process import EProcess, assert_e_process
 from .entropies import chao_wang_jost, entropy, miller_madow, to_bits
 from .estimate import Estimate, difference, mean, proportion, ratio_of_proportion
+from .frontier import Generated, Matched, matched_entropy
 from .independence import (
     Chance,
     agreement,
@@ -126,7 +127,9 @@ __all__ = [
     "EffectiveTemperature",
     "Estimate",
     "Forecast",
+    "Generated",
     "Ledger",
+    "Matched",
     "Region",
     "Rows",
     "Rule",
@@ -225,6 +228,7 @@ __all__ = [
     "likelihood_ratio_test",
     "log_odds_spectrum",
     "longest_run",
+    "matched_entropy",
     "max_log_ratio",
     "mean",
     "miller_madow",

@@ -62,26 +62,28 @@ def joint_region(statistic: Callable[[Int], ArrayLike], clusters: int, confidenc
 
 
 def stratified_bootstrap(
-    statistic: Callable[[list[Int]], float],
+    statistic: Callable[[list[Int]], ArrayLike],
     sizes: Sequence[int],
     *,
     rng: np.random.Generator,
     resamples: int = 1000,
     confidence: float = 0.95,
-) -> Estimate:
-    """A number of several independent samples: each is drawn again by itself, clusters with replacement; percentiles.
+) -> list[Estimate]:
+    """Numbers of several independent samples: each sample is drawn again by itself, clusters with replacement; percentiles.
 
-    ``statistic``: one int64 array of cluster indices a sample, ``sizes`` long. NaN where it is undefined on a resample: that
-    resample counts as lying beyond both ends, so that many of them make the interval all numbers. ``n``: all clusters.
-    Errors: InputError if the statistic is undefined on the samples themselves.
+    ``statistic``: one int64 array of cluster indices a sample, ``sizes`` long -> (p,) or a number; one Estimate each. NaN
+    where it is undefined on a resample: that resample counts as lying beyond both ends, so that many of them make the
+    interval all numbers. ``n``: all clusters. Errors: InputError if one is undefined on the samples themselves.
     """
     check_open_unit("confidence", confidence)
     sizes = [check_whole("sizes", size, 1) for size in sizes]
-    value = float(statistic([np.arange(size) for size in sizes]))
-    if np.isnan(value):
+    values = np.atleast_1d(np.asarray(statistic([np.arange(size) for size in sizes]), dtype=np.float64))
+    if np.isnan(values).any():
         raise InputError("a statistic that is not defined on the samples", "a number", "ask whether it is, first")
-    draws = np.array([statistic([rng.integers(0, size, size) for size in sizes]) for _ in range(resamples)])
-    low = np.quantile(np.where(np.isnan(draws), -np.inf, draws), (1 - confidence) / 2, method="lower")
-    high = np.quantile(np.where(np.isnan(draws), np.inf, draws), (1 + confidence) / 2, method="higher")
-    name = "stratified cluster bootstrap, percentile"
-    return Estimate(value, float(low), float(high), confidence, sum(sizes), name, Guarantee.ASYMPTOTIC)
+    drawn = np.array([statistic([rng.integers(0, size, size) for size in sizes]) for _ in range(resamples)])
+    drawn = drawn.reshape(resamples, -1)
+    low = np.quantile(np.where(np.isnan(drawn), -np.inf, drawn), (1 - confidence) / 2, axis=0, method="lower")
+    high = np.quantile(np.where(np.isnan(drawn), np.inf, drawn), (1 + confidence) / 2, axis=0, method="higher")
+    name, n = "stratified cluster bootstrap, percentile", sum(sizes)
+    ends = zip(values.tolist(), low.tolist(), high.tolist(), strict=True)
+    return [Estimate(value, a, b, confidence, n, name, Guarantee.ASYMPTOTIC) for value, a, b in ends]
