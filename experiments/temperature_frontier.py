@@ -24,28 +24,26 @@ from precision_lab.mdm.fetch import Unavailable
 from precision_lab.mdm.judges import SMOLLM2_NAME, SameTokens, smollm2_judge
 from precision_lab.mdm.train import load_model
 from precision_lab.result import with_long_run
-from precision_lab.statistics import (
-    Generated,
-    Scores,
-    flat,
-    matched_entropy,
-    perplexity_beside_diversity,
-    sequence_entropy,
-)
+from precision_lab.statistics import Generated, Scores, flat, matched_entropy, sequence_entropy
+from precision_lab.statistics import perplexity_beside_diversity as beside_diversity
 from precision_lab.study import Study
 
 ROOT = Path(__file__).parent.parent
 MDM, AR = ROOT / "models" / "mdm256", ROOT / "models" / "ar256"
-LENGTH, BATCH, SAMPLER, POINT = 256, 4, "gumbel_max_fp64", ["decoder", "temperature", "steps"]
+LENGTH, BATCH, SAME, FEW = 256, 4, "ar256", 8  # SAME: the rival as judge; FEW: sequences that allow an interval
+POINT, ROW = ["decoder", "temperature", "steps"], ["sequences", "smollm2", "part", "sequence"]
 TEMPERATURES = (0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
 FRONTIERS = {"first_hitting": "masked, float64", "autoregressive": "autoregressive, float64"}
-EVERY = [(decoder, t, 0, 32) for decoder in FRONTIERS for t in TEMPERATURES]
+COMPARISONS = {  # point at temperature 1, frontier: where the paper has the point (-1 below, 0 on it, 1 above); None: no claim
+    ("autoregressive", "first_hitting"): -1, ("first_hitting", "autoregressive"): 1, ("event_driven", "first_hitting"): 0,
+    ("text", "first_hitting"): None, ("text", "autoregressive"): None,
+}  # fmt: skip
 GRID = {  # decoder, temperature, steps, sequences
     "smoke": [("first_hitting", 1.0, 0, 3), ("autoregressive", 1.0, 0, 3), ("text", 1.0, 0, 3)],
     "quick": [("first_hitting", 1.0, 0, 1), ("autoregressive", 1.0, 0, 1), ("event_driven", 1.0, 1024, 1), ("text", 1.0, 0, 4)],
-    "full": [*EVERY, ("event_driven", 1.0, 1024, 32), ("event_driven", 1.0, 50_000, 32), ("text", 1.0, 0, 64)],
+    "full": [(decoder, t, 0, 32) for decoder in FRONTIERS for t in TEMPERATURES]
+    + [("event_driven", 1.0, 1024, 32), ("event_driven", 1.0, 50_000, 32), ("text", 1.0, 0, 64)],
 }  # fmt: skip
-SAME, FEW = "ar256", 8  # the rival as judge; sequences for an interval
 model = cache(load_model)
 
 
@@ -61,61 +59,60 @@ def cells(profile):
 
 @cache
 def judge(name):
-    return SameTokens(SAME, model(AR)) if name == SAME else smollm2_judge(MDM / "tokenizer.json")
+    """The judge and, where it cannot be had, the reason instead."""
+    try:
+        return SameTokens(SAME, model(AR)) if name == SAME else smollm2_judge(MDM / "tokenizer.json"), None
+    except Unavailable as error:
+        return None, str(error)
 
 
 def generate(cell, rng):
     """(sequences, length) int64."""
     common = {"batch": cell["sequences"], "length": cell["length"], "rng": rng}
     if cell["decoder"] == "text":
-        held_out = np.load(MDM / "validation.npy", allow_pickle=False).astype(np.int64)[:, : cell["length"]]
-        return held_out[cell["part"] * BATCH :][: cell["sequences"]]
+        turn = 1 if cell["smollm2"] else -1  # the long run and a shorter one share no window
+        held_out = np.load(MDM / "validation.npy", allow_pickle=False)[::turn]
+        return held_out[cell["part"] * BATCH :][: cell["sequences"], : cell["length"]].astype(np.int64)
     if cell["decoder"] == "event_driven":
         return decode.event_driven(model(MDM), lattice_step, steps=cell["steps"], **common).tokens.numpy()
     run, folder = getattr(decode, cell["decoder"]), MDM if cell["decoder"] == "first_hitting" else AR
-    return run(model(folder), SAMPLERS[SAMPLER], temperature=cell["temperature"], **common).tokens.numpy()
+    return run(model(folder), SAMPLERS["gumbel_max_fp64"], temperature=cell["temperature"], **common).tokens.numpy()
 
 
 def measure(cell, rng):
     tokens, rows = generate(cell, rng), []
     for name in (SAME, SMOLLM2_NAME)[: 1 + cell["smollm2"]]:
-        try:
-            found = judge(name).score(tokens).rows()
-        except Unavailable as error:
-            found = [{"judge": name, "missing": str(error)}] * len(tokens)
-        for k, row in enumerate(found):
-            text = " ".join(map(str, tokens[k])) if name == SAME else None  # once
-            entropy = float(sequence_entropy(tokens[k : k + 1])[0])
-            rows.append(cell | {"sequence": k, "sequence_entropy": entropy, "missing": None} | row | {"tokens": text})
+        one, gap = judge(name)
+        for k, row in enumerate(one.score(tokens).rows() if one else [{"judge": name, "missing": gap}] * len(tokens)):
+            note = {"sequence": k, "sequence_entropy": float(sequence_entropy(tokens[k : k + 1])[0]), "missing": None}
+            rows.append(cell | note | row | {"tokens": " ".join(map(str, tokens[k])) if name == SAME else None})  # once
     return rows
 
 
 def everything(frame):
-    keys = [*POINT, "length", "weights", "part", "sequence", "judge"]
-    return with_long_run(frame, ROOT, "temperature_frontier", keys)
+    """This run and, where it is committed, the long one."""
+    return with_long_run(frame, ROOT, "temperature_frontier", [*POINT, *ROW, "length", "weights", "judge"])
 
 
 def points(frame):
-    """(judge, decoder, temperature, steps) -> Generated; of the longest text where several lengths are there."""
+    """(judge, decoder, temperature, steps) -> ids and scores; of the longest text where several lengths are there."""
     longest, found = frame[frame.length == frame.length.max()], {}
-    ids = longest[longest.judge == SAME].set_index([*POINT, "part", "sequence"]).tokens
-    for (name, *key), part in longest[longest.missing.isna()].groupby(["judge", *POINT]):
-        rows = [ids[(*key, p, k)].split() for p, k in zip(part.part, part.sequence, strict=True)]
-        found[(name, *key)] = np.array(rows, dtype=np.int64), Scores.read(part)
+    ids = longest[longest.judge == SAME].set_index([*POINT, *ROW]).tokens
+    for key, part in longest[longest.missing.isna()].groupby(["judge", *POINT]):
+        rows = [ids[row].split() for row in part[[*POINT, *ROW]].itertuples(index=False, name=None)]
+        found[key] = np.array(rows, dtype=np.int64), Scores.read(part)
     return found
 
 
 def summary(frame):
     """One row a point and judge: perplexity beside diversity, 95 % over sequences."""
-    rows = []
-    for key, (tokens, scores) in points(everything(frame)).items():
-        found = perplexity_beside_diversity(tokens, scores, rng=np.random.default_rng(0))
-        rows.append(dict(zip(["judge", *POINT], key, strict=True)) | {"n": len(tokens)} | flat(found))
-    return pd.DataFrame(rows)
+    row = lambda ids, scores: flat(beside_diversity(ids, scores, rng=np.random.default_rng(0)))  # noqa: E731
+    keyed = {key: {"n": len(pair[0])} | row(*pair) for key, pair in points(everything(frame)).items()}
+    return pd.DataFrame(dict(zip(["judge", *POINT], key, strict=True)) | rest for key, rest in keyed.items())
 
 
 def title(key):
-    decoder, temperature, steps = key
+    _, decoder, temperature, steps = key
     if decoder in FRONTIERS:
         return f"{FRONTIERS[decoder]}, temperature {temperature:g}"
     return f"masked, float32, N = {steps:,}" if steps else "real text"
@@ -125,19 +122,22 @@ def draw(frame):
     figure, panels = figures.canvas(2, width=4.6, height=4.2)
     found = {key: Generated.of(*pair) for key, pair in points(everything(frame)).items()}
     for name, axes in zip((SAME, SMOLLM2_NAME), panels, strict=True):
-        mine = {key[1:]: point for key, point in found.items() if key[0] == name}
-        groups = {label: [k for k in mine if k[0] == d] for d, label in FRONTIERS.items()}
-        groups |= {title(k): [k] for k in mine if k[0] not in FRONTIERS}
-        for index, (label, keys) in enumerate(groups.items()):
-            at, style = np.array([mine[k].point() for k in keys]).reshape(-1, 2), figures.series(index)
+        mine = [key for key in found if key[0] == name]
+        groups = {label: [key for key in mine if key[1] == d] for d, label in FRONTIERS.items()}
+        groups |= {title(key): [key] for key in mine if key[1] not in FRONTIERS}
+        for k, (label, keys) in enumerate(groups.items()):
+            at = np.array([found[key].point() for key in keys]).reshape(-1, 2)
+            style = figures.series(6 if label == "real text" else k)
             axes.plot(at[:, 0], np.exp(at[:, 1]), label=label, ls="-" if len(keys) > 1 else "none", **style)
             for key, (x, y) in zip(keys, at, strict=True):
-                if key[0] in FRONTIERS:
-                    axes.annotate(f"{key[1]:g}", (x, np.exp(y)), (5, -8), textcoords="offset points", fontsize=6.5)
-                if len(mine[key]) >= FEW:
-                    edge = mine[key].region().outline()
+                if key[1] in FRONTIERS:
+                    axes.annotate(f"{key[2]:g}", (x, np.exp(y)), (5, -8), textcoords="offset points", fontsize=6.5)
+                if len(found[key]) >= FEW:
+                    edge = found[key].region().outline()
                     axes.plot(edge[:, 0], np.exp(edge[:, 1]), color=style["color"], lw=0.7)
         axes.set(yscale="log", xlabel="entropy of a sequence (nats)")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
         axes.set_title(f"judge: {name}" + ("" if mine else " (no scores: see the verdict)"))
     panels[0].set_ylabel("generative perplexity (MDLM's pooling)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -145,34 +145,33 @@ def draw(frame):
 
 
 def compared(found, name):
-    """Texts: each point at temperature 1 against the other frontier or, for other points, both."""
-    for decoder, label in FRONTIERS.items():
-        line = {key[2]: point for key, point in found.items() if key[:2] == (name, decoder)}
-        if len(line) < 3 or min(map(len, line.values())) < FEW:
-            continue
-        for key, point in found.items():
-            if key[0] == name and key[1] != decoder and key[2] == 1.0:
-                answer = matched_entropy(point, line, rng=np.random.default_rng(0))
-                if answer is None:
-                    yield f"{title(key[1:])}: beyond the entropies of {label}"
-                    continue
-                ratio, heat = answer.ratio, answer.temperature
-                where = "below" if ratio.high < 1 else "above" if ratio.low > 1 else "not told from"
-                yield (f"{title(key[1:])}: {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] of the perplexity of {label} "
-                       f"at its {heat.value:.3f} [{heat.low:.3f}, {heat.high:.3f}]: {where} that frontier")  # fmt: skip
+    """One sentence for each point of COMPARISONS."""
+    for (decoder, other), claim in COMPARISONS.items():
+        line = {key[2]: point for key, point in found.items() if key[:2] == (name, other)}
+        for key in [key for key in found if key[:3] == (name, decoder, 1.0)]:
+            if len(line) < 3 or min(map(len, [found[key], *line.values()])) < FEW:
+                continue
+            answer = matched_entropy(found[key], line, rng=np.random.default_rng(0))
+            if answer is None or not np.isfinite(answer.ratio.low):
+                yield f"{title(key)}: {FRONTIERS[other]} does not reach its entropy"
+                continue
+            r, t, side = answer.ratio, answer.temperature, int(answer.ratio.low > 1) - int(answer.ratio.high < 1)
+            said = "reproduced" if side == claim else "different" if side else "not told apart"
+            yield (f"{title(key)}: {r.value:.2f} [{r.low:.2f}, {r.high:.2f}] of the perplexity of {FRONTIERS[other]} at "
+                   f"{t.value:.3f} [{t.low:.3f}, {t.high:.3f}]" + f" ({said})" * (claim is not None))  # fmt: skip
 
 
 def verdict(frame):
-    frame = everything(frame)
-    found, text = {key: Generated.of(*pair) for key, pair in points(frame).items()}, []
+    frame, text = everything(frame), []
+    found = {key: Generated.of(*pair) for key, pair in points(frame).items()}
     for name in (SAME, SMOLLM2_NAME):
         rows = frame[frame.judge == name]
-        none = "too few points to compare" if len(rows) else "not asked in this profile"
-        gaps = [f"MISSING: {gap}" for gap in rows.missing.dropna().unique()]
-        text.append(f"judge {name}: " + ("; ".join([*compared(found, name), *gaps]) or none))
-    few = int((frame[frame.judge == SAME].sequence_entropy < 1).sum())
-    end = f"{few} sequences are below 1 nat of entropy; {SAME} favours its own samples"
-    return ". ".join(["At matched entropy, 95 %", *text, end]) + "."
+        said = [*compared(found, name), *(f"MISSING: {gap}" for gap in rows.missing.dropna().unique())]
+        text.append(
+            f"Judge {name}: " + ("; ".join(said) or ("too few points" if len(rows) else "not asked in this profile"))
+        )
+    few = (frame[frame.judge == SAME].sequence_entropy < 1).sum()
+    return "At matched entropy, 95 %. " + ". ".join(text) + f". {few} sequences have less than 1 nat of entropy."
 
 
 QUESTION = "At equal entropy, does float32 sampling do more than a lower temperature, and which model is better?"
