@@ -15,6 +15,7 @@ from .diversity import (
 from .e_process import EProcess, assert_e_process
 from .entropies import chao_wang_jost, entropy, miller_madow, to_bits
 from .estimate import Estimate, difference, mean, proportion, ratio_of_proportion
+from .frontier import Generated, Matched, matched_entropy
 from .independence import (
     Chance,
     agreement,
@@ -37,6 +38,7 @@ from .independence import (
     shuffle_test,
     window_test,
 )
+from .joint import Region, joint_region, stratified_bootstrap
 from .lack_of_fit import assert_some_temperature, lack_of_fit_test
 from .ledger import Ledger
 from .multiplicity import Adjusted, Verdict, benjamini_hochberg, combined_e, e_bh, family, holm, weakest
@@ -125,7 +127,10 @@ __all__ = [
     "EffectiveTemperature",
     "Estimate",
     "Forecast",
+    "Generated",
     "Ledger",
+    "Matched",
+    "Region",
     "Rows",
     "Rule",
     "SamplerRejected",
@@ -216,12 +221,14 @@ __all__ = [
     "identity_test",
     "jax_gumbel_ks",
     "jax_gumbel_tail",
+    "joint_region",
     "kl_divergence",
     "lack_of_fit_test",
     "lattice_law",
     "likelihood_ratio_test",
     "log_odds_spectrum",
     "longest_run",
+    "matched_entropy",
     "max_log_ratio",
     "mean",
     "miller_madow",
@@ -242,6 +249,7 @@ __all__ = [
     "shuffle_test",
     "size_at_coverage",
     "spectrum_from_draws",
+    "stratified_bootstrap",
     "suppressed_mass",
     "tail_set",
     "tail_test",

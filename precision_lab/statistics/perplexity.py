@@ -143,10 +143,10 @@ class Scores:
         lost = (np.asarray(columns[name], dtype=np.int64) for name in ("replaced", "dropped"))
         return Scores(judges[0], nats, tokens, *lost)
 
-    def pooled(self, definition: str) -> tuple[Float, Int]:
-        """S and T of the sequences with at least one token in the parts of a definition.
+    def sums(self, definition: str) -> tuple[Float, Int]:
+        """S and T of every sequence, (n,) each; T = 0 where it has no token in the parts of the definition.
 
-        Errors: InputError if there is none, or if the definition scores first tokens and the judge did not."""
+        Errors: InputError if that is so of all, or if the definition scores first tokens and the judge did not."""
         if definition not in DEFINITIONS:
             raise unknown_name("definition", definition, DEFINITIONS)
         at = [PARTS.index(part) for part in DEFINITIONS[definition].parts]
@@ -158,7 +158,7 @@ class Scores:
             raise InputError(
                 "no sequence with a scored token", "two tokens of text or more", "generate longer sequences"
             )
-        return nats[tokens > 0], tokens[tokens > 0]
+        return nats, tokens
 
 
 def pool(nats: Float, tokens: Int, how: str, batch: int = 8) -> float:
@@ -181,7 +181,8 @@ def generative_perplexity(
 
     ``batch``: sequences in a batch of "bd3lms", in the order given (its own configuration has 8).
     """
-    (nats, tokens), size = scores.pooled(definition), check_whole("batch", batch, 1)
+    (nats, tokens), size = scores.sums(definition), check_whole("batch", batch, 1)
+    nats, tokens = nats[tokens > 0], tokens[tokens > 0]
     how = DEFINITIONS[definition].pool
     return cluster_bootstrap(
         lambda at: pool(nats[at], tokens[at], how, size), len(nats), rng=rng, confidence=confidence
