@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ class Result:
             self.frame.to_csv(partial, index=False, float_format="%.9g", lineterminator="\n")
         write_json(note, self.manifest)
         return [table, note]
+
+
+def estimates_table(found: Mapping[tuple, Any], names: Sequence[str]) -> pd.DataFrame:
+    """One row an estimate: its key, under ``names``, and value, low, high and n."""
+    rows = [[*key, e.value, e.low, e.high, e.n] for key, e in found.items()]
+    return pd.DataFrame(rows, columns=[*names, "value", "low", "high", "n"])
 
 
 def with_long_run(frame: pd.DataFrame, root: Path, name: str, keys: list[str]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from .diversity import (
 )
 from .e_process import EProcess, assert_e_process
 from .entropies import chao_wang_jost, entropy, miller_madow, to_bits
-from .estimate import Estimate, difference, mean, proportion, ratio_of_proportion
+from .estimate import Estimate, detectable_difference, difference, mean, proportion, ratio_of_proportion
 from .frontier import Generated, Matched, matched_entropy
 from .independence import (
     Chance,
@@ -58,7 +58,7 @@ from .public_criteria import (
     vllm_streams,
 )
 from .rarefaction import rarefied, rarefied_coverage, rarefied_to_coverage, size_at_coverage
-from .resampling import cluster_bootstrap, cluster_jackknife, draw_jackknife
+from .resampling import cluster_bootstrap, cluster_jackknife, draw_jackknife, median, ratio_of_sums
 from .richness import chao_jost, coverage_estimate, hill, hill_difference, hill_number, sample_coverage
 from .spectrum import Band, DrawnBand, log_odds_spectrum, spectrum_from_draws
 from .temperature import EffectiveTemperature, effective_temperature, temperature_from_draws
@@ -176,6 +176,7 @@ __all__ = [
     "detectable_blocked_identity",
     "detectable_chi_square",
     "detectable_coupled",
+    "detectable_difference",
     "detectable_identity",
     "detectable_likelihood_ratio",
     "detectable_reachability",
@@ -231,6 +232,7 @@ __all__ = [
     "matched_entropy",
     "max_log_ratio",
     "mean",
+    "median",
     "miller_madow",
     "passing_temperatures",
     "perplexity_beside_diversity",
@@ -240,6 +242,7 @@ __all__ = [
     "rarefied_coverage",
     "rarefied_to_coverage",
     "ratio_of_proportion",
+    "ratio_of_sums",
     "reachability_test",
     "repeated_vector_test",
     "repetition",

@@ -14,11 +14,12 @@ from .ancestral import ancestral
 from .autoregressive import autoregressive
 from .confidence import confidence_ordered
 from .decoded import Decoded, Network
-from .event_driven import event_driven
+from .event_driven import Candidate, event_driven
 from .first_hitting import even_counts, first_hitting, hitting_times
 from .two_stage import two_stage
 
 __all__ = [
+    "Candidate",
     "Decoded",
     "Network",
     "ancestral",
