@@ -141,7 +141,7 @@ def draw(frame):
         at = [k for k in range(DECADES) if (RACE, steps, k, "predicted") in found]
         left.plot(at, [found[RACE, steps, k, "predicted"].value for k in at], color=figures.COLOURS[j])
         curve(left, RACE, steps, "rate", label=f"float32, N = {steps:,}", index=j)
-    curve(left, "two_stage", runs[-1], "rate", 0.15, label=f"two-stage, N = {runs[-1]:,}", index=3)
+    curve(left, "two_stage", runs[-1], "rate", 0.15, label=f"two-stage, N = {runs[-1]:,}", index=6)
     left.axhline(1, color="black", lw=0.8)
     for k, law in enumerate(LAWS):
         if law not in ("tokens", "times"):

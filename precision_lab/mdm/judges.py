@@ -72,7 +72,8 @@ class Retokenised:
     maximal invalid part is read as U+FFFD and counted (``replaced``). Each end becomes the judge's END_OF_TEXT; what merely
     spells a control token is read as text. Bytes for which ``words`` has no token are left out and counted (``dropped``).
     ``start``: END_OF_TEXT is put in front, so that the first token is scored too. More than ``context`` tokens are read in
-    chunks of that many, the first token of each later chunk unscored (as in MDLM's code); nothing is cut off.
+    chunks of that many, the first token of each later chunk unscored (as in MDLM's code); nothing is cut off. ``words`` is
+    set to take no control tokens from text.
     ``network``: hidden(ids (batch, length)), head(hidden), config.context, as :class:`~.smollm2.SmolLM2` has them.
     """
 
@@ -85,6 +86,8 @@ class Retokenised:
 
     def __post_init__(self) -> None:
         _end(self.words), _end(self.tokenizer)
+        if self.context is not None and self.context < 2:
+            raise InputError(f"context = {self.context}", "two tokens or more", "leave it out for the judge's own")
         self.words.encode_special_tokens = True
 
     def read(self, ids: Int) -> tuple[Int, int, int]:
