@@ -29,7 +29,7 @@ from precision_lab.study import Study
 
 ROOT, CHUNK = Path(__file__).parent.parent, 16
 MODELS = {"generation": "mdm256", "decoders": "mdm256", "truncation_control": "mdm", "real": "mdm256"}
-RIVAL, PER_POINT = "ar256", 256  # texts of a point that are judged, at most
+RIVAL, PER_POINT = "ar256", 64  # texts of a point that are judged, at most
 KEY, FP32, FP64 = ["texts", "decoder", "sampler", "steps"], "gumbel_max_fp32", "gumbel_max_fp64"
 
 
@@ -41,6 +41,8 @@ def texts(name):
         frame = pd.DataFrame({"tokens": [" ".join(map(str, row)) for row in windows]})
         return frame.assign(decoder="real", sampler="", steps=0)
     frame = load_result(ROOT / "results" / "full", name).frame
+    if "version" in frame:
+        frame = frame.assign(decoder="event_driven", sampler=frame.version)
     return frame[frame.groupby(KEY[1:]).cumcount() < PER_POINT].reset_index(drop=True)
 
 
