@@ -35,7 +35,7 @@ SETTINGS = ["text", "vocab", "layers", "width", "length", "batch", "steps", "blo
 SIZES = {  # profile -> kinds, seeds, settings
     "smoke": (2, 2, (HELD_OUT, 8192, 1, 64, 16, 8, 3, 2)),
     "quick": (3, 2, (HELD_OUT, 8192, 1, 64, 16, 16, 40, 16)),
-    "full": (3, 4, ("chitchat,wikipedia", 4096, 3, 192, 64, 32, 500, 64)),
+    "full": (3, 4, ("chitchat,wikipedia", 4096, 3, 192, 64, 32, 500, 60)),
 }
 
 
@@ -91,7 +91,7 @@ def held_out(network, tokens, length, blocks):
     rng = torch.Generator().manual_seed(1)
     windows = torch.from_numpy(corpus.windows(tokens, length))
     rows = []
-    for block, chosen in enumerate(torch.randperm(len(windows), generator=rng)[: blocks * length].split(length)):
+    for block, chosen in enumerate(torch.randperm(len(windows), generator=rng)[: blocks * length].view(blocks, length)):
         n = mask_counts(length, length, rng=rng)  # stratified: 1 to L, each once
         with torch.no_grad():
             losses = masked_cross_entropy(network, windows[chosen], random_subset(n, length, rng=rng)).double().numpy()
