@@ -43,8 +43,8 @@ COMPARISONS = {  # point at temperature 1, frontier: where the paper has the poi
 GRID = {  # decoder, temperature, steps, sequences
     "smoke": [("first_hitting", 1.0, 0, 3), ("autoregressive", 1.0, 0, 3), ("text", 1.0, 0, 3)],
     "quick": [("first_hitting", 1.0, 0, 1), ("autoregressive", 1.0, 0, 1), ("text", 1.0, 0, 8)],
-    "full": [(decoder, t, 0, 16) for decoder in FRONTIERS for t in TEMPERATURES]
-    + [("event_driven", 1.0, 4096, 16), ("event_driven", 1.0, 50_000, 16), ("text", 1.0, 0, 64)],
+    "full": [(decoder, t, 0, 12) for decoder in FRONTIERS for t in TEMPERATURES]
+    + [("event_driven", 1.0, 4096, 12), ("event_driven", 1.0, 50_000, 12), ("text", 1.0, 0, 32)],
 }  # fmt: skip
 model = cache(lambda folder: Autocast(load_model(folder)))
 
