@@ -35,9 +35,11 @@ KEY = ["profile", "steps", "repeat", "sampler", "decoder"]
 
 def cells(profile):
     steps, repeats, length = GRID[profile]
-    size = {n: 265 if n == SMALL else length for n in steps}
     return [
-        {"steps": n, "length": size[n], "repeat": i, "profile": str(profile)} for i in range(repeats) for n in steps
+        {"steps": n, "length": 265 if n == SMALL else length, "repeat": i, "profile": str(profile)}
+        | {"beside": n in (SMALL, max(steps))}
+        for i in range(repeats)
+        for n in steps
     ]
 
 
