@@ -9,7 +9,7 @@ often it came over how often asked (predicted: q / (r mu) on the states visited)
 order. mu rises with context, so the order is not flat even for float64. The declared test asks what holds on any network:
 given the state, the step says nothing of the token. Evidence is the likelihood ratio of float32's law to the faithful one, of
 tokens and of times; at 1e6 the faithful law is refused, wrongly at most once in 1e6 (Ville). Declared: medians of entropy.
-Cost: 1.2 s of one core a sequence; full 32 to 64 of each of six laws and three N, quick one of each at one N.
+Cost: 1.2 s of one core a sequence; full 16 to 40 of each of six laws and three N, quick one of each at one N.
 """
 
 from functools import cache, partial
@@ -33,7 +33,7 @@ ROOT, ASKED, RACE = Path(__file__).parent.parent, "float64", "float32"
 LAWS = {ASKED: process.faithful_step, RACE: process.lattice_step, "two_stage": process.two_stage_step,
         "tokens": process.tokens_alone(process.lattice_step), "times": process.times_alone(process.lattice_step),
         "truncated": partial(process.truncated_step, ceiling=FP32_CEILING)}  # fmt: skip
-GRID = {"smoke": (2, 8, 2, {64: 1}), "quick": (6, 64, 1, {50_000: 1}), "full": (6, 64, 8, {256: 4, 4096: 8, 50_000: 8})}
+GRID = {"smoke": (2, 8, 2, {64: 1}), "quick": (6, 64, 1, {50_000: 1}), "full": (6, 64, 8, {256: 2, 4096: 5, 50_000: 5})}
 EDGES, DECADES, REFUSED = np.log(10.0) * np.arange(-6, 0), 7, np.log(1e6)  # of log mu: below 1e-6, then six decades
 RATIOS = {"rate": "came asked", "predicted": "expected asked", "time": "time came", "order": "order came"}
 model = cache(lambda: load_model(ROOT / "models" / "mdm"))
