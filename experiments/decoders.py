@@ -110,7 +110,7 @@ def draw(frame):
         )
     for axes, column in ((calls, "sequence_entropy"), (order, "order")):
         for k, decoder in enumerate((*PARALLEL, *CONFIDENCE)[0 if axes is calls else 3 :], 0 if axes is calls else 3):
-            keys, name = [(decoder, FP64, c) for c in CALLS], decoder.replace("_", " ").replace("ordered", "")
+            keys, name = [(decoder, FP64, c) for c in CALLS], decoder.replace("_", " ").replace(" ordered", "")
             line(axes, np.array(CALLS) * 1.03 ** (k - 2), keys, column, label=name, index=k)
     for axes in (one, half, calls):
         axes.axhline(real().value, color="black", ls=":", lw=1.2, label="real text")

@@ -4,7 +4,8 @@ models/mdm, 32 tokens (the law knows only N and B L), a network that is not told
 event-driven, each for itself; a batch of B calls at every step in which one of its sequences got a token, so the times of
 the tokens give the calls of every grouping.
 Groups are disjoint: n = sequences / B. With the faithful law of a step the count must have the law of occupied boxes: two-sided
-tests of the sum of n counts, exact, Bonferroni over N and B, fail a right decoder once in 1000. With the lattice of float32
+tests of the sum of n counts, exact, Bonferroni over N and B, fail a right decoder once in 1000 and see a mean that is 3 % off
+at N = 256, B = 1 (99.9 %). With the lattice of float32
 noise: does it call less? Beside them `ancestral` in full, every draw made, whose own count spares complete sequences.
 Cost: 0.2 s a sequence on one core; full about three core-minutes.
 """

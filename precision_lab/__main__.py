@@ -268,6 +268,26 @@ def audit(
     show(room.audit(draws, logits, detect=wished, false_fail=false_fail, false_pass=false_pass, seed=seed), format)
 
 
+@app.command()
+def perplexity(
+    samples: Annotated[Path, typer.Argument(help="tokens (n, length) in .npz, .npy, .parquet or .safetensors.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="tokenizer.json of the ids: byte-level BPE with <|endoftext|>, as GPT-2's.")
+    ] = None,
+    judge: Annotated[
+        str, typer.Option(help="smollm2 (reads the text; 93 MB on first use), or the folder of a causal model of ours.")
+    ] = "smollm2",
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Generative perplexity of your own samples, by each public definition, beside their diversity; 95 % intervals."""
+    from .mdm import judges
+
+    names = ("value", "low", "high", "n", "method")
+    found = judges.report(samples, tokenizer, judge, seed=seed)
+    emit([{"quantity": key} | {name: getattr(e, name) for name in names} for key, e in found.items()], format)
+
+
 class What(StrEnum):
     SAMPLERS = "samplers"
     TARGETS = "targets"

