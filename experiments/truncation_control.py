@@ -143,8 +143,8 @@ def draw(frame):
     figures.estimates(right, np.arange(len(versions)) + 0.2, came, label="came (95 %)", index=6)
     right.set_xticks(range(len(versions)), versions)
     right.set(xlabel="on the states of", ylabel="H(mu) + log mu, nats a token", title="Surprise lost in a step")
-    for axes in (left, middle, right):
-        axes.legend(fontsize=7)
+    for axes, at in ((left, "upper left"), (middle, "center right"), (right, "center left")):
+        axes.legend(fontsize=7, loc=at)
     return figure
 
 
