@@ -35,7 +35,7 @@ SETTINGS = ["text", "vocab", "layers", "width", "length", "batch", "steps", "blo
 SIZES = {  # profile -> kinds, seeds, settings
     "smoke": (2, 2, (HELD_OUT, 8192, 1, 64, 16, 8, 3, 2)),
     "quick": (3, 2, (HELD_OUT, 8192, 1, 64, 16, 16, 40, 16)),
-    "full": (3, 4, ("chitchat,wikipedia", 4096, 3, 192, 64, 32, 500, 60)),
+    "full": (2, 4, ("chitchat,wikipedia", 4096, 3, 192, 64, 32, 400, 60)),
 }
 
 
