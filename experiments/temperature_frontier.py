@@ -36,7 +36,7 @@ LENGTH, BATCH, SAME, FEW = 256, 4, "ar256", 8  # SAME: the rival as judge; FEW: 
 POINT, ROW = ["decoder", "temperature", "steps"], ["sequences", "smollm2", "part", "sequence"]
 TEMPERATURES = (0.7, 0.8, 0.9, 1.0)
 FRONTIERS = {"first_hitting": "masked, float64", "autoregressive": "autoregressive, float64"}
-COMPARISONS = {  # point at temperature 1 (0.9 beside it, inside both frontiers), frontier: where the paper has the point (-1 below, 0 on it, 1 above); None: no claim
+COMPARISONS = {  # point at temperature 1 or 0.9, frontier: in the paper it is below (-1), on (0), above (1); None: no claim
     ("autoregressive", "first_hitting"): -1, ("first_hitting", "autoregressive"): 1, ("event_driven", "first_hitting"): 0,
     ("text", "first_hitting"): None, ("text", "autoregressive"): None,
 }  # fmt: skip
