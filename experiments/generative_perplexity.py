@@ -127,7 +127,7 @@ def draw(frame):
     judge = SMOLLM2_NAME if (table.judge == SMOLLM2_NAME).any() else RIVAL
     table = table[table.judge == judge].sort_values("steps")
     figure, (steps, frontier, names) = figures.canvas(3, width=4.1, height=3.9)
-    shown = [name for name in DEFINITIONS if name in table]
+    shown = [name for name in DEFINITIONS if name in table and table[name].notna().any()]
     for k, (label, (decoder, sampler, texts)) in enumerate(GROUPS.items()):
         part = table[
             (table.decoder == decoder) & (table.texts == texts) & ((table.sampler == sampler) | (sampler is None))
@@ -154,16 +154,21 @@ def draw(frame):
 
 
 def verdict(frame):
-    skipped, parts = (
-        everything(frame)[1],
-        ["Perplexity by MDLM's definition and mean sequence entropy in nats, 95 % bootstrap"],
-    )
-    for r in summary(frame).itertuples():
-        interval = (
-            f" [{r.mdlm_low:.1f}, {r.mdlm_high:.1f}], {r.entropy_nats:.3f} [{r.entropy_low:.3f}, {r.entropy_high:.3f}]"
-        )
-        name = f"{r.judge}, {r.texts} {r.decoder} {r.sampler}{f' {r.steps}' if r.steps else ''}"
-        parts.append(f"{name}: {r.mdlm:.1f}{interval if r.n > 1 else f', {r.entropy_nats:.3f}'} (n = {r.n})")
+    table, skipped = summary(frame), everything(frame)[1]
+    parts = ["Perplexity by MDLM's definition, mean sequence entropy in nats, 95 % bootstrap"]
+    shown = table[
+        table.steps.isin((0, 32, 50_000)) & table.sampler.isin((FP32, FP64, "")) & (table.texts != "truncation_control")
+    ]
+    for judge, points in shown.groupby("judge"):
+        sweep = points[points.decoder == "event_driven"].set_index(["sampler", "steps"])
+        if {(FP32, 32), (FP32, 50_000)} <= set(sweep.index):
+            first, last = (sweep.loc[FP32, steps] for steps in (32, 50_000))
+            falls = last.mdlm_high < first.mdlm_low and last.entropy_high < first.entropy_low
+            parts.append(f"{judge}: that float32 buys perplexity with entropy, {'' if falls else 'not '}reproduced")
+        for r in points[points.decoder.isin(("event_driven", "first_hitting", "autoregressive", "real"))].itertuples():
+            interval = f" [{r.mdlm_low:.0f}, {r.mdlm_high:.0f}], {r.entropy_nats:.2f} [{r.entropy_low:.2f}, {r.entropy_high:.2f}]"
+            name = f"{r.decoder} {r.sampler}".strip() + (f" N = {r.steps}" if r.steps else "")
+            parts.append(f"{name} {r.mdlm:.0f}{interval if r.n > 1 else f', {r.entropy_nats:.2f}'} (n = {r.n})")
     return "; ".join(parts + [f"not judged: {reason}" for reason in skipped]) + "."
 
 

@@ -92,7 +92,6 @@ def measure(cell, rng):
 
 
 def everything(frame):
-    """This run and, where it is committed, the long one."""
     return with_long_run(frame, ROOT, "temperature_frontier", [*POINT, *ROW, "length", "weights", "judge"])
 
 
@@ -169,9 +168,7 @@ def verdict(frame):
     for name in (SAME, SMOLLM2_NAME):
         rows = frame[frame.judge == name]
         said = [*compared(found, name), *(f"MISSING: {gap}" for gap in rows.missing.dropna().unique())]
-        text.append(
-            f"Judge {name}: " + ("; ".join(said) or ("too few points" if len(rows) else "not asked in this profile"))
-        )
+        text.append(f"Judge {name}: " + ("; ".join(said) or ("too few points" if len(rows) else "not asked here")))
     few = (frame[frame.judge == SAME].sequence_entropy < 1).sum()
     return "At matched entropy, 95 %. " + ". ".join(text) + f". {few} sequences have less than 1 nat of entropy."
 
