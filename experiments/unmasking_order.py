@@ -6,9 +6,8 @@ whether is decided exactly, then a float32 draw from mu alone; tokens, the right
 float32's rate and what comes from mu. So two_stage takes out both effects of the race, and tokens and times tell them apart.
 By probability mu of the token when it came: how often it came over how often asked (predicted: q / (r mu) on the states
 visited), mean time 1 - step / N, place in the order. mu rises with context, so the order is not flat even for float64. The
-declared test asks what holds on any network: given the state, the step says nothing of the token. Evidence is the
-likelihood ratio of float32's law to the faithful one, of
-tokens and of times; at 1e6 the faithful law is refused, wrongly at most once in 1e6 (Ville). Declared: medians of entropy.
+declared test: given the state, the step says nothing of the token, on any network. Evidence is the likelihood ratio of
+float32's law to the faithful one, of tokens and of times; at 1e6 the faithful law is refused (Ville). Declared: medians.
 Cost: 1.2 s of one core a sequence; full 16 to 40 of each of six laws and three N, quick one of each at one N.
 """
 
