@@ -3,9 +3,11 @@
 On rows of logits of two real models, an ancestral step at half time, r = 2 / N. *float32 noise*: the lattice's law. *Log-softmax
 in bfloat16 (or float16, float32) before the cast to float64*, as public code has it: the token masses do not sum to one, and
 the mask competes with the wrong total; the truth is the float64 softmax of the same rounded logits. *Schedule in float32*:
-alpha_s - alpha_t cancels (not where N is a power of two: no such N here). *Top-p by a cumulative sum* in float32 or bfloat16:
-another nucleus. *Confidence in bfloat16*: in how many rows the largest probability rounds to 1, so that confidence-ordered
-decoding goes by position. Other sources of error than the noise of arXiv:2409.02908; no draws. Cost: a few seconds.
+alpha_s - alpha_t cancels (not where N is a power of two: no such N here). *Temperature of the whole step*, mask included, in
+place of the tokens': the wrong order. *Top-p by a cumulative sum* in float32 or bfloat16: another nucleus. *Top-k of rounded
+logits*: all not below the k-th stay, so ties at the cut let more than k in. *Confidence in bfloat16*: in how many rows the
+largest probability rounds to 1, so that confidence-ordered decoding goes by position (its text: ``decoders``). Other sources
+of error than the noise of arXiv:2409.02908; no draws. Cost: a few seconds.
 """
 
 from functools import cache
@@ -25,7 +27,8 @@ from precision_lab.targets import load_capture
 from precision_lab.uniforms import DTYPES
 
 MODELS = Path(__file__).parent.parent / "models"
-STEPS, TOP_P = [100, 1000, 5000, 20_000, 50_000], 0.9
+STEPS, TOP_P, TOP_K, HEAT = [100, 1000, 5000, 20_000, 50_000], 0.9, 50, 0.9
+CUTS = ("bf16", "fp32")
 ROWS = {"smoke": {"mdm": 2}, "quick": {"mdm": 25, "smollm2": 16}, "full": {"mdm": 25, "smollm2": 16}}
 
 
@@ -50,7 +53,10 @@ def measure(cell, rng):
                  "total_variation": np.abs(when - due).sum() / 2}]  # fmt: skip
     logits = torch.from_numpy(np.asarray(capture(cell["model"]).row(cell["row"]).logits))
     kept = {"model": cell["model"], "row": cell["row"]}
-    return [kept | found for found in (*softmaxes(logits), *noise(logits), *nuclei(logits), confidence(logits))]
+    return [
+        kept | found
+        for found in (*softmaxes(logits), *noise(logits), *heated(logits), *cut(logits), confidence(logits))
+    ]
 
 
 def noise(logits):
@@ -58,12 +64,8 @@ def noise(logits):
     for n in STEPS:
         q = lattice_step(log_p, 2 / n)
         tv = np.abs(q / q.sum() - np.exp(log_p)).sum() / 2
-        yield {
-            "channel": "float32 noise",
-            "steps": n,
-            "multiplier_off": abs(q.sum() * n / 2 - 1),
-            "total_variation": tv,
-        }
+        off = abs(q.sum() * n / 2 - 1)
+        yield {"channel": "float32 noise", "steps": n, "multiplier_off": off, "total_variation": tv}
 
 
 def softmaxes(logits):
@@ -77,15 +79,31 @@ def softmaxes(logits):
             yield {"channel": f"log-softmax in {name}", "steps": n, "multiplier_off": off, "total_variation": tv}
 
 
-def nuclei(logits):
-    """Tokens are kept, likeliest first, while the sum before them is below TOP_P."""
+def heated(logits):
+    """(r p)^(1/T) on tokens and (1 - r)^(1/T) on the mask, for r p^(1/T) / sum p^(1/T): the same token, another r."""
+    log_p = torch.log_softmax(logits.double(), -1).numpy()
+    for n in STEPS:
+        tokens, mask = np.exp((log_p + np.log(2 / n)) / HEAT).sum(), (1 - 2 / n) ** (1 / HEAT)
+        off = abs(tokens / (tokens + mask) * n / 2 - 1)
+        yield {"channel": f"temperature {HEAT} of all", "steps": n, "multiplier_off": off, "total_variation": 0.0}
+
+
+def cut(logits):
+    """Top-p: tokens are kept, likeliest first, while the sum before them is below TOP_P. Top-k: as in this file's head."""
     p = np.sort(torch.softmax(logits.double(), -1).numpy())[::-1]
-    right = np.where(np.cumsum(p) - p < TOP_P, p, 0.0)
-    for name in ("bf16", "fp32"):
+
+    def row(channel, kept, right):
+        tv = np.abs(kept / kept.sum() - right / right.sum()).sum() / 2
+        return {"channel": channel, "steps": 0, "multiplier_off": None, "total_variation": tv}
+
+    for name in CUTS:
         sums = torch.cumsum(torch.from_numpy(p.copy()).to(DTYPES[name]), -1).double().numpy()
         kept = np.where(np.append(0.0, sums[:-1]) < TOP_P, p, 0.0)
-        tv = np.abs(kept / kept.sum() - right / right.sum()).sum() / 2
-        yield {"channel": f"top-p, sum in {name}", "steps": 0, "multiplier_off": None, "total_variation": tv}
+        yield row(f"top-p, sum in {name}", kept, np.where(np.cumsum(p) - p < TOP_P, p, 0.0))
+        rounded = logits.to(DTYPES[name])
+        q, at = torch.softmax(logits.double(), -1), rounded >= rounded.topk(TOP_K).values[-1]
+        right = torch.where(logits >= logits.topk(TOP_K).values[-1], q, 0.0)
+        yield row(f"top-k of {name} logits", torch.where(at, q, 0.0).numpy(), right.numpy())
 
 
 def confidence(logits):
@@ -111,26 +129,16 @@ def summary(frame):
 def draw(frame):
     table = summary(frame)
     figure, (left, right) = figures.canvas(2, width=4.8)
-    lines = [
-        "float32 noise",
-        "log-softmax in bf16",
-        "log-softmax in fp16",
-        "log-softmax in fp32",
-        "schedule in float32",
-    ]
+    lines = ["float32 noise", *(f"log-softmax in {name}" for name in ("bf16", "fp16", "fp32"))]
+    lines += ["schedule in float32", f"temperature {HEAT} of all"]
     for k, channel in enumerate(lines):
         part = table[(table.channel == channel) & table.model.isin(["mdm", "none"])].sort_values("steps")
         left.plot(part.steps, part.multiplier_off, label=channel, **figures.series(k))
-    left.set(
-        xscale="log",
-        yscale="log",
-        xlabel="steps N",
-        ylabel="|unmasking / intended - 1|",
-        title="Unmasking, masked diffusion model",
-    )
+    left.set(xscale="log", yscale="log", xlabel="steps N", ylabel="|unmasking / intended - 1|")
+    left.set_title("Unmasking, masked diffusion model")
     left.set_ylim(1e-7, 50)
     left.legend(fontsize=7, ncols=2, loc="upper left")
-    names = [*lines[:4], "top-p, sum in bf16", "top-p, sum in fp32"]
+    names = [*lines[:4], *(f"top-p, sum in {name}" for name in CUTS), *(f"top-k of {name} logits" for name in CUTS)]
     for k, model in enumerate(m for m in ("mdm", "smollm2") if m in set(table.model)):
         part = table[(table.model == model) & table.channel.isin(names)]
         part = part[part.steps.isin((0, 1000))].set_index("channel").reindex(names)
@@ -159,4 +167,4 @@ def verdict(frame):
 
 
 QUESTION = "Where else is precision lost in decoding, and is it more or less than in the noise?"
-STUDY = Study("channels", QUESTION, cells, measure, draw, verdict, summary=summary)
+STUDY = Study("channels", QUESTION, cells, measure, draw, verdict, version=2, summary=summary)

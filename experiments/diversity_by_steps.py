@@ -147,10 +147,16 @@ def verdict(frame):
         f"{r.decoder} {r.sampler}{f' N = {r.steps}' if r.steps else ''}: {r.value:.3f} [{r.low:.3f}, {r.high:.3f}] (n = {r.n})"
         for r in table.sort_values(["sampler", "decoder", "steps"]).itertuples()
     ]
+    ends = {}
+    for sampler, part in table[(table.decoder == "event_driven") & (table.n >= 8)].groupby("sampler"):
+        first, last = part.sort_values("steps").iloc[[0, -1]].itertuples()
+        ends[sampler] = last.high < first.low
+    found = "reproduced" if ends.get(NAMES[0]) and not ends.get(NAMES[1]) else "not reproduced"
     return (
-        f"Median sequence entropy in nats, 95 % bootstrap over sequences; real text {real.value:.3f} "
-        f"[{real.low:.3f}, {real.high:.3f}] (n = {real.n}); {table.degenerate.sum()} of {table.n.sum()} generated sequences "
-        "are below 1 nat; with n < 8 an interval is only an indication. " + "; ".join(text) + "."
+        f"That many steps cost diversity with 32-bit noise and not with 64-bit (arXiv:2409.02908): {found}. Median "
+        f"sequence entropy in nats, 95 % bootstrap over sequences; real text {real.value:.3f} [{real.low:.3f}, "
+        f"{real.high:.3f}] (n = {real.n}); {table.degenerate.sum()} of {table.n.sum()} generated sequences are below 1 nat; "
+        "with n < 8 an interval is only an indication. " + "; ".join(text) + "."
     )
 
 

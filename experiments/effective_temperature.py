@@ -116,7 +116,10 @@ def verdict(frame):
         text = ", ".join(f"{name} {e.value:.3f} [{e.low:.3f}, {e.high:.3f}]" for name, e in parts)
         lines.append(f"N = {steps}: {text}, entropy lost {lost.value:.3f} [{lost.low:.3f}, {lost.high:.3f}] nats")
     rows = part.groupby("steps").size().min()
+    most = mean(part[part.steps == part.steps.max()].effective_temperature.dropna())
+    found = "reproduced" if most.high < 1 else "not reproduced" if most.low > 1 else "not decided"
     return (
+        f"That the noise lowers the temperature (arXiv:2409.02908): {found} at N = {part.steps.max()}. "
         f"{part.sampler.iloc[0]} on {rows} rows of the masked diffusion model: "
         + "; ".join(lines)
         + ". 95 %, t over rows."

@@ -160,7 +160,10 @@ def verdict(frame):
             for r in part.itertuples()
         ]
         text.append(f"{sampler} N = {steps}, {own['count']:.0f} tokens: {drawn}; " + ", ".join(laws))
-    return "Multiplier and surprise lost (nats a token), +- 95 % under the sampler's own law. " + ". ".join(text) + "."
+    own = table[(table.decoder == "ancestral") & (table.sampler == FP32)].sort_values("steps").tail(len(LAWS))
+    state = ", ".join(f"{r.law} {'' if r.nats > np.log(1e6) else 'not '}refused" for r in own.itertuples())
+    head = f"Multiplier and surprise lost (nats a token), +- 95 % under the sampler's own law. float32 at N = {own.steps.max()}"
+    return f"{head}, odds of a million: {state}. " + ". ".join(text) + "."
 
 
 QUESTION = "Do real decoding runs follow the law of a step, and which one?"

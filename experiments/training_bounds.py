@@ -96,7 +96,10 @@ def verdict(frame):
     best = {form: part.loss.to_numpy() for form, part in frame[frame.scheme == "stratified"].groupby("form")}
     if len(best) == 2:
         test = stats.ttest_ind(best["continuous"], best["discrete"], equal_var=False).confidence_interval(0.95)
-        text.append(f"continuous less discrete, stratified: [{test.low:.3f}, {test.high:.3f}] (95 %, Welch)")
+        found = "reproduced within that" if test.low <= 0 <= test.high else "not reproduced"
+        text.append(
+            f"Prop. 3.1: continuous less discrete, stratified, [{test.low:.3f}, {test.high:.3f}] (95 %, Welch): {found}"
+        )
     return ". ".join(text) + "."
 
 

@@ -268,6 +268,26 @@ def audit(
     show(room.audit(draws, logits, detect=wished, false_fail=false_fail, false_pass=false_pass, seed=seed), format)
 
 
+@app.command()
+def perplexity(
+    samples: Annotated[Path, typer.Argument(help="tokens (n, length) in .npz, .npy, .parquet or .safetensors.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="tokenizer.json of the ids: byte-level BPE with <|endoftext|>, as GPT-2's.")
+    ] = None,
+    judge: Annotated[
+        str, typer.Option(help="smollm2 (reads the text; 93 MB on first use), or the folder of a causal model of ours.")
+    ] = "smollm2",
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Generative perplexity of your own samples, by each public definition, beside their diversity; 95 % intervals."""
+    from .mdm import judges
+
+    names = ("value", "low", "high", "n", "method")
+    found = judges.report(samples, tokenizer, judge, seed=seed)
+    emit([{"quantity": key} | {name: getattr(e, name) for name in names} for key, e in found.items()], format)
+
+
 class What(StrEnum):
     SAMPLERS = "samplers"
     TARGETS = "targets"
@@ -339,6 +359,7 @@ def train(
         bool, typer.Option("--timed", help="Tell the network the time (Prop. 3.2: it gains nothing).")
     ] = False,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between validations, each of which saves.")] = 250,
+    weight_bits: Annotated[int, typer.Option(help="Of the weights as written: 16, or 8 with a scale a row.")] = 16,
     device: Annotated[Device, typer.Option(help="Both use bfloat16 products under autocast.")] = Device.CPU,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
 ) -> None:
@@ -349,6 +370,8 @@ def train(
     """
     if not 256 < vocab <= 65_536:
         raise InputError(f"vocab = {vocab}", "257 to 65,536", "ids are kept in 16 bits")
+    if weight_bits not in (8, 16):
+        raise InputError(f"--weight-bits {weight_bits}", "8 or 16", "choose one")
     if timed and kind is Kind.AR:
         raise InputError("--timed with --kind ar", "one of them", "a causal network has no time")
     if width % 64:
@@ -366,7 +389,7 @@ def train(
     shape = DenoiserConfig(vocab, layers, heads=width // 64, width=width, causal=kind is Kind.AR, timed=timed)
     config = TrainConfig(shape, steps, batch, length, evaluate_every=save_every, device=device.value)
     chosen = None if sources == "all" else tuple(sources.split(","))
-    manifest = fit(config, corpus.load(out / "tokenizer.json", vocab, sources=chosen), out)
+    manifest = fit(config, corpus.load(out / "tokenizer.json", vocab, sources=chosen), out, bits=weight_bits)
     emit([{k: v for k, v in manifest["nats_per_token"].items() if k != "by_source"}], Format.TABLE)
 
 

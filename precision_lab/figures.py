@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -65,6 +66,12 @@ def interval(axes: Axes, x: Any, value: Any, low: Any, high: Any, *, label: str,
         elinewidth=0.9,
         **series(index),
     )
+
+
+def estimates(axes: Axes, x: Any, found: Any, *, label: str, index: int, line: str = "none") -> None:
+    """:func:`interval` of a sequence of objects with value, low and high."""
+    value, low, high = (np.array([getattr(each, end) for each in found]) for end in ("value", "low", "high"))
+    interval(axes, x, value, low, high, label=label, index=index, line=line)
 
 
 def cell(x: float, y: float, share: float) -> Any:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .errors import InputError
 from .files import atomic, read_json, write_json
+from .statistics import Estimate, cluster_bootstrap
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,12 @@ class Result:
         return [table, note]
 
 
+def estimates_table(found: Mapping[tuple, Any], names: Sequence[str]) -> pd.DataFrame:
+    """One row an estimate: its key, under ``names``, and value, low, high and n."""
+    rows = [[*key, e.value, e.low, e.high, e.n] for key, e in found.items()]
+    return pd.DataFrame(rows, columns=[*names, "value", "low", "high", "n"])
+
+
 def with_long_run(frame: pd.DataFrame, root: Path, name: str, keys: list[str]) -> pd.DataFrame:
     """``frame`` and the committed long run of the same experiment (``root``/results/full), if there is one; rows of the
     same ``keys`` are the same numbers and taken once."""
@@ -44,3 +53,21 @@ def load_result(out: Path, name: str) -> Result:
     if not table.is_file():
         raise InputError(f"no file {table}", "the table beside its manifest", "run the experiment again")
     return Result(name, pd.read_csv(table, dtype={"weights": str, "logits": str}), manifest)  # hashes are not numbers
+
+
+def averages(frame: pd.DataFrame, keys: list[str], columns: list[str]) -> pd.DataFrame:
+    """One row for each value of ``keys``: ``n``, and the mean over rows of each column with the 95 % interval of a BCa
+    bootstrap over rows (``<column>``, ``<column>_low``, ``<column>_high``); a row must be independent of the others."""
+    found = []
+    for key, part in frame.groupby(keys):
+        row = dict(zip(keys, key, strict=True)) | {"n": len(part)}
+        for name in columns:
+            value = average(part[name].to_numpy())
+            row |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+        found.append(row)
+    return pd.DataFrame(found)
+
+
+def average(values: np.ndarray) -> Estimate:
+    """Mean of independent values, 95 % BCa bootstrap with a generator of its own: the same values, the same interval."""
+    return cluster_bootstrap(lambda at: float(values[at].mean()), len(values), rng=np.random.default_rng(0))

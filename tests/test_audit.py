@@ -15,12 +15,12 @@ from judging import statistical
 from safetensors.numpy import save_file
 
 from precision_lab import __main__ as command_line
+from precision_lab import recorded
 from precision_lab.errors import InputError
 from precision_lab.laws.law import target_law
 from precision_lab.statistics import lattice_law, tempered_law, two_laws_log_likelihood
 from precision_lab.statistics.counts import Counts
 from precision_lab.statistics.row_tests import RowEvidence
-from precision_lab.verdict import recorded
 from precision_lab.verdict.audit import audit
 from precision_lab.verdict.report import Outcome
 

@@ -151,3 +151,70 @@ class TestTimedNetwork:
         given = network.hidden(tokens, torch.tensor([0.75]))
         assert torch.equal(network.hidden(tokens), given)
         assert not torch.allclose(network.hidden(tokens, torch.tensor([0.5])), given)
+
+
+class Table(torch.nn.Module):
+    """A network by its table: free logits for every state (mask included) and position of a tiny text."""
+
+    def __init__(self, vocab: int, length: int, log_probs: torch.Tensor) -> None:
+        super().__init__()
+        self.config = DenoiserConfig(vocab)
+        self.place = (vocab + 1) ** torch.arange(length)
+        self.table = torch.nn.Parameter(log_probs)  # (states, length, vocab)
+
+    def hidden(self, tokens, t=None):
+        return self.table[(tokens * self.place).sum(1)]
+
+    def logits(self, hidden):
+        return hidden
+
+
+class TestTheBestPredictor:
+    """Prop. 3.2 on an enumerable law of texts (3 tokens, 3 positions, random): exactly, no draws."""
+
+    VOCAB, SIZE = 3, 3
+    TEXTS = torch.tensor(list(itertools.product(range(3), repeat=3)))
+    LAW = torch.softmax(1.5 * torch.randn(27, generator=seeded(8), dtype=torch.float64), 0)
+
+    def posterior(self, alpha) -> torch.Tensor:
+        """(states, position, vocab) P(x_l = v | x_t = state), each token a of a text kept with probability alpha(a)."""
+        states = torch.tensor(list(itertools.product(range(self.VOCAB + 1), repeat=self.SIZE))).flip(
+            1
+        )  # by its place value
+        given = torch.full((len(states), self.SIZE, self.VOCAB), 0.0, dtype=torch.float64)
+        for i, state in enumerate(states):
+            masked = state == self.VOCAB
+            keep = alpha(self.TEXTS.double())
+            forward = torch.where(masked, 1 - keep, keep * (state == self.TEXTS)).prod(1) * self.LAW
+            for l in range(self.SIZE):
+                given[i, l] = torch.zeros(self.VOCAB, dtype=torch.float64).index_add_(0, self.TEXTS[:, l], forward)
+        return given / given.sum(-1, keepdim=True)
+
+    def test_is_the_same_at_every_time(self):
+        at = [self.posterior(lambda x, a=a: torch.full_like(x, a)) for a in (0.1, 0.5, 0.93)]
+        torch.testing.assert_close(at[0], at[1], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(at[0], at[2], rtol=1e-12, atol=1e-12)
+
+    def test_is_not_if_tokens_are_masked_at_different_rates(self):
+        """The control: alpha = a^(1 + token)."""
+        at = [self.posterior(lambda x, a=a: a ** (1 + x)) for a in (0.1, 0.93)]
+        assert (at[0] - at[1]).abs().max() > 0.05
+
+    @pytest.mark.parametrize("weights", [(1, 1, 1), (10, 1, 0.1), (0.01, 1, 5)])
+    def test_is_the_optimum_of_the_loss_for_any_positive_weights(self, weights):
+        """The gradient of sum_n w_n E[(1/n) cross-entropy] by our loss is 0 at the posterior, and not beside it."""
+
+        def gradient(log_probs):
+            network = Table(self.VOCAB, self.SIZE, log_probs.float())
+            for n, weight in zip(range(1, self.SIZE + 1), weights, strict=True):
+                for chosen in itertools.combinations(range(self.SIZE), n):
+                    masked = torch.zeros(len(self.TEXTS), self.SIZE, dtype=torch.bool)
+                    masked[:, list(chosen)] = True
+                    losses = masked_cross_entropy(network, self.TEXTS, masked)
+                    (weight / math.comb(self.SIZE, n) * (self.LAW.float() * losses).sum()).backward()
+            return float(network.table.grad.abs().max())
+
+        best = self.posterior(lambda x: torch.full_like(x, 0.5)).log().clamp(min=-60)
+        assert gradient(best) < 1e-6 * max(weights)
+        noise = 0.3 * torch.randn(best.shape, generator=seeded(9), dtype=torch.float64)
+        assert gradient(best + noise) > 1e-3 * min(weights)

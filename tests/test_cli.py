@@ -24,11 +24,11 @@ from precision_lab.files import read_json
 from precision_lab.mdm import corpus as corpora
 from precision_lab.mdm.corpus import Corpus
 from precision_lab.mdm.denoiser import DenoiserConfig
-from precision_lab.mdm.train import TrainConfig, train
+from precision_lab.mdm.train import TrainConfig, load_model, train
 from precision_lab.samplers import SAMPLERS
 from precision_lab.targets import TARGETS, Capture, load_capture, save_capture
 
-COMMANDS = ["run", "law", "ls", "train", "capture", "bench", "gallery", "doctor", "check", "audit"]
+COMMANDS = ["run", "law", "ls", "train", "capture", "bench", "gallery", "doctor", "check", "audit", "perplexity"]
 HEAVY = ["torch", "numpy", "scipy", "pandas", "matplotlib"]
 
 
@@ -476,6 +476,52 @@ class TestCapture:
         code, _, err = cli("capture", "--folder", str(model_folder), "-o", str(tmp_path / "x.safetensors"))
         assert code == 2
         assert "rows = 25 from 10 windows" in one_line(err)
+
+
+@pytest.fixture(scope="module")
+def rival(tmp_path_factory):
+    """A causal model of 12 tokens."""
+    out, rng = tmp_path_factory.mktemp("rival"), np.random.default_rng(0)
+    text = Corpus(rng.integers(0, 12, 600, np.uint16), rng.integers(0, 12, 400, np.uint16), {})
+    train(TrainConfig(model=DenoiserConfig(12, 1, 2, 64, causal=True), steps=1, batch=2, length=16), text, out)
+    return out
+
+
+class TestPerplexity:
+    def test_samples_under_a_causal_model(self, cli, rival, tmp_path):
+        tokens = np.random.default_rng(1).integers(1, 12, (10, 16))  # no end of text: id 0
+        np.savez(tmp_path / "samples.npz", tokens=tokens)
+        code, out, err = cli("perplexity", str(tmp_path / "samples.npz"), "--judge", str(rival), "-f", "json")
+        assert (code, err) == (0, "")
+        rows = {row["quantity"]: row for row in strict(out)}
+        assert {"perplexity, mdlm", "perplexity, hf_evaluate", "entropy_nats", "entropy_bits", "repetition_4"} <= set(
+            rows
+        )
+        model = load_model(rival)
+        log_p = model.log_probs(model.hidden(torch.from_numpy(tokens))).gather(-1, torch.from_numpy(tokens)[..., None])
+        each = -log_p[:, 1:, 0].double().numpy()
+        assert rows["perplexity, mdlm"]["value"] == pytest.approx(np.exp(each.mean()), rel=1e-5)
+        assert rows["perplexity, sedd"]["value"] == pytest.approx(np.exp(each.mean(1)).mean(), rel=1e-5)
+        assert rows["perplexity, mdlm"]["low"] < rows["perplexity, mdlm"]["value"] < rows["perplexity, mdlm"]["high"]
+        assert rows["entropy_bits"]["value"] == pytest.approx(rows["entropy_nats"]["value"] / np.log(2))
+
+    @pytest.mark.parametrize(
+        ("tokens", "arguments", "says"),
+        [
+            (np.zeros((2, 4), int), [], "no --tokenizer"),
+            (np.zeros((2, 4), int), ["--tokenizer", "nowhere.json"], "no file nowhere.json"),
+            (np.zeros(4, int), ["--judge", "RIVAL"], "tokens of shape (4,)"),
+            (np.full((2, 4), 12), ["--judge", "RIVAL"], "ids from 12 to 12"),
+            (np.zeros((2, 4)), ["--judge", "RIVAL"], "expected"),
+            (np.zeros((2, 4), int), ["--judge", "nowhere"], "nowhere"),
+        ],
+    )
+    def test_bad_input(self, cli, rival, tmp_path, tokens, arguments, says):
+        np.savez(tmp_path / "samples.npz", tokens=tokens)
+        arguments = [str(rival) if word == "RIVAL" else word for word in arguments]
+        code, out, err = cli("perplexity", str(tmp_path / "samples.npz"), *arguments)
+        assert (code, out) == (2, "")
+        assert says in one_line(err)
 
 
 class TestTrain:

@@ -24,6 +24,7 @@ from precision_lab.mdm.decode import (
     even_counts,
     first_hitting,
     hitting_times,
+    two_stage,
 )
 from precision_lab.mdm.denoiser import Denoiser, DenoiserConfig
 from precision_lab.mdm.schedule import COSINE, LINEAR, cancelling, polynomial, unmask_probabilities
@@ -368,6 +369,67 @@ class TestAncestral:
         done = ancestral(Probe(2, 2), EXACT, batch=2, length=2, steps=3, rng=rng())
         assert set(done.seconds) == {"network", "categorical"}
         assert min(done.seconds.values()) > 0
+
+
+class TestTwoStage:
+    @staticmethod
+    def law(probe: Probe, schedule, steps: int) -> Law:
+        """The law of N ancestral steps by enumeration: in each, every masked position is unmasked or not."""
+        mask, law = probe.vocab, {(probe.vocab,) * probe.length: 1.0}
+        for r in unmask_probabilities(steps, schedule):
+            after: dict[tuple[int, ...], float] = {}
+            for state, p in law.items():
+                mu = probe.log_probs(probe.answer(torch.tensor([state])))[0].exp().numpy()
+                choices = [
+                    [(token, 1.0)] if token != mask else [(mask, 1 - r), *((j, r * mu[l, j]) for j in range(mask))]
+                    for l, token in enumerate(state)
+                ]
+                for change in itertools.product(*choices):
+                    to = tuple(token for token, _ in change)
+                    after[to] = after.get(to, 0.0) + p * math.prod(q for _, q in change)
+            law = after
+        ends = itertools.product(range(mask), repeat=probe.length)
+        return Law.from_probs(np.array([law[end] for end in ends]), "enumeration", 1e-12, Guarantee.CERTIFIED)
+
+    @statistical(false_fail=2 * FALSE_FAIL)
+    @pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=lambda s: s.name)
+    def test_the_law_of_the_text_and_of_its_times(self, schedule):
+        """Three steps, two positions, three tokens, 40,000 texts; one step would be another law, and is refused."""
+        probe = Probe(2, 3)
+        done = two_stage(probe, EXACT, batch=40_000, length=2, steps=3, rng=rng(14), schedule=schedule)
+        counts = Counts.from_tokens(done.tokens @ torch.tensor([3, 1]), 9)
+        assert not chi_square_test(counts, self.law(probe, schedule, 3), false_fail=FALSE_FAIL).failed
+        assert chi_square_test(counts, self.law(probe, schedule, 1), false_fail=FALSE_FAIL).failed
+        due = -np.diff(schedule.masked(np.linspace(1, 0, 4)))
+        law = Law.from_probs(due, "differences of the schedule", 1e-13, Guarantee.CERTIFIED)
+        assert not chi_square_test(Counts.from_tokens(done.steps[:, 0], 3), law, false_fail=FALSE_FAIL).failed
+
+    def test_the_enumeration_is_that_of_first_hitting_for_many_steps(self):
+        probe = Probe(2, 3)
+        np.testing.assert_allclose(self.law(probe, LINEAR, 4000).probs, probe.law().probs, atol=2e-4)
+
+    def test_the_sampler_never_sees_the_mask(self):
+        probe, seen = Probe(2, 3), witness()
+        done = two_stage(probe, seen, batch=3, length=2, steps=50, rng=rng(15), temperature=0.5)
+        assert (done.draws, sum(map(len, seen.rows))) == (6, 6)
+        assert all(rows.shape[1] == 3 for rows in seen.rows)
+        assert done.nfe == len(done.steps.unique()) == len(probe.asked)
+        first = done.steps.min()
+        row = (done.steps == first).nonzero()[0]
+        mu = probe.log_probs(probe.answer(torch.full((1, 2), 3)))[0, row[1]].exp() ** 2
+        np.testing.assert_allclose(seen.rows[0][0].exp(), mu / mu.sum(), rtol=1e-12)
+        assert float(probe.asked[0][1][0]) == pytest.approx((50 - int(first)) / 50)
+
+    def test_one_step_unmasks_everything(self):
+        done = two_stage(Probe(2, 3), EXACT, batch=4, length=2, steps=1, rng=torch.Generator().manual_seed(1))
+        assert (done.steps == 0).all()
+        assert (done.tokens < 3).all()
+        assert done.nfe == 1
+
+    @pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"temperature": 0.0}])
+    def test_bad_input(self, wrong):
+        with pytest.raises(InputError):
+            two_stage(Probe(1, 2), EXACT, **({"batch": 1, "length": 1, "steps": 2, "rng": rng()} | wrong))
 
 
 class TestConfidence:

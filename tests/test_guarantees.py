@@ -17,7 +17,17 @@ from judging import probs, sequences, statistical, zipf
 
 from precision_lab import statistics
 from precision_lab.atoms import Atoms
-from precision_lab.statistics import Counts, Estimate, Rows, TestResult, mean, proportion, sequence_entropy, tail_test
+from precision_lab.statistics import (
+    Counts,
+    Estimate,
+    Rows,
+    Scores,
+    TestResult,
+    mean,
+    proportion,
+    sequence_entropy,
+    tail_test,
+)
 from precision_lab.types import Guarantee
 
 MOST = 1e-5  # false fails of one run
@@ -25,6 +35,11 @@ MOST = 1e-5  # false fails of one run
 P, Q = zipf(4), probs(0.55, 0.25, 0.15, 0.05)
 COUNTS = Counts(np.array([21, 9, 6, 4]), 40)
 TOKENS = sequences(P, (5, 8), 0.2, np.random.default_rng(0))
+SCORES = Scores.of("judge", list(TOKENS), [0.1 * row + 1.0 for row in TOKENS], 0, np.zeros(5), np.zeros(5))
+FRONTIER = {
+    t: statistics.Generated(np.linspace(3, 4, 9) + 3 * t, np.linspace(40, 60, 9) * t, np.full(9, 8))
+    for t in (0.8, 0.9, 1.0, 1.1)
+}
 FINE = {"rng": np.random.default_rng(0)}
 LEVEL = {"rng": np.random.default_rng(0), "false_fail": 0.05}
 SAMPLES: dict[str, Callable[[], object]] = {
@@ -49,13 +64,17 @@ SAMPLES: dict[str, Callable[[], object]] = {
     ),
     "forecast_pytorch_repeats": lambda: statistics.forecast_pytorch_repeats(32.0),
     "forecast_vllm_streams": lambda: statistics.forecast_vllm_streams(P, 0.5, 1000),
+    "generative_perplexity": lambda: statistics.generative_perplexity(SCORES, **FINE),
+    "perplexity_beside_diversity": lambda: statistics.perplexity_beside_diversity(TOKENS, SCORES, **FINE),
     "hill": lambda: [statistics.hill(COUNTS, 1), statistics.hill(TOKENS, 0, size=20), statistics.hill(COUNTS, 2)],
     "hill_difference": lambda: statistics.hill_difference(COUNTS, TOKENS, 1),
     "holm": lambda: statistics.holm([0.1, 0.2]),
     "blocked_identity_test": lambda: statistics.blocked_identity_test([COUNTS, COUNTS], P, **LEVEL),
     "identity_test": lambda: statistics.identity_test(COUNTS, P, **LEVEL),
+    "joint_region": lambda: statistics.joint_region(lambda at: TOKENS[at, :2].mean(0), 5),
     "lack_of_fit_test": lambda: statistics.lack_of_fit_test(COUNTS, P, [-1.5]),
     "likelihood_ratio_test": lambda: statistics.likelihood_ratio_test(COUNTS, P, Q),
+    "matched_entropy": lambda: statistics.matched_entropy(FRONTIER[1.0], FRONTIER, **FINE),
     "mean": lambda: statistics.mean([1.0, 2.0]),
     "proportion": lambda: statistics.proportion(1, 9),
     "ratio_of_proportion": lambda: statistics.ratio_of_proportion(1, 9, 0.2),
@@ -64,6 +83,7 @@ SAMPLES: dict[str, Callable[[], object]] = {
     "serial_test": lambda: statistics.serial_test(TOKENS[0], P),
     "shuffle_test": lambda: statistics.shuffle_test(TOKENS[0], TOKENS[1], **FINE),
     "spectrum_from_draws": lambda: [statistics.spectrum_from_draws(d, P, [-3, -1, 0]) for d in (COUNTS, TOKENS)],
+    "stratified_bootstrap": lambda: statistics.stratified_bootstrap(lambda at: TOKENS[at[0]].mean(), [5], **FINE),
     "tail_test": lambda: statistics.tail_test(1, 9, 0.2),
     "temperature_from_draws": lambda: [statistics.temperature_from_draws(draws, P) for draws in (COUNTS, TOKENS)],
     "temperature_from_rows": lambda: statistics.temperature_from_rows(

@@ -21,13 +21,17 @@ from precision_lab.statistics import (
     Counts,
     Estimate,
     cluster_bootstrap,
+    detectable_difference,
     detectable_tail,
+    difference,
     draws_needed_tail,
     kl_divergence,
     max_log_ratio,
     mean,
+    median,
     proportion,
     ratio_of_proportion,
+    ratio_of_sums,
     suppressed_mass,
     tail_test,
     total_variation,
@@ -96,6 +100,40 @@ class TestEstimate:
         low, high = coverage_ends(repeats, 0.90, 0.97, 1e-7)
         assert low <= covered <= high
         assert control < low
+
+    def test_median_is_a_bootstrap_of_the_median(self) -> None:
+        values = np.random.default_rng(7).normal(0, 1, 31)
+        found = median(values, rng=np.random.default_rng(8))
+        by_hand = cluster_bootstrap(lambda at: np.median(values[at]), 31, rng=np.random.default_rng(8))
+        assert (found.value, found.low, found.high) == (by_hand.value, by_hand.low, by_hand.high)
+        assert found.value == np.sort(values)[15]
+
+    def test_ratio_of_sums(self) -> None:
+        over, under = np.array([1.0, 4.0, 2.0]), np.array([2.0, 5.0, 3.0])
+        found = ratio_of_sums(over, under)
+        left = np.array([6 / 8, 3 / 5, 5 / 7])
+        half = stats.t.ppf(0.975, 2) * math.sqrt(2 / 3 * ((left - left.mean()) ** 2).sum())
+        assert (found.value, found.high) == (pytest.approx(0.7), pytest.approx(0.7 + half))
+        with pytest.raises(InputError, match="shapes"):
+            ratio_of_sums(over, under[:2])
+
+    def test_detectable_difference_is_seen_as_often_as_it_says(self) -> None:
+        # Two groups of 30 normal values apart by it: power 0.8; false fail 1e-7. Sees 0.9 and 0.7 (n off by a quarter).
+        rng, repeats = np.random.default_rng(9), 2000
+        spread = mean(rng.normal(0, 1, 100_000))
+        apart = detectable_difference(difference(spread, spread), 30)
+        seen = sum(
+            not difference(mean(rng.normal(apart, 1, 30)), mean(rng.normal(0, 1, 30))).contains(0)
+            for _ in range(repeats)
+        )
+        low, high = coverage_ends(repeats, 0.77, 0.83, 1e-7)
+        assert low <= seen <= high
+        assert not low <= 0.7 * repeats <= high
+        assert not low <= 0.9 * repeats <= high
+        assert detectable_difference(mean([1.0])) == math.inf
+
+    def test_an_estimate_as_text(self) -> None:
+        assert Estimate.exact(1.23456, 0.5).text(2) == "1.23 [0.73, 1.73]"
 
     def test_bootstrap_edges(self) -> None:
         rng = np.random.default_rng(3)

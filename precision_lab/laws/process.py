@@ -51,6 +51,28 @@ def truncated_step(log_probs: Float, r: float, *, ceiling: float) -> Float:
     return truncated_gumbel_law(_with_mask(log_probs, r), ceiling).probs[:-1]
 
 
+def two_stage_step(log_probs: Float, r: float, *, token_law: StepLaw = lattice_step) -> Float:
+    """r times one draw of ``token_law`` from mu itself (its r = 1, renormalised): whether is decided first and exactly, then
+    what, so that no token races against the mask and the step says nothing of the token."""
+    q = token_law(log_probs, 1.0)
+    return r * q / q.sum()
+
+
+def tokens_alone(step_law: StepLaw) -> StepLaw:
+    """The step law with the right rate: r q_j / Q, Q = sum_k q_k. Whether is as asked, which token as ``step_law`` has it."""
+
+    def law(log_probs: Float, r: float) -> Float:
+        q = step_law(log_probs, r)
+        return r * q / q.sum()
+
+    return law
+
+
+def times_alone(step_law: StepLaw) -> StepLaw:
+    """The step law with the right tokens: Q p_j. Whether is as ``step_law`` has it, which token as asked."""
+    return lambda log_probs, r: step_law(log_probs, r).sum() * np.exp(log_probs)
+
+
 def step_law_of(row_law: Callable[[Float], Law]) -> StepLaw:
     """The step law of any sampler whose law of one row is known, ``row_law`` = ``SAMPLERS[name].law``: the mask is the
     row's last entry. As exact as ``row_law``; it costs one such law a step, so ask it for few r."""

@@ -117,3 +117,15 @@ class Denoiser(nn.Module):
         """(..., width) -> (..., vocab) natural-log probabilities, normalised in float32 or wider."""
         logits = self.logits(hidden)
         return F.log_softmax(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, dim=-1)
+
+
+class Autocast:
+    """A network with bfloat16 matrix products in its body, as it was trained; its head and what it returns are float32."""
+
+    def __init__(self, model: Denoiser) -> None:
+        self.model, self.config = model, model.config
+        self.logits, self.log_probs = model.logits, model.log_probs
+
+    def hidden(self, tokens: Tensor, t: Tensor | None = None) -> Tensor:
+        with torch.autocast(tokens.device.type, torch.bfloat16):
+            return self.model.hidden(tokens, t).float()

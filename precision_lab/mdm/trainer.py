@@ -89,6 +89,10 @@ class Trainer:
             )
 
     # -- one step ---------------------------------------------------------------------------------------------------
+    def loss(self, tokens: Tensor) -> Tensor:
+        """What a step lowers, a scalar: the bound, or the cross-entropy of a causal network."""
+        return window_losses(self.model, tokens, rng=self.rng).mean()
+
     def advance(self) -> float:
         config = self.config
         starts = torch.randint(len(self.corpus.train) - config.length, (config.batch,), generator=self.rng)
@@ -98,7 +102,7 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = lr * rate(config, self.step)
         with torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.autocast):
-            loss = window_losses(self.model, tokens, rng=self.rng).mean()
+            loss = self.loss(tokens)
         loss.backward()
         for optimiser in self.optimisers:
             optimiser.step()

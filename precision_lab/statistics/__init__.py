@@ -14,7 +14,8 @@ from .diversity import (
 )
 from .e_process import EProcess, assert_e_process
 from .entropies import chao_wang_jost, entropy, miller_madow, to_bits
-from .estimate import Estimate, difference, mean, proportion, ratio_of_proportion
+from .estimate import Estimate, detectable_difference, difference, mean, proportion, ratio_of_proportion
+from .frontier import Generated, Matched, matched_entropy
 from .independence import (
     Chance,
     agreement,
@@ -37,9 +38,11 @@ from .independence import (
     shuffle_test,
     window_test,
 )
+from .joint import Region, joint_region, stratified_bootstrap
 from .lack_of_fit import assert_some_temperature, lack_of_fit_test
 from .ledger import Ledger
 from .multiplicity import Adjusted, Verdict, benjamini_hochberg, combined_e, e_bh, family, holm, weakest
+from .perplexity import DEFINITIONS, Scores, flat, generative_perplexity, perplexity_beside_diversity
 from .public_criteria import (
     PUBLIC_CRITERIA,
     Criterion,
@@ -55,7 +58,7 @@ from .public_criteria import (
     vllm_streams,
 )
 from .rarefaction import rarefied, rarefied_coverage, rarefied_to_coverage, size_at_coverage
-from .resampling import cluster_bootstrap, cluster_jackknife, draw_jackknife
+from .resampling import cluster_bootstrap, cluster_jackknife, draw_jackknife, median, ratio_of_sums
 from .richness import chao_jost, coverage_estimate, hill, hill_difference, hill_number, sample_coverage
 from .spectrum import Band, DrawnBand, log_odds_spectrum, spectrum_from_draws
 from .temperature import EffectiveTemperature, effective_temperature, temperature_from_draws
@@ -112,6 +115,7 @@ from .testing import (
 )
 
 __all__ = [
+    "DEFINITIONS",
     "PUBLIC_CRITERIA",
     "Adjusted",
     "Band",
@@ -123,10 +127,14 @@ __all__ = [
     "EffectiveTemperature",
     "Estimate",
     "Forecast",
+    "Generated",
     "Ledger",
+    "Matched",
+    "Region",
     "Rows",
     "Rule",
     "SamplerRejected",
+    "Scores",
     "TailSet",
     "TestResult",
     "Verdict",
@@ -168,6 +176,7 @@ __all__ = [
     "detectable_blocked_identity",
     "detectable_chi_square",
     "detectable_coupled",
+    "detectable_difference",
     "detectable_identity",
     "detectable_likelihood_ratio",
     "detectable_reachability",
@@ -201,9 +210,11 @@ __all__ = [
     "effective_temperature",
     "entropy",
     "family",
+    "flat",
     "forecast_jax_gumbel_ks",
     "forecast_pytorch_repeats",
     "forecast_vllm_streams",
+    "generative_perplexity",
     "hill",
     "hill_difference",
     "hill_number",
@@ -211,22 +222,27 @@ __all__ = [
     "identity_test",
     "jax_gumbel_ks",
     "jax_gumbel_tail",
+    "joint_region",
     "kl_divergence",
     "lack_of_fit_test",
     "lattice_law",
     "likelihood_ratio_test",
     "log_odds_spectrum",
     "longest_run",
+    "matched_entropy",
     "max_log_ratio",
     "mean",
+    "median",
     "miller_madow",
     "passing_temperatures",
+    "perplexity_beside_diversity",
     "proportion",
     "pytorch_repeats",
     "rarefied",
     "rarefied_coverage",
     "rarefied_to_coverage",
     "ratio_of_proportion",
+    "ratio_of_sums",
     "reachability_test",
     "repeated_vector_test",
     "repetition",
@@ -236,6 +252,7 @@ __all__ = [
     "shuffle_test",
     "size_at_coverage",
     "spectrum_from_draws",
+    "stratified_bootstrap",
     "suppressed_mass",
     "tail_set",
     "tail_test",

@@ -41,6 +41,10 @@ class Estimate:
         """Whether ``truth`` lies in the interval, ends included."""
         return self.low <= truth <= self.high
 
+    def text(self, digits: int = 3) -> str:
+        """ "value [low, high]"."""
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
     def scaled(self, factor: float, method: str | None = None) -> Estimate:
         """The estimate of ``factor`` times the quantity, factor > 0."""
         if not factor > 0:
@@ -102,4 +106,19 @@ def difference(first: Estimate, second: Estimate) -> Estimate:
         min(first.n, second.n),
         f"difference of ({first.method}) and ({second.method})",
         Guarantee.ASYMPTOTIC,
+    )
+
+
+def detectable_difference(found: Estimate, n: int | None = None, power: float = 0.8) -> float:
+    """The difference whose interval leaves out 0 with probability ``power``, for two groups of ``n`` (as many as there were).
+
+    (t_{2n-2} + z_power) s sqrt(n_found / n), with the standard error s = half the interval of ``found``, an estimate of the
+    difference, over z. Normal theory (t for the two-sided interval): ASYMPTOTIC, rough for few skewed values. n = 1: infinite.
+    """
+    n = found.n if n is None else n
+    if n < 2:
+        return math.inf
+    error = (found.high - found.low) / 2 / stats.norm.ppf((1 + found.confidence) / 2)
+    return float(
+        error * math.sqrt(found.n / n) * (stats.t.ppf((1 + found.confidence) / 2, 2 * n - 2) + stats.norm.ppf(power))
     )

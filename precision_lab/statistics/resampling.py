@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
 from ..errors import InputError
@@ -65,6 +65,12 @@ def cluster_bootstrap(
     return interval(float(low), float(high))
 
 
+def median(values: ArrayLike, *, rng: np.random.Generator, confidence: float = 0.95) -> Estimate:
+    """Median of independent values, one a cluster, with the interval of :func:`cluster_bootstrap`."""
+    x = np.asarray(values, dtype=np.float64).ravel()
+    return cluster_bootstrap(lambda at: float(np.median(x[at])), len(x), rng=rng, confidence=confidence)
+
+
 def cluster_jackknife(statistic: Statistic, clusters: int, confidence: float = 0.95) -> Estimate:
     """``statistic(all clusters)`` -/+ t_{G-1} sqrt((G-1)/G sum_g (s_g - mean)^2), s_g the statistic without cluster g.
 
@@ -75,6 +81,14 @@ def cluster_jackknife(statistic: Statistic, clusters: int, confidence: float = 0
     value = float(statistic(np.arange(clusters)))
     left_out = _left_out(statistic, clusters) if clusters > 1 else np.array([value])
     return _jackknife(value, left_out, np.ones(len(left_out)), clusters, confidence, "cluster jackknife")
+
+
+def ratio_of_sums(over: ArrayLike, under: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """sum(over) / sum(under), one value of each a cluster, (clusters,) both, with the interval of :func:`cluster_jackknife`."""
+    x, y = (np.asarray(values, dtype=np.float64) for values in (over, under))
+    if x.shape != y.shape or x.ndim != 1:
+        raise InputError(f"shapes {x.shape} and {y.shape}", "one value of each a cluster", "sum inside clusters first")
+    return cluster_jackknife(lambda at: float(x[at].sum() / y[at].sum()), len(x), confidence)
 
 
 def draw_jackknife(statistic: Callable[[Counts], float], counts: Counts, confidence: float = 0.95) -> Estimate:

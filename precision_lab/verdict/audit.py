@@ -11,13 +11,13 @@ import numpy as np
 from scipy import interpolate, special
 
 from ..errors import InputError
+from ..recorded import Recorded
 from ..statistics import Counts, TestResult
 from ..statistics.row_tests import EXCESS, RowEvidence
 from ..targets import Target
 from ..types import Array
 from .judge import judge
 from .plan import DEFAULT_DETECT, STREAMS, Plan, ask, draws_needed, parse_detect, vector_length
-from .recorded import Recorded
 from .report import Report, judged_all
 from .suspects import FAITHFUL, TEMPERATURE, Suspect, suspects, with_fit
 

@@ -3,6 +3,7 @@
 | decoder | network calls | law |
 |---|---|---|
 | ancestral | at most N, cached | of N steps |
+| two_stage | at most one a token | of N steps; the sampler never meets the mask |
 | event_driven | at most one a token | of N steps of a sampler known by its law |
 | first_hitting | one a token, or ``per_call`` tokens each | ancestral, N -> infinity; parallel: approximate |
 | confidence_ordered | as asked | not the model's |
@@ -13,10 +14,12 @@ from .ancestral import ancestral
 from .autoregressive import autoregressive
 from .confidence import confidence_ordered
 from .decoded import Decoded, Network
-from .event_driven import event_driven
+from .event_driven import Candidate, event_driven
 from .first_hitting import even_counts, first_hitting, hitting_times
+from .two_stage import two_stage
 
 __all__ = [
+    "Candidate",
     "Decoded",
     "Network",
     "ancestral",
@@ -26,4 +29,5 @@ __all__ = [
     "event_driven",
     "first_hitting",
     "hitting_times",
+    "two_stage",
 ]

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import InputError
 from ...laws.process import StepLaw
-from ...types import Int
+from ...types import Float, Int
 from ..denoiser import Denoiser
 from ..schedule import unmask_probabilities
 from .decoded import ROWS, Clock, Decoded, Progress, check_size
 
 _TOKENS = 256  # tokens in one network call: more are slower, on a CPU
+
+
+class Candidate(NamedTuple):
+    """One candidate step of one masked position. ``bound``: P(candidate at this step), whatever the network says; ``r``:
+    what a step asks for; ``log_mu``: (vocab,) nats; ``q``: (vocab,) the step law there; ``token``: what came, -1 for none.
+
+    So the sum over candidates of g / bound estimates, without bias, the sum of g over all steps of all masked positions. In
+    the last step every masked position is a candidate, bound = 1 and q is renormalised.
+    """
+
+    sequence: int
+    position: int
+    step: int
+    r: float
+    bound: float
+    log_mu: Float
+    q: Float
+    token: int
 
 
 def event_driven(
@@ -26,6 +47,7 @@ def event_driven(
     rng: np.random.Generator,
     excess: float = 2.0**-24,
     progress: Progress | None = None,
+    watch: Callable[[Candidate], None] | None = None,
 ) -> Decoded:
     """Ancestral decoding of a sampler known by its law: the same law as N brute-force steps, at the cost of its events.
 
@@ -34,7 +56,7 @@ def event_driven(
     Only at a candidate is the law asked: with u uniform below d_i, the token is the first j with u < q_1 + ... + q_j, and
     none, where u exceeds the sum, is a refusal. In the last step r = 1 and the law is renormalised. Sequences advance each
     at its own pace and share network calls of up to 256 tokens. ``nfe``: sequences asked, summed over calls; ``draws``:
-    candidates; ``progress``: called with the number of tokens that have come.
+    candidates; ``progress``: called with the number of tokens that have come; ``watch``: with every candidate.
     ``step_law``: see :mod:`precision_lab.laws.process`; any sampler's by ``step_law_of``. ``excess``: what it may give
     above r; u = 0 is 2^-24 in float32, 2^-9 in bfloat16. Raises InputError if the law unmasks more often than d_i allows.
     """
@@ -68,15 +90,20 @@ def event_driven(
             draws += len(part)
             with clock("categorical"):
                 for i, p, s, log_p in zip(row, position, step, log_mu, strict=True):
-                    cumulative, last = np.cumsum(step_law(log_p, float(r[s]))), s == steps - 1
+                    q, last = step_law(log_p, float(r[s])), s == steps - 1
+                    cumulative = np.cumsum(q)
                     total = float(cumulative[-1])
                     if not float(last) * 2.0**-60 <= total <= bound[s] * (1 + 1e-9):
                         got = f"a step law of mass {total:.6g} at r = {r[s]:.6g}"
                         raise InputError(got, f"0 to r + excess = {bound[s]:.6g}", "raise excess, or mend the law")
                     u = rng.random() * (total if last else bound[s])
                     u = min(u, np.nextafter(total, 0.0)) if last else u  # a product can round up to the total
-                    if u < total:
-                        tokens[i, p], came[i, p] = int(np.searchsorted(cumulative, u, side="right")), s
+                    token = int(np.searchsorted(cumulative, u, side="right")) if u < total else -1
+                    if watch is not None:
+                        law = q / total if last else q
+                        watch(Candidate(int(i), int(p), int(s), float(r[s]), float(bound[s]), log_p, law, token))
+                    if token >= 0:
+                        tokens[i, p], came[i, p] = token, s
                         candidate[i, p], stale[i] = steps, True
                     else:
                         candidate[i, p] = next_candidate(candidate[i : i + 1, p])[0]

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
-from ..types import Array
+from .errors import InputError
+from .types import Array
 
 SUFFIXES = (".parquet", ".npz", ".npy", ".safetensors")
 VALUES = 1 << 20  # of one chunk

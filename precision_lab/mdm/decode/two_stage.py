@@ -1,0 +1,50 @@
+"""Ancestral sampling in two stages: *whether* a position is unmasked by a float64 Bernoulli draw, *which* token by a sampler."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ...samplers.sampler import Sampler
+from ...uniforms import Rng
+from ..schedule import LINEAR, Schedule, unmask_probabilities
+from .decoded import Clock, Decoded, Network, Progress, ask, check_size, check_temperature, tempered, uniforms
+
+
+def two_stage(
+    model: Network,
+    sampler: Sampler,
+    *,
+    batch: int,
+    length: int,
+    steps: int,
+    rng: Rng,
+    schedule: Schedule = LINEAR,
+    temperature: float = 1.0,
+    progress: Progress | None = None,
+) -> Decoded:
+    """The law of ``steps`` ancestral steps (Eq. 10 of arXiv:2409.02908); ``sampler`` draws from mu alone, not against the mask.
+
+    A masked position is unmasked in step i with probability r_i = (alpha_s - alpha_t) / (1 - alpha_t), whatever the network says.
+    The step of each position is drawn at once: the first i with e <= -sum_{j <= i} log(1 - r_j), e a float64 exponential. So
+    imprecise noise cannot prefer tokens in time; what is left is its error against the likeliest *token*. One draw a token;
+    the network runs only on sequences that receive a token, at most once a token.
+    """
+    check_size(batch, length, steps)
+    heat, mask, clock = check_temperature(temperature), model.config.mask_id, Clock()
+    with np.errstate(divide="ignore"):
+        hazard = np.cumsum(-np.log1p(-unmask_probabilities(steps, schedule)))  # the last is infinite
+    came = torch.from_numpy(np.searchsorted(hazard, -np.log(uniforms((batch, length), rng=rng).numpy())))
+    tokens, nfe = torch.full((batch, length), mask), 0
+    for step in came.unique().tolist():
+        row, position = (came == step).nonzero(as_tuple=True)
+        changed, place = row.unique(return_inverse=True)
+        with clock("network"):
+            hidden = ask(model, tokens[changed], torch.full((len(changed),), (steps - step) / steps))
+            log_mu = model.log_probs(hidden[place, position])
+        with clock("categorical"):
+            tokens[row, position] = sampler.sample(tempered(log_mu, heat), 1, rng=rng)[0]
+        nfe += 1
+        if progress is not None:
+            progress(step + 1)
+    return Decoded(tokens, nfe, batch * length, came, clock.seconds)

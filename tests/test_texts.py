@@ -1,0 +1,92 @@
+"""Text by any decoder, its rows, and their averages."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from precision_lab.errors import InputError
+from precision_lab.mdm.denoiser import Autocast, Denoiser, DenoiserConfig
+from precision_lab.mdm.texts import DECODERS, STEP_LAWS, generate, ids, rows
+from precision_lab.result import averages
+
+
+@pytest.fixture(scope="module")
+def networks():
+    torch.manual_seed(0)
+    return {causal: Denoiser(DenoiserConfig(23, 1, 2, 32, causal=causal)).eval() for causal in (False, True)}
+
+
+class TestGenerate:
+    @pytest.mark.parametrize("decoder", DECODERS)
+    def test_every_decoder_by_name(self, networks, decoder):
+        model = Autocast(networks[decoder == "autoregressive"])
+        done = generate(model, decoder, "gumbel_max_fp32", 3, batch=2, length=8, rng=np.random.default_rng(1))
+        assert done.tokens.shape == (2, 8)
+        assert 0 <= int(done.tokens.min()) <= int(done.tokens.max()) < 23
+        assert done.draws >= 16
+        assert done.nfe == {"first_hitting": 8, "autoregressive": 8}.get(decoder, done.nfe)
+        if decoder in ("parallel", "extrapolated", "corrected", "confidence_ordered", "confidence_ordered_bf16"):
+            assert done.nfe == 3
+
+    def test_every_closed_form_is_that_of_a_sampler(self):
+        from precision_lab import SAMPLERS
+
+        assert set(STEP_LAWS) <= set(SAMPLERS)
+
+    @pytest.mark.parametrize(
+        ("decoder", "sampler", "message"),
+        [
+            ("first_hiting", "gumbel_max_fp32", "did you mean first_hitting"),
+            ("ancestral", "gumbel_max_fp3", "did you mean"),
+            ("event_driven", "gumbel_max_bf16", "sampler 'gumbel_max_bf16'"),  # no closed form
+        ],
+    )
+    def test_unknown_names(self, networks, decoder, sampler, message):
+        with pytest.raises(InputError, match=message):
+            generate(networks[False], decoder, sampler, 2, batch=1, length=4, rng=np.random.default_rng(0))
+
+
+class TestRows:
+    def test_against_the_definitions(self, networks):
+        done = generate(
+            networks[False], "two_stage", "gumbel_max_fp64", 5, batch=3, length=8, rng=np.random.default_rng(2)
+        )
+        table = rows(done)
+        np.testing.assert_array_equal(ids([row["tokens"] for row in table]), done.tokens.numpy())
+        for row, text in zip(table, done.tokens.tolist(), strict=True):
+            p = np.unique(text, return_counts=True)[1] / 8
+            assert row["sequence_entropy"] == pytest.approx(-(p * np.log(p)).sum(), rel=1e-12)
+            assert row["distinct_1"] == len(set(text)) / 8
+            assert row["distinct_2"] == len(set(pairwise(text))) / 7
+            assert row["repetition_3"] == pytest.approx(1 - len(set(zip(text, text[1:], text[2:], strict=False))) / 6)
+
+
+class TestAutocast:
+    def test_near_float32_and_in_float32(self, networks):
+        rng, model = torch.Generator().manual_seed(3), Denoiser(DenoiserConfig(23, 2, 2, 32)).eval()
+        for weight in model.blocks.parameters():  # a fresh network's blocks add nothing
+            torch.nn.init.normal_(weight, std=32**-0.5, generator=rng)
+        tokens = torch.randint(24, (2, 16), generator=rng)
+        with torch.no_grad():
+            wide, half = model.hidden(tokens), Autocast(model).hidden(tokens)
+        assert half.dtype == torch.float32
+        assert 0 < float((wide - half).abs().max()) < 0.1
+
+
+class TestAverages:
+    def test_means_by_key_with_intervals(self):
+        frame = pd.DataFrame({"a": [1, 1, 1, 2], "x": [1.0, 2.0, 6.0, 5.0], "y": [0.0, 0.0, 0.0, 1.0]})
+        table = averages(frame, ["a"], ["x", "y"])
+        assert list(table.n) == [3, 1]
+        assert list(table.x) == [3.0, 5.0]
+        first = table.iloc[0]
+        assert first.x_low < 3.0 < first.x_high
+        assert (first.y_low, first.y_high) == (0.0, 0.0)  # all alike
+        assert table.iloc[1].x_low == -np.inf  # one row says nothing of its spread
+        shuffled = averages(frame.iloc[::-1], ["a"], ["y"])
+        pd.testing.assert_frame_equal(shuffled, table[shuffled.columns])
