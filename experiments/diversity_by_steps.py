@@ -33,7 +33,7 @@ STEP_LAWS = {
 NAMES = list(STEP_LAWS)
 SEQUENCES = {  # profile -> decoder -> steps -> sequences
     "smoke": {"first_hitting": {0: 1}, "event_driven": {4: 1}, "ancestral": {4: 1}},
-    "quick": {"first_hitting": {0: 2}, "event_driven": {16384: 1}, "ancestral": {64: 2}},
+    "quick": {"first_hitting": {0: 2}, "event_driven": {64: 1, 16384: 1}, "ancestral": {64: 2}},
     "full": {
         "first_hitting": {0: 32},
         "event_driven": dict.fromkeys((64, 256, 1024, 4096, 16384, 50000), 16),

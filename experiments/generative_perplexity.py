@@ -51,7 +51,7 @@ def digest(name):
 
 
 def cells(profile):
-    judges, sets = [RIVAL], ["real", "generation"]
+    judges, sets = [RIVAL], ["real", "generation", "decoders"][: 2 if profile == "smoke" else 3]
     if profile == "full":
         judges, sets = [SMOLLM2_NAME, RIVAL], list(MODELS)
     limit = {"smoke": 2, "quick": CHUNK}.get(profile, 10**9)

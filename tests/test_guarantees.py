@@ -76,6 +76,8 @@ SAMPLES: dict[str, Callable[[], object]] = {
     "likelihood_ratio_test": lambda: statistics.likelihood_ratio_test(COUNTS, P, Q),
     "matched_entropy": lambda: statistics.matched_entropy(FRONTIER[1.0], FRONTIER, **FINE),
     "mean": lambda: statistics.mean([1.0, 2.0]),
+    "median": lambda: statistics.median([1.0, 2.0, 4.0], **FINE),
+    "ratio_of_sums": lambda: statistics.ratio_of_sums([1.0, 2.0, 4.0], [2.0, 3.0, 5.0]),
     "proportion": lambda: statistics.proportion(1, 9),
     "ratio_of_proportion": lambda: statistics.ratio_of_proportion(1, 9, 0.2),
     "reachability_test": lambda: statistics.reachability_test(COUNTS, P),
