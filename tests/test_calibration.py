@@ -34,6 +34,7 @@ class TestWhatIsTried:
         tried = {p.judge.split(",")[0] for p in PROMISES.values() if p.kind == "false pass"}
         asked = {name.removeprefix("detectable_") for name in statistics.__all__ if name.startswith("detectable_")}
         named = {"sharing": "agreement", "state_bits": "repeated_vector"}
+        asked -= {"difference"}  # of two intervals: its power is tried in test_statistics.py
         assert {named.get(name, name) for name in asked} <= tried
 
     def test_every_interval_has_a_coverage(self) -> None:

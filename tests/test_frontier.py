@@ -122,7 +122,7 @@ class TestExperiment:
     def test_smoke(self, bench, tmp_path):
         result, files = report.run("temperature_frontier", Profile.SMOKE, tmp_path, folder=bench / "experiments")
         assert all(path.stat().st_size for path in files)
-        assert "not asked in this profile" in result.manifest["verdict"]
+        assert "not asked here" in result.manifest["verdict"]
         frame = result.frame
         assert set(frame.decoder) == {"first_hitting", "autoregressive", "text"}
         held_out = np.load(bench / "models" / "mdm256" / "validation.npy")[::-1][:3, :16]
