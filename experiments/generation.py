@@ -91,7 +91,9 @@ def real():
 
 def draw(frame):
     table = summary(frame)
-    table = table[(table.n >= 8) | (table.n.max() < 8)]  # a fresh single text has no interval: not among those that have
+    table = table[
+        (table.n >= 8) | (table.n.max() < 8)
+    ]  # a fresh single text has no interval: not among those that have
     figure, panels = figures.canvas(2, width=4.8, height=3.9)
     lines = (
         ("event_driven", FP32),
