@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ from precision_lab import SAMPLERS
 from precision_lab.errors import InputError
 from precision_lab.formats import BF16, FP32
 from precision_lab.laws.law import Law
+from precision_lab.laws.process import step_law_of, two_stage_step
 from precision_lab.mdm.conformance import Probe, assert_first_hitting_conformance, first_hitting_conformance
 from precision_lab.mdm.decode import (
     ancestral,
@@ -26,7 +28,7 @@ from precision_lab.mdm.decode import (
     hitting_times,
     two_stage,
 )
-from precision_lab.mdm.denoiser import Denoiser, DenoiserConfig
+from precision_lab.mdm.denoiser import START, Denoiser, DenoiserConfig
 from precision_lab.mdm.schedule import COSINE, LINEAR, cancelling, polynomial, unmask_probabilities
 from precision_lab.samplers import Sampler, Stages
 from precision_lab.statistics import Counts
@@ -408,6 +410,21 @@ class TestTwoStage:
         probe = Probe(2, 3)
         np.testing.assert_allclose(self.law(probe, LINEAR, 4000).probs, probe.law().probs, atol=2e-4)
 
+    @statistical(false_fail=FALSE_FAIL)
+    def test_imprecise_tokens_follow_two_stage_step(self):
+        """One position, two steps, bfloat16 noise: step and token of 800,000 texts against r times the sampler's own law of
+        mu. The raced law of the same sampler, which meets the mask, is refused."""
+        probe, sampler = Probe(1, 3, seed=4), SAMPLERS["gumbel_max_bf16"]
+        probe.table = torch.tensor([[0.9, 0.07, 0.03]], dtype=torch.float64).log().expand(4, 3)
+        done = two_stage(probe, sampler, batch=800_000, length=1, steps=2, rng=rng(17))
+        counts = Counts.from_tokens((3 * done.steps + done.tokens)[:, 0], 6)
+        step_law = step_law_of(sampler.law)
+        for law, refused in (partial(two_stage_step, token_law=step_law), False), (step_law, True):
+            first, last = (law(probe.table[0].numpy(), r) for r in (0.5, 1.0))
+            joint = np.append(first, (1 - first.sum()) * last / last.sum())
+            due = Law.from_probs(joint, "two steps", 1e-9, Guarantee.CERTIFIED)
+            assert chi_square_test(counts, due, false_fail=FALSE_FAIL).failed == refused
+
     def test_the_sampler_never_sees_the_mask(self):
         probe, seen = Probe(2, 3), witness()
         done = two_stage(probe, seen, batch=3, length=2, steps=50, rng=rng(15), temperature=0.5)
@@ -521,6 +538,21 @@ class TestAutoregressive:
         for l, rows in enumerate(seen.rows):
             np.testing.assert_allclose(rows, due[:, l], atol=1e-5)
         assert (done.nfe, done.draws, done.steps.tolist()) == (5, 15, [[0, 1, 2, 3, 4]] * 3)
+
+    def test_kept_keys_and_values_change_nothing(self):
+        """Row by row what the whole prefix gives, in float64; a network without a reader decodes the same text."""
+        torch.manual_seed(1)
+        model = Denoiser(DenoiserConfig(11, 2, 2, 16, causal=True)).double()
+        for p in model.parameters():
+            p.data = p.data + 0.3 * torch.randn(p.shape, dtype=torch.float64)
+        tokens = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
+        with torch.no_grad():
+            read, due = model.reader(), model.hidden(tokens)
+            for l, last in enumerate([torch.full((2,), START), *tokens.T[:-1]]):
+                torch.testing.assert_close(read(last), due[:, l], rtol=1e-9, atol=1e-9)
+        plain = SimpleNamespace(config=model.config, hidden=model.hidden, log_probs=model.log_probs)
+        texts = [autoregressive(m, EXACT, batch=40, length=7, rng=rng(2)).tokens for m in (model, plain)]
+        assert torch.equal(*texts)
 
     def test_a_network_that_looks_ahead_is_refused(self):
         with pytest.raises(InputError, match="causal"):

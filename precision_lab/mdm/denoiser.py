@@ -6,12 +6,14 @@ The same network with ``causal=True`` is its autoregressive rival: each position
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Reader = Callable[[Tensor], Tensor]
 START = 0  # what a causal network sees before the first token: the id that corpus.train_tokenizer gives END_OF_TEXT
 
 
@@ -36,14 +38,31 @@ class DenoiserConfig:
         return self.vocab
 
 
-def rotate(x: Tensor, base: float = 10_000.0) -> Tensor:
-    """Rotary positions (RoFormer, arXiv:2104.09864) on the last axis of ``x``: (batch, heads, length, size)."""
+def rotate(x: Tensor, base: float = 10_000.0, first: int = 0) -> Tensor:
+    """Rotary positions (RoFormer, arXiv:2104.09864) from ``first`` on, on the last axis of ``x``: (batch, heads, length, size)."""
     length, size = x.shape[-2:]
     frequency = base ** (-torch.arange(0, size, 2, device=x.device, dtype=torch.float32) / size)
-    angle = torch.arange(length, device=x.device, dtype=torch.float32)[:, None] * frequency
+    angle = torch.arange(first, first + length, device=x.device, dtype=torch.float32)[:, None] * frequency
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class Past:
+    """Keys and values of one block, (batch, heads, length, size) each, of the positions that came."""
+
+    def __init__(self) -> None:
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        return 0 if self.keys is None else self.keys.shape[2]
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        self.keys = k if self.keys is None else torch.cat([self.keys, k], 2)
+        self.values = v if self.values is None else torch.cat([self.values, v], 2)
+        return self.keys, self.values
 
 
 class Block(nn.Module):
@@ -57,10 +76,14 @@ class Block(nn.Module):
         self.gate_up = nn.Linear(width, 2 * (8 * width // 3), bias=False)
         self.down = nn.Linear(8 * width // 3, width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
         batch, length, width = x.shape
         q, k, v = self.qkv(norm(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(rotate(norm(q)), rotate(norm(k)), v, is_causal=self.causal)
+        first = past.length if past else 0
+        q, k = rotate(norm(q), first=first), rotate(norm(k), first=first)
+        if past is not None:  # one position, which may see all that came
+            k, v = past.append(k, v)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal and past is None)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
         gate, up = self.gate_up(norm(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
@@ -109,6 +132,19 @@ class Denoiser(nn.Module):
             x = block(x)
         return norm(x)
 
+    def reader(self) -> Reader:
+        """Of a causal network: a function that is given one token after another, (batch,) ids, START first, and returns what
+        :meth:`hidden` has at the next position, (batch, width). It keeps keys and values: the work of one position a call."""
+        past = [Past() for _ in self.blocks]
+
+        def following(last: Tensor) -> Tensor:
+            x = norm(self.embedding(last))[:, None]
+            for block, before in zip(self.blocks, past, strict=True):
+                x = block(x, before)
+            return norm(x)[:, 0]
+
+        return following
+
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., vocab) unnormalised nats. The head is the input embedding, tied; no mass on the mask."""
         return F.linear(hidden, self.embedding.weight[: self.config.vocab], self.bias)
@@ -124,8 +160,17 @@ class Autocast:
 
     def __init__(self, model: Denoiser) -> None:
         self.model, self.config = model, model.config
-        self.logits, self.log_probs = model.logits, model.log_probs
+        self.logits, self.log_probs, self.parameters = model.logits, model.log_probs, model.parameters
 
     def hidden(self, tokens: Tensor, t: Tensor | None = None) -> Tensor:
         with torch.autocast(tokens.device.type, torch.bfloat16):
             return self.model.hidden(tokens, t).float()
+
+    def reader(self) -> Reader:
+        read = self.model.reader()
+
+        def following(last: Tensor) -> Tensor:
+            with torch.autocast(last.device.type, torch.bfloat16):
+                return read(last).float()
+
+        return following

@@ -7,7 +7,8 @@ import torch
 from ...errors import InputError
 from ...samplers.sampler import Sampler
 from ...uniforms import Rng
-from .decoded import Clock, Decoded, Network, Progress, check_size, check_temperature, tempered
+from ..denoiser import START
+from .decoded import Clock, Decoded, Network, Progress, check_size, check_temperature, device_of, tempered
 
 
 def autoregressive(
@@ -20,17 +21,21 @@ def autoregressive(
     temperature: float = 1.0,
     progress: Progress | None = None,
 ) -> Decoded:
-    """Token l from p(. | x_<l): ``length`` network calls (each on the whole prefix), one draw a token. ``steps``: position."""
+    """Token l from p(. | x_<l): ``length`` network calls, one draw a token. ``steps``: position. A network with a ``reader``
+    (:meth:`precision_lab.mdm.denoiser.Denoiser.reader`) keeps its keys and values; another reads the whole prefix again."""
     check_size(batch, length)
     if not getattr(model.config, "causal", False):
         raise InputError("a network that sees what is to come", "a causal one", "train with --kind ar")
-    heat, clock = check_temperature(temperature), Clock()
-    tokens = torch.zeros((batch, length), dtype=torch.int64)
+    heat, device = check_temperature(temperature), device_of(model)
+    clock, read = Clock(device), model.reader() if hasattr(model, "reader") else None
+    tokens = torch.full((batch, length + 1), START, device=device)  # shifted by one: token l lies at l + 1
     for l in range(length):
         with clock("network"), torch.no_grad():
-            log_mu = model.log_probs(model.hidden(tokens[:, : l + 1])[:, l])
+            hidden = read(tokens[:, l]) if read else model.hidden(tokens[:, 1 : l + 2])[:, l]
+            log_mu = model.log_probs(hidden)
         with clock("categorical"):
-            tokens[:, l] = sampler.sample(tempered(log_mu, heat), 1, rng=rng)[0]
+            tokens[:, l + 1] = sampler.sample(tempered(log_mu, heat), 1, rng=rng)[0]
         if progress is not None:
             progress(l + 1)
-    return Decoded(tokens, length, batch * length, torch.arange(length).expand(batch, -1).contiguous(), clock.seconds)
+    came = torch.arange(length).expand(batch, -1).contiguous()
+    return Decoded(tokens[:, 1:].cpu(), length, batch * length, came, clock.seconds)

@@ -12,7 +12,18 @@ from torch import Tensor
 from ...formats import FP64, FloatFormat
 from ...samplers.sampler import Sampler
 from ...uniforms import Rng
-from .decoded import Clock, Decoded, Network, Progress, ask, check_size, check_temperature, tempered, uniforms
+from .decoded import (
+    Clock,
+    Decoded,
+    Network,
+    Progress,
+    ask,
+    check_size,
+    check_temperature,
+    device_of,
+    tempered,
+    uniforms,
+)
 from .first_hitting import _counts, even_counts
 
 Order = Literal["confidence", "margin", "entropy", "random"]
@@ -41,25 +52,25 @@ def confidence_ordered(
     """
     check_size(batch, length)
     counts = even_counts(length, steps) if per_call is None and steps is not None else _counts(per_call, length)
-    heat, mask, clock = check_temperature(temperature), model.config.mask_id, Clock()
-    tokens, came, draws = torch.full((batch, length), mask), torch.full((batch, length), -1), 0
+    heat, mask, device = check_temperature(temperature), model.config.mask_id, device_of(model)
+    clock, rows, draws = Clock(device), torch.arange(batch, device=device)[:, None], 0
+    tokens, came = (torch.full((batch, length), value, device=device) for value in (mask, -1))
     for call, count in enumerate(counts):
         where = (tokens == mask).nonzero()[:, 1].view(batch, -1)  # as many are masked in every sequence
-        rows = torch.arange(batch)[:, None]
         with clock("network"), torch.no_grad():
-            hidden = ask(model, tokens, torch.full((batch,), where.shape[1] / length))
+            hidden = ask(model, tokens, torch.full((batch,), where.shape[1] / length, device=device))
             log_mu = model.log_probs(hidden[rows, where]).double()
         with clock("categorical"):
             drawn = sampler.sample(tempered(log_mu, heat).flatten(0, 1), 1, rng=rng)[0].view(where.shape)
             draws += drawn.numel()
             sure = uniforms(tuple(where.shape), rng=rng) if order == "random" else _sure(log_mu, drawn, order)
-            sure = torch.from_numpy(confidence_format.round(sure.numpy()))
+            sure = torch.from_numpy(confidence_format.round(sure.cpu().numpy())).to(device)
             best = sure.argsort(dim=1, descending=True, stable=True)[:, :count]
             at = where.gather(1, best)
             tokens[rows, at], came[rows, at] = drawn.gather(1, best), call
         if progress is not None:
             progress(call + 1)
-    return Decoded(tokens, len(counts), draws, came, clock.seconds)
+    return Decoded(tokens.cpu(), len(counts), draws, came.cpu(), clock.seconds)
 
 
 def _sure(log_mu: Tensor, drawn: Tensor, order: Order) -> Tensor:

@@ -66,8 +66,9 @@ class Clock:
 
 
 def device_of(model: Network) -> torch.device:
-    """Where the network's weights lie, and decoding with it; a network that is no torch module is on the CPU."""
-    return next((p.device for p in model.parameters()), CPU) if isinstance(model, torch.nn.Module) else CPU
+    """Where the network's weights lie, and decoding with it; a network without ``parameters`` is on the CPU."""
+    parameters = getattr(model, "parameters", tuple)
+    return next((p.device for p in parameters()), CPU)
 
 
 def rows_at_once(vocab: int) -> int:

@@ -14,7 +14,7 @@ from ...laws.process import StepLaw
 from ...types import Float, Int
 from ..denoiser import Denoiser
 from ..schedule import unmask_probabilities
-from .decoded import ROWS, Clock, Decoded, Progress, check_size
+from .decoded import ROWS, Clock, Decoded, Progress, check_size, device_of
 
 _TOKENS = 256  # tokens in one network call: more are slower, on a CPU
 
@@ -61,7 +61,8 @@ def event_driven(
     above r; u = 0 is 2^-24 in float32, 2^-9 in bfloat16. Raises InputError if the law unmasks more often than d_i allows.
     """
     check_size(batch, length, steps)
-    r, mask, clock = unmask_probabilities(steps), model.config.mask_id, Clock()
+    r, device = unmask_probabilities(steps), device_of(model)
+    clock = Clock(device)
     bound = np.minimum(r + excess, 1.0)
     survival = np.cumsum(np.log1p(-np.minimum(bound[:-1], 1.0 - 2.0**-53)))  # log P(no candidate up to step i)
 
@@ -70,7 +71,7 @@ def event_driven(
         done = np.append(survival, 0.0)[after]  # after = -1: none yet
         return np.maximum(np.searchsorted(-survival, rng.exponential(size=after.shape) - done), after + 1)
 
-    tokens, came = torch.full((batch, length), mask), np.full((batch, length), -1)
+    tokens, came = torch.full((batch, length), model.config.mask_id, device=device), np.full((batch, length), -1)
     candidate, stale, nfe, draws = next_candidate(came), np.ones(batch, dtype=bool), 0, 0
     hidden: Tensor | None = None
     while (open_ := np.flatnonzero((came < 0).any(1))).size:
@@ -86,7 +87,7 @@ def event_driven(
         for part in _split(np.arange(len(at)), ROWS):
             row, position, step = open_[at[part]], where[part], now[at[part]]
             with clock("network"), torch.no_grad():  # the head runs at candidates alone
-                log_mu = torch.log_softmax(model.logits(hidden[row, position]).double(), dim=-1).numpy()
+                log_mu = torch.log_softmax(model.logits(hidden[row, position]).double(), dim=-1).cpu().numpy()
             draws += len(part)
             with clock("categorical"):
                 for i, p, s, log_p in zip(row, position, step, log_mu, strict=True):
@@ -109,7 +110,7 @@ def event_driven(
                         candidate[i, p] = next_candidate(candidate[i : i + 1, p])[0]
         if progress is not None:
             progress(int((came >= 0).sum()))
-    return Decoded(tokens, nfe, draws, torch.from_numpy(came), clock.seconds)
+    return Decoded(tokens.cpu(), nfe, draws, torch.from_numpy(came), clock.seconds)
 
 
 def _split(index: Int, size: int) -> list[Int]:

@@ -8,7 +8,18 @@ import torch
 from ...samplers.sampler import Sampler
 from ...uniforms import Rng
 from ..schedule import LINEAR, Schedule, unmask_probabilities
-from .decoded import Clock, Decoded, Network, Progress, ask, check_size, check_temperature, tempered, uniforms
+from .decoded import (
+    Clock,
+    Decoded,
+    Network,
+    Progress,
+    ask,
+    check_size,
+    check_temperature,
+    device_of,
+    tempered,
+    uniforms,
+)
 
 
 def two_stage(
@@ -31,20 +42,21 @@ def two_stage(
     the network runs only on sequences that receive a token, at most once a token.
     """
     check_size(batch, length, steps)
-    heat, mask, clock = check_temperature(temperature), model.config.mask_id, Clock()
+    heat, device = check_temperature(temperature), device_of(model)
+    clock = Clock(device)
     with np.errstate(divide="ignore"):
         hazard = np.cumsum(-np.log1p(-unmask_probabilities(steps, schedule)))  # the last is infinite
-    came = torch.from_numpy(np.searchsorted(hazard, -np.log(uniforms((batch, length), rng=rng).numpy())))
-    tokens, nfe = torch.full((batch, length), mask), 0
+    came = torch.from_numpy(np.searchsorted(hazard, -np.log(uniforms((batch, length), rng=rng).cpu().numpy())))
+    tokens, nfe = torch.full((batch, length), model.config.mask_id, device=device), 0
     for step in came.unique().tolist():
-        row, position = (came == step).nonzero(as_tuple=True)
+        row, position = (came == step).nonzero().to(device).unbind(1)
         changed, place = row.unique(return_inverse=True)
         with clock("network"):
-            hidden = ask(model, tokens[changed], torch.full((len(changed),), (steps - step) / steps))
+            hidden = ask(model, tokens[changed], torch.full((len(changed),), (steps - step) / steps, device=device))
             log_mu = model.log_probs(hidden[place, position])
         with clock("categorical"):
             tokens[row, position] = sampler.sample(tempered(log_mu, heat), 1, rng=rng)[0]
         nfe += 1
         if progress is not None:
             progress(step + 1)
-    return Decoded(tokens, nfe, batch * length, came, clock.seconds)
+    return Decoded(tokens.cpu(), nfe, batch * length, came, clock.seconds)
