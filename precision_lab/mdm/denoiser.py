@@ -39,7 +39,8 @@ class DenoiserConfig:
 
 
 def rotate(x: Tensor, base: float = 10_000.0, first: int = 0) -> Tensor:
-    """Rotary positions (RoFormer, arXiv:2104.09864) from ``first`` on, on the last axis of ``x``: (batch, heads, length, size)."""
+    """Rotary positions (RoFormer, arXiv:2104.09864), the first of them ``first``, on the last axis of x: (batch, heads, length,
+    size)."""
     length, size = x.shape[-2:]
     frequency = base ** (-torch.arange(0, size, 2, device=x.device, dtype=torch.float32) / size)
     angle = torch.arange(first, first + length, device=x.device, dtype=torch.float32)[:, None] * frequency

@@ -90,11 +90,12 @@ def _estimate(kind: str, losses: torch.Tensor) -> dict[str, float]:
     return {name: nats, f"{name}_low": nats - 1.96 * error, f"{name}_high": nats + 1.96 * error, "windows": len(losses)}
 
 
-def load_model(folder: Path) -> Denoiser:
+def load_model(folder: Path | str) -> Denoiser:
     """The committed denoiser of ``folder`` in float32, checked against its manifest.
 
     Raises InputError if a file is missing, its hash differs, or the tensors do not fit the configuration.
     """
+    folder = Path(folder)
     manifest = read_json(folder / "manifest.json")
     try:
         expected, config = manifest["weights_sha256"], DenoiserConfig(**manifest["config"]["model"])
