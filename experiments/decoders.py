@@ -19,7 +19,7 @@ from scipy import stats
 from precision_lab import figures
 from precision_lab.files import read_json
 from precision_lab.mdm.denoiser import Autocast
-from precision_lab.mdm.texts import generate, rows
+from precision_lab.mdm.texts import batches, generate, rows
 from precision_lab.mdm.train import load_model
 from precision_lab.result import average, averages, with_long_run
 from precision_lab.statistics import difference, sequence_entropy
@@ -54,11 +54,10 @@ def cells(profile):
         name: read_json(ROOT / "models" / name / "manifest.json")["weights_sha256"][:12] for name in ("mdm256", "ar256")
     }
     return [
-        dict(zip(KEY, run, strict=True)) | {"sequences": min(BATCH, total - i), "part": i // BATCH}
-        | {"weights": weights[names.get(run[0], "mdm256")]}
+        dict(zip(KEY, run, strict=True)) | part | {"weights": weights[names.get(run[0], "mdm256")]}
         for *run, total in GRID[profile]
-        for i in range(0, total, BATCH)
-    ]  # fmt: skip
+        for part in batches(total, BATCH)
+    ]
 
 
 def measure(cell, rng):

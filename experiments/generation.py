@@ -2,10 +2,10 @@
 
 Answers the figures of arXiv:2409.02908 that plot entropy against steps in 32 and 64 bits, and RADD's sweep
 (arXiv:2406.03736: float64 flat, float32 falling). models/mdm256: 16,384 tokens, sequences of 256, bfloat16 matrix
-products. Ancestral steps with float32, float64 and truncated float64 noise, event-driven from the closed-form law of a step;
-float32 again by brute force, every draw made; two-stage: unmasking by float64 Bernoulli draws, the token by float32
-Gumbel-max. Judged in ``generative_perplexity``. Fixed before the run: the mean over sequences is the headline, the median
-stands beside it. The committed long run is added.
+products. Ancestral steps, event-driven: with float32, float64 and truncated float64 noise from the closed-form law of a step,
+with half-precision noise from the exact one. float32 again by brute force, every draw made (half precision: in ``decoders``);
+two-stage: unmasking by float64 Bernoulli draws, the token by float32 Gumbel-max. Judged in ``generative_perplexity``. Fixed
+before the run: the mean over sequences is the headline, the median stands beside it. The committed long run is added.
 Cost: 20 ms a network call, at most 256 calls a sequence; brute force N * 256 * 16,384 / 2 noise values besides.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from precision_lab import figures
 from precision_lab.files import read_json
 from precision_lab.mdm.denoiser import Autocast
-from precision_lab.mdm.texts import generate, rows
+from precision_lab.mdm.texts import batches, generate, rows
 from precision_lab.mdm.train import load_model
 from precision_lab.result import average, averages, with_long_run
 from precision_lab.statistics import cluster_bootstrap, difference, sequence_entropy
@@ -27,6 +27,7 @@ from precision_lab.study import Study
 ROOT, LENGTH, BATCH, KEY = Path(__file__).parent.parent, 256, 4, ["decoder", "sampler", "steps"]
 MODEL = ROOT / "models" / "mdm256"
 FP32, FP64, CUT = "gumbel_max_fp32", "gumbel_max_fp64", "gumbel_max_fp64_truncated"
+HALF, LINES = ("gumbel_max_fp16", "gumbel_max_bf16"), ("-", "-", "none", "none", "none", ":", ":")
 SWEEP = (32, 128, 512, 1024, 4096, 16384, 50_000)  # RADD's range, and on
 GRID = {
     "smoke": [("event_driven", FP32, 2, 1), ("two_stage", FP32, 2, 1), ("ancestral", FP32, 2, 1)],
@@ -40,6 +41,7 @@ GRID = {
         *(("event_driven", sampler, steps, 16) for sampler in (FP32, FP64) for steps in SWEEP),
         *((*run, steps, 16) for run in (("event_driven", CUT), ("two_stage", FP32)) for steps in (4096, 50_000)),
         *(("ancestral", FP32, steps, 8) for steps in (32, 128)),
+        *(("event_driven", sampler, steps, 8) for sampler in HALF for steps in (32, 512, 4096, 50_000)),
     ],
 }
 COLUMNS = ["sequence_entropy", "distinct_1", "distinct_2", "repetition_3"]
@@ -49,9 +51,9 @@ model = cache(lambda: Autocast(load_model(MODEL)))
 def cells(profile):
     weights = read_json(MODEL / "manifest.json")["weights_sha256"][:12]
     return [
-        dict(zip(KEY, run, strict=True)) | {"sequences": min(BATCH, total - i), "part": i // BATCH, "weights": weights}
+        dict(zip(KEY, run, strict=True)) | part | {"weights": weights}
         for *run, total in GRID[profile]
-        for i in range(0, total, BATCH)
+        for part in batches(total, BATCH)
     ]
 
 
@@ -101,6 +103,7 @@ def draw(frame):
         ("event_driven", CUT),
         ("two_stage", FP32),
         ("ancestral", FP32),
+        *(("event_driven", sampler) for sampler in HALF),
     )
     for k, (decoder, sampler) in enumerate(lines):
         part = table[(table.decoder == decoder) & (table.sampler == sampler)].sort_values("steps")
@@ -108,7 +111,9 @@ def draw(frame):
         for axes, column in zip(panels, ("sequence_entropy", "distinct_2"), strict=True):
             low, high = part[f"{column}_low"], part[f"{column}_high"]
             at = part.steps * 1.05 ** (k - 2)  # side by side
-            figures.interval(axes, at, part[column], low, high, label=name, index=k, line="-" if k < 2 else "none")
+            figures.interval(
+                axes, at, part[column], low, high, label=name, index=k, line="-" if k < 2 else ":" if k > 4 else "none"
+            )
     panels[0].axhline(real().value, color="black", ls=":", lw=1.2, label="real text")
     panels[0].set(ylabel=f"mean sequence entropy (nats, {LENGTH} tokens)")
     panels[1].set(ylabel="different bigrams / bigrams of a sequence")

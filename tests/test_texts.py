@@ -8,10 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from judging import statistical
+from scipy import stats
 
 from precision_lab.errors import InputError
 from precision_lab.mdm.denoiser import Autocast, Denoiser, DenoiserConfig
-from precision_lab.mdm.texts import DECODERS, STEP_LAWS, generate, ids, rows
+from precision_lab.mdm.texts import DECODERS, EXCESS, STEP_LAWS, batches, generate, ids, rows
 from precision_lab.result import averages
 
 
@@ -38,17 +42,40 @@ class TestGenerate:
 
         assert set(STEP_LAWS) <= set(SAMPLERS)
 
+    @pytest.mark.parametrize("sampler", EXCESS)
+    @given(st.lists(st.floats(-40, 0), min_size=2, max_size=12), st.sampled_from([1, 2, 3, 7, 16, 300, 50_000]))
+    @settings(max_examples=60, deadline=None)
+    def test_half_precision_gives_at_most_its_excess(self, sampler, logits, k):
+        log_p = np.array(logits) - np.logaddexp.reduce(logits)
+        assert 0 < STEP_LAWS[sampler](log_p, 1 / k).sum() <= 1 / k + EXCESS[sampler]
+
+    @statistical(false_fail=1e-7)
+    @pytest.mark.parametrize("sampler", EXCESS)
+    def test_half_precision_by_its_events(self, networks, sampler):
+        """u = 0 of the mask ends every wait: 50,000 steps are no more than 2^9 or 2^12 of them."""
+        done = generate(
+            networks[False], "event_driven", sampler, 50_000, batch=8, length=8, rng=np.random.default_rng(4)
+        )
+        due = 2 / EXCESS[sampler]
+        low, high = stats.gamma.ppf([5e-8, 1 - 5e-8], 64) / 64
+        assert low * due < float(done.steps.double().mean()) < high * due  # 64 geometric times
+
     @pytest.mark.parametrize(
         ("decoder", "sampler", "message"),
         [
             ("first_hiting", "gumbel_max_fp32", "did you mean first_hitting"),
             ("ancestral", "gumbel_max_fp3", "did you mean"),
-            ("event_driven", "gumbel_max_bf16", "sampler 'gumbel_max_bf16'"),  # no closed form
+            ("event_driven", "inverse_cdf_fp32", "sampler 'inverse_cdf_fp32'"),  # no law of a step
         ],
     )
     def test_unknown_names(self, networks, decoder, sampler, message):
         with pytest.raises(InputError, match=message):
             generate(networks[False], decoder, sampler, 2, batch=1, length=4, rng=np.random.default_rng(0))
+
+
+def test_batches_add_up():
+    assert batches(9, 4) == [{"sequences": n, "part": k} for k, n in enumerate((4, 4, 1))]
+    assert batches(0, 4) == []
 
 
 class TestRows:

@@ -9,18 +9,23 @@ import numpy as np
 
 from ..errors import unknown_name
 from ..formats import BF16, FP64, FloatFormat
-from ..laws.process import StepLaw, faithful_step, lattice_step, truncated_step
+from ..laws.process import StepLaw, faithful_step, lattice_step, step_law_of, truncated_step
 from ..samplers import SAMPLERS
 from ..samplers.gumbel_max import FP32_CEILING
 from ..statistics import repetition, sequence_entropy
 from . import decode
 from .decode import Decoded
 
-STEP_LAWS: dict[str, StepLaw] = {  # samplers whose law of a step is known in closed form
+STEP_LAWS: dict[
+    str, StepLaw
+] = {  # samplers whose law of a step costs milliseconds: closed forms, enumerations of few atoms
     "gumbel_max_fp32": lattice_step,
     "gumbel_max_fp64": faithful_step,
     "gumbel_max_fp64_truncated": partial(truncated_step, ceiling=FP32_CEILING),
+    "gumbel_max_fp16": step_law_of(SAMPLERS["gumbel_max_fp16"].law),
+    "gumbel_max_bf16": step_law_of(SAMPLERS["gumbel_max_bf16"].law),
 }
+EXCESS = {"gumbel_max_fp16": 2.0**-11, "gumbel_max_bf16": 2.0**-8}  # twice P(u = 0): what a step law may give above r
 VARIANTS: dict[str, dict[str, Any]] = {  # of first-hitting decoding
     "first_hitting": {},
     "parallel": {},
@@ -31,13 +36,18 @@ CONFIDENCE: dict[str, FloatFormat] = {"confidence_ordered": FP64, "confidence_or
 DECODERS = ("event_driven", "ancestral", "two_stage", "autoregressive", *VARIANTS, *CONFIDENCE)
 
 
+def batches(total: int, size: int) -> list[dict[str, int]]:
+    """``total`` sequences as cells of at most ``size``: their number and the place in the row of cells."""
+    return [{"sequences": min(size, total - i), "part": i // size} for i in range(0, total, size)]
+
+
 def generate(model: Any, decoder: str, sampler: str, steps: int = 0, **common: Any) -> Decoded:
     """``decoder`` of :data:`DECODERS` with a sampler by name; ``common``: batch, length, rng and what the decoder knows.
 
     ``steps``: N of ancestral, event_driven and two_stage decoding, network calls of the parallel kinds; else unused.
     "parallel", "extrapolated", "corrected": first-hitting decoding with ``steps`` network calls; "confidence_ordered" and the
     same with confidences rounded to bfloat16.
-    Raises InputError for an unknown name, or a sampler with no closed-form law of a step in event-driven decoding.
+    Raises InputError for an unknown name, or a sampler that event-driven decoding has no law of a step for.
     """
     if decoder not in DECODERS:
         raise unknown_name("decoder", decoder, DECODERS)
@@ -45,7 +55,8 @@ def generate(model: Any, decoder: str, sampler: str, steps: int = 0, **common: A
     if sampler not in known:
         raise unknown_name("sampler", sampler, known)
     if decoder == "event_driven":
-        return decode.event_driven(model, STEP_LAWS[sampler], steps=steps, **common)
+        more = {"excess": EXCESS[sampler]} if sampler in EXCESS else {}
+        return decode.event_driven(model, STEP_LAWS[sampler], steps=steps, **(more | common))
     if decoder in ("ancestral", "two_stage"):
         return getattr(decode, decoder)(model, SAMPLERS[sampler], steps=steps, **common)
     if decoder == "autoregressive":
