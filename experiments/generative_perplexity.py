@@ -114,9 +114,10 @@ def summary(frame):
 GROUPS = {  # decoder, sampler (None: all), texts
     "ancestral, float32": ("event_driven", FP32, "generation"),
     "ancestral, float64": ("event_driven", FP64, "generation"),
+    "ancestral, float16": ("event_driven", "gumbel_max_fp16", "generation"),
+    "ancestral, bfloat16": ("event_driven", "gumbel_max_bf16", "generation"),
     "first-hitting": ("first_hitting", None, "decoders"),
     "autoregressive": ("autoregressive", None, "decoders"),
-    "half precision": ("ancestral", None, "decoders"),
     "confidence ordered": ("confidence_ordered", None, "decoders"),
     "real text": ("real", "", "real"),
 }
@@ -126,7 +127,7 @@ def draw(frame):
     table = summary(frame)
     judge = SMOLLM2_NAME if (table.judge == SMOLLM2_NAME).any() else RIVAL
     table = table[table.judge == judge].sort_values("steps")
-    figure, (steps, frontier, names) = figures.canvas(3, width=4.1, height=3.9)
+    figure, (steps, frontier, names) = figures.canvas(3, width=4.1, height=4.2)
     shown = [name for name in DEFINITIONS if name in table and table[name].notna().any()]
     for k, (label, (decoder, sampler, texts)) in enumerate(GROUPS.items()):
         part = table[
@@ -138,18 +139,17 @@ def draw(frame):
         frontier.errorbar(part.entropy_nats, part.mdlm, yerr=y, xerr=x, **style)
         if texts == "generation":
             steps.errorbar(part.steps * 1.05**k, part.mdlm, yerr=y, **style | {"ls": "-"})
-            for row in part[part.steps == 50_000].to_dict("records"):
+            for row in part[(part.steps == 50_000) & part.sampler.isin((FP32, FP64))].to_dict("records"):
                 value, low, high = (np.array([row[name + end] for name in shown]) for end in ("", "_low", "_high"))
                 names.errorbar(value, np.arange(len(shown)) + 0.15 * k, xerr=[value - low, high - value], **style)
         for row in part.itertuples() if texts == "real" else ():
-            steps.axhline(row.mdlm, color="black", ls=":", lw=1.2, label=label)
+            steps.axhline(row.mdlm, color="black", ls=":", lw=1.2)
     names.set_yticks(range(len(shown)), shown)
-    names.set(xscale="log", xlabel="generative perplexity", title="The same texts (N = 50,000) by each definition")
+    names.set(xscale="log", xlabel="generative perplexity", title="float32 and float64, N = 50,000, by definition")
     steps.set(xscale="log", yscale="log", xlabel="ancestral steps N", ylabel=f"generative perplexity ({judge})")
-    steps.set_title("Perplexity falls with float32 noise ...")
+    steps.set_title("Perplexity falls with float32 noise (dotted: real text) ...")
     frontier.set(yscale="log", xlabel="mean sequence entropy (nats)", title="... and so does entropy")
-    for axes in (steps, frontier):
-        axes.legend(fontsize=6.5)
+    figure.legend(*frontier.get_legend_handles_labels(), loc="outside lower center", fontsize=7, ncols=4)
     return figure
 
 
