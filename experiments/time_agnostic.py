@@ -161,10 +161,8 @@ def draw(frame):
 
 def verdict(frame):
     frame = everything(frame)
-    first, text = frame.iloc[0], [f"{name} {e.text()} (n = {e.n})" for name, e in levels(frame).items()]
-    text = [
-        f"Nats per token after {first.steps} steps of {first.batch} x {first.length}, over seeds: " + ", ".join(text)
-    ]
+    first, of = frame.iloc[0], ", ".join(f"{name} {e.text()} (n = {e.n})" for name, e in levels(frame).items())
+    text = [f"Nats per token after {first.steps} steps of {first.batch} x {first.length}, over seeds: {of}"]
     for kind, windows in over_blocks(frame).items():
         e = differences(frame)[kind, "bound"]
         if frame.bound.mean() > first.unigram - LEARNED:
