@@ -19,7 +19,7 @@ from scipy import stats
 from precision_lab import figures
 from precision_lab.files import read_json
 from precision_lab.mdm.denoiser import Autocast
-from precision_lab.mdm.texts import batches, generate, rows
+from precision_lab.mdm.texts import batches, generate, real_texts, rows
 from precision_lab.mdm.train import load_model
 from precision_lab.result import average, averages, with_long_run
 from precision_lab.statistics import difference, sequence_entropy
@@ -80,8 +80,7 @@ def summary(frame):
 @cache
 def real():
     """Held-out text in windows of the same length."""
-    text = np.load(ROOT / "models" / "mdm256" / "validation.npy", allow_pickle=False).astype(np.int64)
-    return average(sequence_entropy(text[:, :LENGTH]))
+    return average(sequence_entropy(real_texts(ROOT / "models" / "mdm256")[:, :LENGTH]))
 
 
 def short(sampler):

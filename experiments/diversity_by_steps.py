@@ -17,6 +17,7 @@ from precision_lab import SAMPLERS, figures
 from precision_lab.files import read_json
 from precision_lab.laws.process import faithful_step, lattice_step, truncated_step
 from precision_lab.mdm import decode
+from precision_lab.mdm.texts import real_texts
 from precision_lab.mdm.train import load_model
 from precision_lab.result import with_long_run
 from precision_lab.samplers.gumbel_max import FP32_CEILING
@@ -109,8 +110,7 @@ def everything(frame):
 
 def reference():
     """The same for real held-out text in windows of the same length."""
-    text = np.load(ROOT / "models" / "mdm" / "validation.npy", allow_pickle=False).astype(np.int64)
-    return median(sequence_entropy(text[:, :LENGTH]))
+    return median(sequence_entropy(real_texts(ROOT / "models" / "mdm")[:, :LENGTH]))
 
 
 def draw(frame):

@@ -17,7 +17,7 @@ import numpy as np
 from precision_lab import figures
 from precision_lab.files import read_json
 from precision_lab.mdm.denoiser import Autocast
-from precision_lab.mdm.texts import batches, generate, rows
+from precision_lab.mdm.texts import batches, generate, real_texts, rows
 from precision_lab.mdm.train import load_model
 from precision_lab.result import average, averages, with_long_run
 from precision_lab.statistics import cluster_bootstrap, difference, sequence_entropy
@@ -88,7 +88,7 @@ def slope(both, sampler):
 @cache
 def real():
     """Held-out text in windows of the same length."""
-    return average(sequence_entropy(np.load(MODEL / "validation.npy", allow_pickle=False).astype(np.int64)[:, :LENGTH]))
+    return average(sequence_entropy(real_texts(MODEL)[:, :LENGTH]))
 
 
 def draw(frame):

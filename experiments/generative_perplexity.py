@@ -10,6 +10,7 @@ Cost: SmolLM2 a second a text of 256 tokens, the rival 0.05.
 """
 
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from precision_lab import figures
 from precision_lab.errors import InputError
 from precision_lab.mdm.fetch import Unavailable
 from precision_lab.mdm.judges import SMOLLM2_NAME, SameTokens, smollm2_judge
-from precision_lab.mdm.texts import ids
+from precision_lab.mdm.texts import ids, real_texts
 from precision_lab.mdm.train import load_model
 from precision_lab.provenance import file_sha256
 from precision_lab.result import average, load_result, with_long_run
@@ -37,8 +38,9 @@ KEY, FP32, FP64 = ["texts", "decoder", "sampler", "steps"], "gumbel_max_fp32", "
 def texts(name):
     """The table of one set: decoder, sampler, steps, tokens (ids in a string)."""
     if name == "real":
-        windows = np.load(ROOT / "models" / MODELS[name] / "validation.npy", allow_pickle=False)[:64]
-        frame = pd.DataFrame({"tokens": [" ".join(map(str, row)) for row in windows]})
+        frame = pd.DataFrame(
+            {"tokens": [" ".join(map(str, row)) for row in real_texts(ROOT / "models" / MODELS[name])[:64]]}
+        )
         return frame.assign(decoder="real", sampler="", steps=0)
     frame = load_result(ROOT / "results" / "full", name).frame
     if "version" in frame:
@@ -47,7 +49,10 @@ def texts(name):
 
 
 def digest(name):
-    return file_sha256(ROOT / ("models/mdm256/validation.npy" if name == "real" else f"results/full/{name}.csv"))[:12]
+    """What the texts are known by; rows of texts that are there no longer are left out."""
+    if name == "real":
+        return sha256("\n".join(texts(name).tokens).encode()).hexdigest()[:12]
+    return file_sha256(ROOT / "results" / "full" / f"{name}.csv")[:12]
 
 
 def cells(profile):
@@ -90,6 +95,7 @@ def measure(cell, rng):
 def everything(frame):
     both = with_long_run(frame, ROOT, "generative_perplexity", ["texts", "digest", "row", "judge"])
     both = both.fillna({"sampler": "", "skipped": ""})
+    both = both[both.digest == both.texts.map({name: digest(name) for name in set(both.texts)})]
     return both[both.skipped == ""], sorted(set(both.skipped) - {""})
 
 

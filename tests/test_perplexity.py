@@ -68,7 +68,7 @@ def slow(definition: str, ids, nats, batch: int = 8) -> float:
         return sum(map(math.exp, each)) / len(each)
     if definition == "sdtt":
         return math.exp(sum(each) / len(each))
-    size = max(min(batch, len(kept)), 1)
+    size = max(min(batch, len(kept)), 1)  # an incomplete last batch is dropped
     batches = [kept[i : i + size] for i in range(0, len(kept) - size + 1, size)]
     return sum(math.exp(total(rows)) for rows in batches) / len(batches)
 

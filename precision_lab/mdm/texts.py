@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,13 @@ def rows(done: Decoded) -> list[dict[str, Any]]:
         | {"tokens": " ".join(map(str, tokens[k]))}
         for k in range(len(tokens))
     ]
+
+
+def real_texts(folder: Path | str) -> np.ndarray:
+    """The held-out windows kept beside a model, (windows, length) int64, in one random order, always the same: on disk they
+    lie source by source, and here the first n are a sample of all sources."""
+    windows = np.load(Path(folder) / "validation.npy", allow_pickle=False).astype(np.int64)
+    return windows[np.random.Generator(np.random.Philox(0)).permutation(len(windows))]
 
 
 def ids(texts: list[str]) -> np.ndarray:

@@ -17,8 +17,6 @@ from .estimate import Estimate
 from .joint import Region, joint_region, stratified_bootstrap
 from .perplexity import Scores
 
-BEYOND = 0.05  # of temperature, at either end of the temperatures that were run
-
 
 @dataclass(frozen=True)
 class Generated:
@@ -62,27 +60,27 @@ def matched_entropy(
 ) -> Matched | None:
     """A point against a frontier (temperature -> what was generated there), at the point's entropy.
 
-    Entropy h and log perplexity l of the frontier are quadratics in the temperature, by least squares, up to BEYOND its ends;
-    temperature* solves h = entropy of the point, ratio = exp(l_point - l(temperature*)). None where the frontier does not
-    reach that entropy. Interval: sequences of every point are drawn again, each point by itself.
-    Errors: InputError for fewer than three temperatures.
+    The frontier is the polygon through its points, no further than they go: entropy h and log perplexity l are linear in the
+    temperature between two of them (an h that falls with it is held). temperature* solves h = entropy of the point,
+    ratio = exp(l_point - l(temperature*)). None where the frontier does not reach that entropy. Interval: sequences of every
+    point are drawn again, each point by itself; all numbers where too many resamples do not reach. A chord misses a
+    smooth frontier l(h) by at most |l''| gap^2 / 8, gap of the entropy: keep the temperatures close where it matters.
+    Errors: InputError for fewer than two temperatures.
     """
     heats = np.array(sorted(frontier))
-    if len(heats) < 3:
-        raise InputError(f"{len(heats)} temperatures", "three or more", "a quadratic needs them")
-    grid = np.linspace(heats[0] - BEYOND, heats[-1] + BEYOND, 401)
-    fit = np.vander(grid, 3) @ np.linalg.pinv(np.vander(heats, 3))
+    if len(heats) < 2:
+        raise InputError(f"{len(heats)} temperatures", "two or more", "a line needs them")
     samples = [*(frontier[heat] for heat in heats), point]
 
     def solve(at: list[Int]) -> tuple[float, float]:
         """ratio and temperature*, NaN beyond the frontier."""
         *curve, (entropy, log_p) = (sample.point(i) for sample, i in zip(samples, at, strict=True))
-        h, l = (fit @ np.array(curve)).T
+        h, l = np.array(curve).T
         h = np.maximum.accumulate(h)
-        if not h[0] < entropy < h[-1]:
+        if not h[0] <= entropy <= h[-1]:
             return np.nan, np.nan
-        heat = float(np.interp(entropy, h, grid))
-        return float(np.exp(log_p - np.interp(heat, grid, l))), heat
+        heat = float(np.interp(entropy, h, heats))
+        return float(np.exp(log_p - np.interp(heat, heats, l))), heat
 
     sizes = [len(sample) for sample in samples]
     if np.isnan(solve([np.arange(size) for size in sizes])[0]):

@@ -162,13 +162,12 @@ class Scores:
 
 
 def pool(nats: Float, tokens: Int, how: str, batch: int = 8) -> float:
-    """The pooled perplexity of S and T, (n,) each: see :class:`Definition`. ``batch``: of "batches", at most n."""
+    """The pooled perplexity of S and T, (n,) each: see :class:`Definition`. ``batch``: of "batches", which are as even as n allows."""
     if how == "tokens":
         return math.exp(nats.sum() / tokens.sum())
     if how == "batches":
-        size = min(batch, len(nats))
-        whole = len(nats) // size * size
-        sums = (x[:whole].reshape(-1, size).sum(1) for x in (nats, tokens))
+        number = max(len(nats) // batch, 1)  # a sequence left out makes one batch shorter, and drops none
+        sums = (np.add.reduceat(x, np.arange(number) * len(nats) // number) for x in (nats, tokens))
         return float(np.exp(np.divide(*sums)).mean())
     each = nats / tokens
     return float(np.exp(each).mean()) if how == "sequences" else math.exp(each.mean())
@@ -182,8 +181,9 @@ def generative_perplexity(
     ``batch``: sequences in a batch of "bd3lms", in the order given (its own configuration has 8).
     """
     (nats, tokens), size = scores.sums(definition), check_whole("batch", batch, 1)
-    nats, tokens = nats[tokens > 0], tokens[tokens > 0]
-    how = DEFINITIONS[definition].pool
+    nats, tokens, how = nats[tokens > 0], tokens[tokens > 0], DEFINITIONS[definition].pool
+    if how == "batches" and len(nats) > size:
+        nats, tokens = (x[: len(nats) // size * size] for x in (nats, tokens))
     return cluster_bootstrap(
         lambda at: pool(nats[at], tokens[at], how, size), len(nats), rng=rng, confidence=confidence
     )
