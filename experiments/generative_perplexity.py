@@ -22,7 +22,6 @@ from precision_lab.mdm.fetch import Unavailable
 from precision_lab.mdm.judges import SMOLLM2_NAME, SameTokens, smollm2_judge
 from precision_lab.mdm.texts import ids, real_texts
 from precision_lab.mdm.train import load_model
-from precision_lab.provenance import file_sha256
 from precision_lab.result import average, load_result, with_long_run
 from precision_lab.statistics import sequence_entropy
 from precision_lab.statistics.perplexity import DEFINITIONS, Scores, generative_perplexity
@@ -38,21 +37,17 @@ KEY, FP32, FP64 = ["texts", "decoder", "sampler", "steps"], "gumbel_max_fp32", "
 def texts(name):
     """The table of one set: decoder, sampler, steps, tokens (ids in a string)."""
     if name == "real":
-        frame = pd.DataFrame(
-            {"tokens": [" ".join(map(str, row)) for row in real_texts(ROOT / "models" / MODELS[name])[:64]]}
-        )
-        return frame.assign(decoder="real", sampler="", steps=0)
+        rows = [" ".join(map(str, row)) for row in real_texts(ROOT / "models" / MODELS[name])[:64]]
+        return pd.DataFrame({"tokens": rows, "decoder": "real", "sampler": "", "steps": 0})
     frame = load_result(ROOT / "results" / "full", name).frame
     if "version" in frame:
         frame = frame.assign(decoder="event_driven", sampler=frame.version)
     return frame[frame.groupby(KEY[1:]).cumcount() < PER_POINT].reset_index(drop=True)
 
 
+@cache
 def digest(name):
-    """What the texts are known by; rows of texts that are there no longer are left out."""
-    if name == "real":
-        return sha256("\n".join(texts(name).tokens).encode()).hexdigest()[:12]
-    return file_sha256(ROOT / "results" / "full" / f"{name}.csv")[:12]
+    return sha256("\n".join(texts(name).tokens).encode()).hexdigest()[:12]
 
 
 def cells(profile):
@@ -136,9 +131,8 @@ def draw(frame):
     figure, (steps, frontier, names) = figures.canvas(3, width=4.1, height=4.2)
     shown = [name for name in DEFINITIONS if name in table and table[name].notna().any()]
     for k, (label, (decoder, sampler, texts)) in enumerate(GROUPS.items()):
-        part = table[
-            (table.decoder == decoder) & (table.texts == texts) & ((table.sampler == sampler) | (sampler is None))
-        ]
+        part = table[(table.decoder == decoder) & (table.texts == texts)]
+        part = part if sampler is None else part[part.sampler == sampler]
         style = {"ls": "none", "capsize": 2, "elinewidth": 0.8, "label": label, **figures.series(k)}
         y = [part.mdlm - part.mdlm_low, part.mdlm_high - part.mdlm]
         x = [part.entropy_nats - part.entropy_low, part.entropy_high - part.entropy_nats]

@@ -162,7 +162,7 @@ class Scores:
 
 
 def pool(nats: Float, tokens: Int, how: str, batch: int = 8) -> float:
-    """The pooled perplexity of S and T, (n,) each: see :class:`Definition`. ``batch``: of "batches", which are as even as n allows."""
+    """The pooled perplexity of S and T, (n,) each: see :class:`Definition`. ``batch``: of "batches", as even as n allows."""
     if how == "tokens":
         return math.exp(nats.sum() / tokens.sum())
     if how == "batches":
