@@ -21,7 +21,7 @@ from precision_lab import figures
 from precision_lab.formats import BF16, FP32
 from precision_lab.laws.process import lattice_step
 from precision_lab.mdm.schedule import cancelling, unmask_probabilities
-from precision_lab.statistics import mean
+from precision_lab.statistics import mean, proportion
 from precision_lab.study import Study
 from precision_lab.targets import load_capture
 from precision_lab.uniforms import DTYPES
@@ -113,13 +113,14 @@ def confidence(logits):
 
 
 def summary(frame):
-    """Means over rows with their t intervals; of confidence, the share of rows."""
+    """Means over rows with their t intervals; of confidence, the share of rows with Clopper and Pearson's."""
     rows = []
     for (model, channel, n), part in frame.groupby(["model", "channel", "steps"]):
         row = {"model": model, "channel": channel, "steps": n, "rows": len(part)}
         for column in ("multiplier_off", "total_variation"):
             values = part[column].dropna().to_numpy(dtype=float)
-            found = mean(values) if len(values) > 1 else None
+            share = channel.startswith("confidence") and column == "total_variation"
+            found = proportion(int(values.sum()), len(values)) if share else mean(values) if len(values) > 1 else None
             row |= {column: values.mean() if len(values) else None}
             row |= {f"{column}_low": found and found.low, f"{column}_high": found and found.high}
         rows.append(row)

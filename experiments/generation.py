@@ -10,6 +10,7 @@ Cost: 20 ms a network call, at most 256 calls a sequence; brute force N * 256 * 
 """
 
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,11 @@ GRID = {
         *(("event_driven", sampler, steps, 8) for sampler in HALF for steps in (32, 512, 4096, 50_000)),
     ],
 }
+CONTRAST_AT, CONTRASTS = (32, 512, 4096, 50_000), [  # decoder and sampler, less decoder and sampler
+    *((("event_driven", sampler), ("event_driven", FP64)) for sampler in (FP32, CUT, *HALF)),
+    (("event_driven", FP32), ("event_driven", CUT)), (("two_stage", FP32), ("event_driven", FP64)),
+    (("event_driven", FP32), ("ancestral", FP32)),
+]  # fmt: skip
 COLUMNS = ["sequence_entropy", "distinct_1", "distinct_2", "repetition_3"]
 model = cache(lambda: Autocast(load_model(MODEL)))
 
@@ -119,7 +125,7 @@ def draw(frame):
     panels[1].set(ylabel="different bigrams / bigrams of a sequence")
     for axes in panels:
         axes.set(xscale="log", xlabel="ancestral steps N")
-    panels[0].set_title("float32 loses diversity with steps; float64 does not")
+    panels[0].set_title("Diversity of the text against steps, 95 %")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", fontsize=7.5, ncols=3)
     return figure
 
@@ -135,6 +141,12 @@ def verdict(frame):
         parts.append(f"RADD's shape is {'' if gap.high < 0 else 'not '}reproduced: per doubling of N, 32 to 4096, "
                      + ", ".join(f"{s} {e.value:+.4f} [{e.low:+.4f}, {e.high:+.4f}] (n = {e.n})" for s, e in slopes.items())
                      + f", difference [{gap.low:+.4f}, {gap.high:+.4f}]")  # fmt: skip
+    groups = {key: average(part.sequence_entropy.to_numpy()) for key, part in both.groupby(KEY) if len(part) > 1}
+    for steps, (a, b) in product(CONTRAST_AT, CONTRASTS):
+        if {(*a, steps), (*b, steps)} <= groups.keys():
+            gap = difference(groups[*a, steps], groups[*b, steps])
+            said = "lower" if gap.high < 0 else "higher" if gap.low > 0 else "not told apart"
+            parts.append(f"{' '.join(a)} less {' '.join(b)}, N = {steps}: {gap.text()}, {said}")
     for r in summary(frame).sort_values(KEY).itertuples():
         interval = f" [{r.sequence_entropy_low:.3f}, {r.sequence_entropy_high:.3f}]" if r.n > 1 else ""
         parts.append(

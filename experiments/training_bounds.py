@@ -91,8 +91,9 @@ def draw(frame):
 
 def verdict(frame):
     table = summary(frame).set_index(["form", "scheme"])
-    text = [f"{form} {scheme}: {r.bound:.3f} [{r.low:.3f}, {r.high:.3f}] nats per token, variance of a batch {r.variance:.2g} "
-            f"[{r.variance_low:.2g}, {r.variance_high:.2g}] (n = {r.n})" for (form, scheme), r in table.iterrows()]  # fmt: skip
+    text = [f"{form} {scheme}: {r.bound:.3f} [{r.low:.3f}, {r.high:.3f}] nats per token, variance of a batch "
+            f"{r.variance:.2g} [{r.variance_low:.2g}, {r.variance_high:.2g}] (n = {int(r.n)})"
+            for (form, scheme), r in table.iterrows()]  # fmt: skip
     best = {form: part.loss.to_numpy() for form, part in frame[frame.scheme == "stratified"].groupby("form")}
     if len(best) == 2:
         test = stats.ttest_ind(best["continuous"], best["discrete"], equal_var=False).confidence_interval(0.95)
