@@ -6,7 +6,7 @@ decoding in float64 at seven temperatures; ancestral decoding with float32 noise
 Judges: SmolLM2-135M-Q4_1 on the text, and the rival on the ids, which favours its own samples. Perplexity as MDLM's code
 pools it; every row keeps the nats and the tokens, so that any definition can be had from the table. The two numbers of a
 point have one joint 95 % region; at matched entropy a point is compared with a frontier (statistics/frontier.py).
-Bodies compute in bfloat16, as trained; "float64" is of the draw. Quick: the rival as judge, one sequence of each model; the
+Bodies compute in bfloat16, as trained; "float64" is of the draw. Quick: the rival as judge, one shorter sequence of each model; the
 committed long run is shown.
 Cost: a sequence of 256 tokens takes 6 s (first-hitting), 1 s (autoregressive), judging 1 to 2 s; full half an hour of two cores.
 """
@@ -52,7 +52,11 @@ model = cache(lambda folder: Autocast(load_model(folder)))
 
 def cells(profile):
     weights = "".join(read_json(folder / "manifest.json")["weights_sha256"][:6] for folder in (MDM, AR))
-    common = {"length": 16 if profile == "smoke" else LENGTH, "weights": weights, "smollm2": profile == "full"}
+    common = {
+        "length": {"smoke": 16, "quick": 128}.get(profile, LENGTH),
+        "weights": weights,
+        "smollm2": profile == "full",
+    }
     return [
         dict(zip(POINT, point, strict=True)) | part | common
         for *point, total in GRID[profile]
