@@ -6,9 +6,9 @@ decoding in float64 at seven temperatures; ancestral decoding with float32 noise
 Judges: SmolLM2-135M-Q4_1 on the text, and the rival on the ids, which favours its own samples. Perplexity as MDLM's code
 pools it; every row keeps the nats and the tokens, so that any definition can be had from the table. The two numbers of a
 point have one joint 95 % region; at matched entropy a point is compared with a frontier (statistics/frontier.py).
-Bodies compute in bfloat16, as trained; "float64" is of the draw. Quick: the rival as judge, one shorter sequence of each model; the
-committed long run is shown.
-Cost: a sequence of 256 tokens takes 6 s (first-hitting), 1 s (autoregressive), judging 1 to 2 s; full half an hour of two cores.
+Bodies compute in bfloat16, as trained; "float64" is of the draw. Quick: the rival judges one shorter sequence of each model,
+and the committed long run is shown. Cost: a sequence of 256 tokens takes 6 s (first-hitting), 1 s (autoregressive),
+judging 1 to 2 s; full half an hour of two cores.
 """
 
 from functools import cache
@@ -33,7 +33,13 @@ from precision_lab.study import Study
 
 ROOT = Path(__file__).parent.parent
 MDM, AR = ROOT / "models" / "mdm256", ROOT / "models" / "ar256"
-LENGTH, BATCH, SAME, FEW = 256, 4, "ar256", 8  # SAME: the rival as judge; FEW: sequences that allow an interval
+LENGTH, SHORT, BATCH, SAME, FEW = (
+    256,
+    {"smoke": 16, "quick": 128},
+    4,
+    "ar256",
+    8,
+)  # SAME: the rival as judge; FEW: sequences that allow an interval
 POINT, ROW = ["decoder", "temperature", "steps"], ["sequences", "smollm2", "part", "sequence"]
 TEMPERATURES = (0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1)
 FRONTIERS = {"first_hitting": "masked, float64", "autoregressive": "autoregressive, float64"}
@@ -52,13 +58,9 @@ model = cache(lambda folder: Autocast(load_model(folder)))
 
 def cells(profile):
     weights = "".join(read_json(folder / "manifest.json")["weights_sha256"][:6] for folder in (MDM, AR))
-    common = {
-        "length": {"smoke": 16, "quick": 128}.get(profile, LENGTH),
-        "weights": weights,
-        "smollm2": profile == "full",
-    }
+    length, common = SHORT.get(profile, LENGTH), {"weights": weights, "smollm2": profile == "full"}
     return [
-        dict(zip(POINT, point, strict=True)) | part | common
+        dict(zip(POINT, point, strict=True)) | part | common | {"length": length}
         for *point, total in GRID[profile]
         for part in batches(total, BATCH)
     ]
@@ -160,8 +162,8 @@ def compared(found, name):
                 yield f"{title(key)}: {FRONTIERS[other]} does not reach its entropy"
                 continue
             r, t, side = answer.ratio, answer.temperature, int(answer.ratio.low > 1) - int(answer.ratio.high < 1)
-            said = "different" if side not in (0, claim) else "reproduced" if side else "not told apart"
-            said = said if np.isfinite(r.low) else "resamples miss the frontier: no interval"
+            none = "not told apart" if np.isfinite(r.low) else "no interval: resamples miss it"
+            said = "different" if side not in (0, claim) else "reproduced" if side else none
             yield (f"{title(key)}: {r.value:.2f} [{r.low:.2f}, {r.high:.2f}] of the perplexity of {FRONTIERS[other]} at "
                    f"{t.value:.3f} [{t.low:.3f}, {t.high:.3f}]" + f" ({said})" * (claim is not None))  # fmt: skip
 
