@@ -33,13 +33,8 @@ from precision_lab.study import Study
 
 ROOT = Path(__file__).parent.parent
 MDM, AR = ROOT / "models" / "mdm256", ROOT / "models" / "ar256"
-LENGTH, SHORT, BATCH, SAME, FEW = (
-    256,
-    {"smoke": 16, "quick": 128},
-    4,
-    "ar256",
-    8,
-)  # SAME: the rival as judge; FEW: sequences that allow an interval
+LENGTH, SHORT, BATCH = 256, {"smoke": 16, "quick": 128}, 4
+SAME, FEW = "ar256", 8  # the rival as judge; sequences that allow an interval
 POINT, ROW = ["decoder", "temperature", "steps"], ["sequences", "smollm2", "part", "sequence"]
 TEMPERATURES = (0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1)
 FRONTIERS = {"first_hitting": "masked, float64", "autoregressive": "autoregressive, float64"}
