@@ -169,7 +169,7 @@ def verdict(frame):
             answer = "nothing learned, no answer"
         elif kind == "timed":
             lost = "reproduced, time-free loses nothing" if -e.low < MARGIN else f"not decided at {MARGIN}"
-            answer = f"the time helps, by at most {-e.low:.3f}" if e.high < 0 else lost
+            answer = f"different: the time helps, by at most {-e.low:.3f}" if e.high < 0 else lost
         else:
             answer = "the bound pays for other weights" if e.low > 0 else "no cost seen" if e.high > 0 else "a gain"
         text.append(f"{kind} less time-free {e.text(4)}, of these networks over windows {windows.text(4)}: {answer}")
