@@ -183,7 +183,8 @@ def generative_perplexity(
     (nats, tokens), size = scores.sums(definition), check_whole("batch", batch, 1)
     nats, tokens, how = nats[tokens > 0], tokens[tokens > 0], DEFINITIONS[definition].pool
     if how == "batches" and len(nats) > size:
-        nats, tokens = (x[: len(nats) // size * size] for x in (nats, tokens))
+        whole = len(nats) // size * size
+        nats, tokens = nats[:whole], tokens[:whole]
     return cluster_bootstrap(
         lambda at: pool(nats[at], tokens[at], how, size), len(nats), rng=rng, confidence=confidence
     )
