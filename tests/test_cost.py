@@ -153,10 +153,16 @@ class TestNetworkCalls:
 
 
 @pytest.mark.parametrize("law", [expected_nfe, nfe_variance, nfe_law, expected_calls, expected_draws])
-@pytest.mark.parametrize("size", [(0, 4, 1), (4, 0, 1), (4, 4, 0), (-1, 4, 1)])
-def test_sizes_below_one(law, size):
-    with pytest.raises(InputError, match="at least 1"):
+@pytest.mark.parametrize("size", [(0, 4, 1), (4, 0, 1), (4, 4, 0), (-1, 4, 1), (4, 2.5, 1), (4, 4, 1.5)])
+def test_sizes_that_are_no_whole_numbers_from_one(law, size):
+    with pytest.raises(InputError, match="a whole number, 1 or more"):
         law(*size)
+
+
+@pytest.mark.parametrize("law", [step_shares, expected_nfe, nfe_variance, nfe_law, expected_calls, expected_draws])
+def test_steps_that_are_no_whole_number(law):
+    with pytest.raises(InputError, match=r"steps = 2\.5.* whole number"):
+        law(2.5, *((4,) if law is not step_shares else ()))
 
 
 def test_a_schedule_that_rises():
@@ -222,6 +228,10 @@ class TestCostModel:
             (([1, 2], [3, 4], [1, 1]), "three runs"),
             (([1, 2, 3], [3, 4, 5], [1, 1]), "three runs"),
             (([1, 2, 3], [3, 4, 5], [1, 0, 1]), "seconds > 0"),
+            (([1, 2, 3], [3, 4, 5], [1, math.inf, 1]), "finite"),
+            (([1, 2, 3], [3, 4], [1, 1, 1]), "three runs"),
+            (([1, 2, 3, 4], [3, 4, 5], [1, 1, 1]), "three runs"),
+            ((1, 2, 3), "three runs"),
             (([1, 2, math.nan], [3, 4, 5], [1, 1, 1]), "finite"),
             (([1, 2, 3], [2, 4, 6], [1, 2, 3]), "in proportion"),
             (([1, 2, 3], [0, 0, 0], [1, 2, 3]), "in proportion"),
@@ -230,6 +240,11 @@ class TestCostModel:
     def test_bad_runs(self, runs, said):
         with pytest.raises(InputError, match=said):
             fit_cost(*runs)
+
+    @pytest.mark.parametrize("confidence", [0, 1, 1.5, -0.5, math.nan])
+    def test_bad_confidence(self, confidence):
+        with pytest.raises(InputError, match="strictly between 0 and 1"):
+            fit_cost([1, 2, 3], [3, 4, 6], [1, 1, 1], confidence)
 
 
 def test_draws_are_those_of_the_decoder():

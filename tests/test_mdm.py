@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from precision_lab.errors import InputError
 from precision_lab.files import read_json, write_json, write_safetensors
 from precision_lab.laws.process import faithful_step
+from precision_lab.mdm import capture as recorder
 from precision_lab.mdm import train as training
 from precision_lab.mdm.baselines import trigram_cross_entropy, unigram_cross_entropy
 from precision_lab.mdm.capture import MASK_RATIOS, capture_mdm, capture_smollm2
@@ -33,7 +34,14 @@ from precision_lab.mdm.cost import expected_nfe
 from precision_lab.mdm.decode import ancestral, event_driven, first_hitting
 from precision_lab.mdm.denoiser import Denoiser, DenoiserConfig, rotate
 from precision_lab.mdm.evaluate import validation_bound
-from precision_lab.mdm.loss import mask_counts, masked_cross_entropy, next_token_cross_entropy, random_subset
+from precision_lab.mdm.loss import (
+    continuous_bound,
+    mask_counts,
+    masked_cross_entropy,
+    next_token_cross_entropy,
+    random_subset,
+    times,
+)
 from precision_lab.mdm.schedule import unmask_probabilities
 from precision_lab.mdm.train import load_model, train
 from precision_lab.mdm.trainer import TrainConfig, Trainer, rate
@@ -181,6 +189,29 @@ class TestLoss:
         shown[0, 1] = 7
         assert masked_cross_entropy(model, tokens, masked) != masked_cross_entropy(model, shown, masked)
 
+    def test_each_loss_is_of_its_own_kind_of_network(self):
+        """A masked network sees the token after which it would be asked, a causal one no mask: numbers that mean nothing."""
+        tokens, all_masked = torch.tensor([[1, 2, 0]]), torch.ones(1, 3, dtype=torch.bool)
+        with pytest.raises(InputError, match="got a causal network"):
+            masked_cross_entropy(toy(causal=True), tokens, all_masked)
+        with pytest.raises(InputError, match="got a causal network"):
+            continuous_bound(toy(causal=True), tokens, rng=torch_rng(0))
+        with pytest.raises(InputError, match="sees what is to come"):
+            next_token_cross_entropy(toy(), tokens)
+
+    @pytest.mark.parametrize("size", [(3, 0), (0, 3), (3, -1), (3, 2.5)])
+    def test_counts_of_nothing(self, size):
+        with pytest.raises(InputError, match="a whole number, 1 or more"):
+            mask_counts(*size, rng=torch_rng(0))
+
+    @pytest.mark.parametrize("scheme", ["independent", "shared", "stratified"])
+    def test_times_stay_below_one(self, scheme, monkeypatch):
+        """Also where u + i is rounded up to B."""
+        monkeypatch.setattr(torch, "rand", lambda size, **_: torch.full((size,), 1 - 2.0**-53, dtype=torch.float64))
+        for batch in (1, 2, 3, 8, 1000):
+            found = times(batch, rng=torch_rng(0), scheme=scheme)
+            assert 0 <= found.min() <= found.max() < 1
+
     @given(batch=st.integers(1, 20), length=st.integers(1, 40), seed=st.integers(0, 2**31))
     def test_counts_are_stratified(self, batch, length, seed):
         """n_i lies in (L i / B, L (i + 1) / B], rounded up: one count in every stratum."""
@@ -307,6 +338,30 @@ class TestDenoiser:
         assert scores[0].unique().numel() == 20  # and it does depend on the distance
         assert scores[0, 5] != scores[5, 0]  # and on its sign
 
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            {"heads": 3},  # 64 numbers for 3 heads
+            {"width": 6, "heads": 2},  # 3 numbers a head: no pairs to turn
+            *({name: bad} for name in ("vocab", "layers", "heads", "width") for bad in (0, -5, "11", 11.0, True, None)),
+            *({name: bad} for name in ("causal", "timed") for bad in ("false", 0, None)),
+            {"causal": True, "timed": True},
+        ],
+    )
+    def test_configurations_that_cannot_be(self, changed):
+        with pytest.raises(InputError, match=r"heads|whole number|True or False|causal and timed"):
+            DenoiserConfig(**({"vocab": 12, "layers": 1, "heads": 2, "width": 64} | changed))
+
+    def test_sizes_are_plain_integers(self):
+        """So that a manifest can hold them."""
+        config = DenoiserConfig(*np.array([12, 1, 2, 64]))
+        assert config == DenoiserConfig(12, 1, 2, 64)
+        assert {type(size) for size in (config.vocab, config.layers, config.heads, config.width)} == {int}
+
+    def test_only_a_causal_network_has_a_reader(self, model):
+        with pytest.raises(InputError, match="sees what is to come"):
+            model.reader()
+
     def test_rotation_is_the_identity_at_position_zero(self):
         x = torch.randn(2, 3, 1, 8, generator=torch_rng(4))
         torch.testing.assert_close(rotate(x), x)
@@ -366,6 +421,14 @@ class TestBaselines:
         text = np.tile(np.array([0, 1, 2, 0, 2, 1], np.uint16), 100)
         assert unigram_cross_entropy(text, text, 3) == pytest.approx(math.log(3), rel=1e-3)
         assert trigram_cross_entropy(text, text, 3) < 0.75
+
+    @pytest.mark.parametrize("law", [unigram_cross_entropy, trigram_cross_entropy])
+    @pytest.mark.parametrize("text", [[0], [0, 1], [0, 1, 3], [0, -1, 2], [0.0, 1.0, 2.0], [[0, 1, 2]]])
+    def test_texts_that_cannot_be(self, law, text):
+        good = np.array([0, 1, 2, 2])
+        for texts in ((np.array(text), good), (good, np.array(text))):
+            with pytest.raises(InputError, match=r"three or more|ids from 0 to 2|integers"):
+                law(*texts, 3)
 
 
 # -- the schedule ------------------------------------------------------------------------------------------------------
@@ -760,6 +823,85 @@ class TestTraining:
         with pytest.raises(InputError, match=r"state\.safetensors"):
             train(TINY, noise_text(), tmp_path)
 
+    def damage(self, extra, tensors, what):
+        if what == "float extra":
+            return {**tensors, "extra": tensors["extra"].float()}
+        if what == "wide extra":
+            return {**tensors, "extra": tensors["extra"].long() + 1000}
+        if what == "no numbers":
+            return {**tensors, "rng": tensors["rng"].float()}
+        if what in ("momentum", "exp_avg", "model", "average"):
+            name = next(k for k in tensors if what in k and tensors[k].ndim)
+            return {**tensors, name: tensors[name].flatten()[1:]}
+        if what == "odd key":
+            return {**tensors, "optimiser.0.x.": torch.zeros(1)}
+        if what == "missing slot":
+            return {k: v for k, v in tensors.items() if k != "optimiser.1.0.exp_avg"}
+        extra |= what
+        return {**tensors, "extra": torch.frombuffer(bytearray(json.dumps(extra).encode()), dtype=torch.uint8)}
+
+    @pytest.mark.parametrize(
+        "what",
+        [
+            *("float extra", "wide extra", "no numbers", "momentum", "exp_avg", "model", "average", "odd key"),
+            "missing slot",
+            *({"step": bad} for bad in ("5", -3, 2.0, None, True)),
+            *({"schedule": bad} for bad in ([], {}, None, 3, [{}], [3])),
+            *({"seconds": bad} for bad in ("1", -1, None, math.inf)),
+            *({"curve": bad} for bad in ({}, None, [3], [{"step": 1}])),
+            *({"config": bad} for bad in ([], {}, None, {"steps": 1, "model": []})),
+        ],
+        ids=str,
+    )
+    def test_a_state_damaged_inside_changes_nothing(self, trained, tmp_path, what):
+        from safetensors.torch import load_file
+
+        tensors = load_file(trained[0] / "state.safetensors")
+        extra = json.loads(bytes(tensors["extra"].tolist()))
+        write_safetensors(tmp_path / "state.safetensors", self.damage(extra, tensors, what))
+        trainer, fresh = (Trainer(TINY, noise_text(), str(tmp_path)) for _ in range(2))
+        with pytest.raises(InputError, match=r"state\.safetensors that does not hold a run .*remove it to start again"):
+            trainer.load_state()
+        assert (trainer.step, trainer.curve, trainer.schedule) == (0, [], fresh.schedule)
+        assert torch.equal(trainer.rng.get_state(), fresh.rng.get_state())
+        for one, other in ((trainer.model, fresh.model), (trainer.average, fresh.average)):
+            assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+        assert trainer.advance() == fresh.advance()  # the optimisers too
+
+    def test_a_state_before_the_first_step_or_validation_resumes(self, tmp_path):
+        trainer = Trainer(TINY, noise_text(), tmp_path)
+        for step in (0, 1):
+            trainer.save_state()
+            other = Trainer(TINY, noise_text(), str(tmp_path))
+            other.load_state()
+            assert other.step == step
+            assert other.advance() == trainer.advance()
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            *({name: bad} for name in ("steps", "batch", "length", "warmup", "evaluate_every") for bad in (0, -1, 1.5)),
+            *({"decay": bad} for bad in (0, -0.5, 1.5, math.nan)),
+            *({"ema": bad} for bad in (-0.1, 1.1, math.nan)),
+            {"seed": -1},
+        ],
+        ids=str,
+    )
+    def test_settings_that_cannot_be(self, changed):
+        with pytest.raises(InputError, match=next(iter(changed))):
+            replace(TINY, **changed)
+
+    @pytest.mark.parametrize("device", ["nonsense", "meta", "cuda:99", ""])
+    def test_a_device_that_is_not_there(self, device, tmp_path):
+        with pytest.raises(InputError, match=f"device '{device}'"):
+            Trainer(replace(TINY, device=device), noise_text(), tmp_path)
+
+    def test_ids_that_the_vocabulary_lacks(self, tmp_path):
+        text, odd = noise_text(), np.full(330, 12, np.uint16)
+        for corpus in (replace(text, train=odd), replace(text, validation=odd)):
+            with pytest.raises(InputError, match="ids from 0 to 11"):
+                Trainer(TINY, corpus, tmp_path)
+
     def test_the_manifest(self, trained):
         folder, manifest = trained
         assert manifest == read_json(folder / "manifest.json")
@@ -929,9 +1071,25 @@ class TestLoadModel:
         self.resign(folder, config=config)
         assert not load_model(folder).config.causal
 
-    def test_the_committed_model(self):
-        model = load_model(Path(__file__).parent.parent / "models" / "mdm")
-        assert (model.config.vocab, model.config.causal) == (8192, False)
+    @pytest.mark.parametrize(
+        ("name", "vocab", "causal"), [("mdm", 8192, False), ("mdm256", 16384, False), ("ar256", 16384, True)]
+    )
+    def test_the_committed_models(self, name, vocab, causal):
+        model = load_model(Path(__file__).parent.parent / "models" / name)
+        assert (model.config.vocab, model.config.causal, model.config.timed) == (vocab, causal, False)
+
+    @pytest.mark.parametrize("sha256", [None, 5, ["x"]])
+    def test_a_manifest_without_a_hash(self, folder, sha256):
+        self.resign(folder, weights_sha256=sha256)
+        with pytest.raises(InputError, match=r"manifest\.json with no model in it .*weights_sha256"):
+            load_model(folder)
+
+    @pytest.mark.parametrize("changed", [{"heads": 3}, {"causal": "false"}, {"vocab": 10**30}, {"vocab": 10**17}])
+    def test_a_manifest_of_another_network(self, folder, changed):
+        config = read_json(folder / "manifest.json")["config"]
+        self.resign(folder, config={"model": config["model"] | changed})
+        with pytest.raises(InputError, match="manifest"):
+            load_model(folder)
 
     def test_a_changed_weight(self, folder):
         raw = bytearray((folder / "model.safetensors").read_bytes())
@@ -1017,6 +1175,15 @@ class TestCaptureMdm:
         with pytest.raises(InputError, match=r"expected 1\.\.11"):
             capture_mdm(toy(12), text, rows=rows, rng=philox(0))
 
+    def test_a_causal_network_is_not_shown_the_mask(self, text):
+        with pytest.raises(InputError, match="a causal network"):
+            capture_mdm(toy(12, causal=True), text, rows=1, rng=philox(0))
+
+    def test_text_without_windows(self):
+        for shape in ((5,), (5, 0)):
+            with pytest.raises(InputError, match=r"expected \(windows, 1 or more tokens\)"):
+                capture_mdm(toy(12), torch.zeros(shape, dtype=torch.int64), rows=1, rng=philox(0))
+
     def test_a_short_text_has_at_least_one_mask(self):
         found = capture_mdm(toy(12), torch.zeros(3, 2, dtype=torch.int64), rows=3, rng=philox(0))
         np.testing.assert_array_equal(found.mask_ratio, [0.5, 0.5, 0.5])
@@ -1052,3 +1219,25 @@ class TestCaptureSmolLM2:
     def test_rows_that_the_text_cannot_give(self):
         with pytest.raises(InputError, match=r"expected 1\.\.6"):
             capture_smollm2(self.model, torch.zeros(6, 20, dtype=torch.int64), rows=7, rng=philox(0))
+
+    def test_windows_too_short_for_the_context(self):
+        """Eight tokens, the last one read and the one to come: ten."""
+        capture_smollm2(self.model, torch.zeros(1, 10, dtype=torch.int64), rows=1, rng=philox(0))
+        with pytest.raises(InputError, match=r"text of shape \(1, 9\); expected \(windows, 10 or more tokens\)"):
+            capture_smollm2(self.model, torch.zeros(1, 9, dtype=torch.int64), rows=1, rng=philox(0))
+
+
+@pytest.mark.parametrize("capture", [capture_mdm, capture_smollm2])
+def test_captured_text_goes_to_the_device_of_the_model(capture, monkeypatch):
+    """No second device here: the one that is named shows."""
+
+    class Seen(Exception):
+        pass
+
+    def hidden(tokens):
+        raise Seen(tokens.device.type)
+
+    monkeypatch.setattr(recorder, "device_of", lambda model: torch.device("meta"))
+    model = types.SimpleNamespace(hidden=hidden, logits=None, config=DenoiserConfig(12, 1, 2, 64))
+    with pytest.raises(Seen, match="meta"):
+        capture(model, torch.zeros(1, 10, dtype=torch.int64), rows=1, rng=philox(0))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -209,6 +211,31 @@ class TestSameTokens:
         with pytest.raises(InputError, match="no mask"):
             SameTokens("x", self.model).score([[1, 11]])
 
+    def test_a_judge_that_says_nan(self):
+        """NaN in :class:`Scores` means "context only": such tokens would leave the perplexity without a word."""
+        broken = Denoiser(self.model.config)
+        broken.bias.data[3] = math.nan
+        with pytest.raises(InputError, match="NaN for 4 of 4 tokens from x"):
+            SameTokens("x", broken).score([[1, 2], [2, 1]])
+
+    def test_the_ids_go_to_the_device_of_the_network(self, monkeypatch):
+        assert_moved(monkeypatch, SameTokens("x", SimpleNamespace(config=self.model.config, hidden=named_device)))
+
+
+class SeenError(Exception):
+    pass
+
+
+def named_device(ids):
+    raise SeenError(ids.device.type)
+
+
+def assert_moved(monkeypatch, judge):
+    """No second device here: the one that is named shows."""
+    monkeypatch.setattr(judges, "device_of", lambda network: torch.device("meta"))
+    with pytest.raises(SeenError, match="meta"):
+        judge.score([[1, 2, 3]])
+
 
 class Bigram:
     """A network whose next token depends on this one alone, and that counts what it was asked."""
@@ -323,13 +350,51 @@ class TestRetokenised:
         np.testing.assert_allclose(together.nats, np.concatenate([each.nats for each in alone]), rtol=1e-5)
         assert together.replaced.tolist() == [int(each.replaced[0]) for each in alone]
 
+    def test_a_judge_that_says_nan(self):
+        """What follows padding does not count, what follows a token of the text does."""
+        tokens = [ours("the cat")[:2], [ours("e")[0]] * 2]
+        one, lengths = judge(), {len(judge().read(np.array(row))[0]) for row in tokens}
+        assert len(lengths) == 2  # one of them is padded, with 0
+        one.network.table[0] = math.nan
+        assert one.score(tokens).tokens.sum() == sum(lengths) - 2
+        one.network.table[one.read(np.array(tokens[1]))[0][0]] = math.nan
+        with pytest.raises(InputError, match=r"NaN for . of . tokens from bigram"):
+            one.score(tokens)
+
+    def test_the_ids_go_to_the_device_of_the_network(self, monkeypatch):
+        network = SimpleNamespace(config=SimpleNamespace(context=9), hidden=named_device, head=None)
+        assert_moved(monkeypatch, replace(judge(), network=network))
+
     def test_refusals(self):
+        other = Tokenizer(models.WordLevel({END_OF_TEXT: 0, "the": 1, "naïve café": 2}, unk_token="the"))
+        for pair in ((THEIRS, other), (other, OURS)):
+            with pytest.raises(InputError, match="expected byte-level BPE"):
+                Retokenised("x", Bigram(3), *pair)
+        other.decoder = decoders.ByteLevel()
+        with pytest.raises(InputError, match="the token 'naïve café'; expected byte-level BPE"):
+            Retokenised("x", Bigram(3), THEIRS, other)
         with pytest.raises(InputError, match="end of text"):
             Retokenised("x", Bigram(3), Tokenizer(models.BPE()), OURS)
         with pytest.raises(InputError, match="no mask"):
             judge().score([[OURS.get_vocab_size()]])
         with pytest.raises(InputError, match="two tokens or more"):
             Retokenised("x", Bigram(3), THEIRS, OURS, context=1)
+
+
+class TestReport:
+    def test_files_by_their_names(self, tmp_path, monkeypatch):
+        OURS.save(str(tmp_path / "tokenizer.json"))
+        np.save(tmp_path / "x.npy", np.array([ours("the cat sat on")[:4], ours("sat on the mat")[:4]]))
+        monkeypatch.setattr(judges, "load", lambda cache: (Bigram(THEIRS_IDS[1]), THEIRS))
+        names = str(tmp_path / "x.npy"), str(tmp_path / "tokenizer.json")
+        found = judges.report(*names, "smollm2", seed=0)
+        assert found == judges.report(*map(Path, names), "smollm2", seed=0)
+        assert "perplexity, mdlm" in found
+        with pytest.raises(InputError, match=r"no file x\.json"):
+            judges.report(names[0], "x.json", "smollm2", seed=0)
+        (tmp_path / "tokenizer.json").write_text("{")
+        with pytest.raises(InputError, match=r"tokenizer\.json that holds no tokenizer"):
+            judges.report(*names, "smollm2", seed=0)
 
 
 class TestTheJudgeCannotBeHad:

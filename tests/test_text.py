@@ -153,6 +153,26 @@ class TestPackage:
         assert cache_dir() == tmp_path
         monkeypatch.delenv("PRECISION_LAB_CACHE")
         assert cache_dir().parts[-2:] == (".cache", "precision_lab")
+        monkeypatch.setenv("PRECISION_LAB_CACHE", "")
+        assert cache_dir().parts[-2:] == (".cache", "precision_lab")
+
+    @pytest.mark.parametrize("how", ["environment", "path", "text"])
+    def test_a_relative_cache(self, tmp_path, no_client, how):
+        """The client runs in its folder, so what it is told must not depend on where it runs."""
+        no_client.chdir(tmp_path)
+        no_client.setenv("PRECISION_LAB_CACHE", "rel")
+
+        def run(command, cwd, **_):
+            given = [Path(command[command.index(flag) + 1]) for flag in ("-d", "-r")]
+            assert all(path.is_absolute() and path.exists() for path in [cwd, *given])
+            (given[0] / "got.whl").write_bytes(b"a wheel")
+            return subprocess.CompletedProcess(command, 0, "", "")
+
+        no_client.setattr(fetch.subprocess, "run", run)
+        (tmp_path / "wheel").write_bytes(b"a wheel")
+        source = replace(FAKE, sha256=file_sha256(tmp_path / "wheel"))
+        found = package(source, {"environment": None, "path": Path("rel"), "text": "rel"}[how])
+        assert found == tmp_path / "rel" / "wheels" / "fake-1.0" / "got.whl"
 
 
 class TestMembers:
@@ -278,6 +298,16 @@ class TestCorpus:
         with pytest.raises(InputError, match="a text of 3 tokens; expected at least one window of 4"):
             windows(np.arange(3, dtype=np.uint16), 4)
 
+    @pytest.mark.parametrize("length", [0, -3, 2.0, True])
+    def test_windows_of_no_length(self, length):
+        with pytest.raises(InputError, match=r"length = .* a whole number, 1 or more"):
+            windows(np.arange(9), length)
+
+    @pytest.mark.parametrize("text", [[1.0, np.nan, 2.0], [1.0, 2.0], [[1, 2], [3, 4]], [1, -1], ["a", "b"]])
+    def test_windows_of_no_text(self, text):
+        with pytest.raises(InputError, match=r"token ids|ids from 0"):
+            windows(np.array(text), 2)
+
     def test_the_split_is_stable_for_ever(self):
         """A list as it was when the model was trained: a document that moves would leak into the validation text."""
         held_out = [
@@ -373,6 +403,21 @@ class TestCorpus:
         assert "left out, state_of_the_union: got no npm on PATH" in capsys.readouterr().err
         with pytest.raises(Unavailable, match="no npm on PATH"):
             corpora.gather(["state_of_the_union"], small_sources)
+
+    def test_names_that_come_once(self, small_sources):
+        assert list(corpora.gather(iter(["chitchat"]), small_sources)) == ["chitchat"]
+        assert list(corpora.gather(iter(["chitchat", "wikipedia"]), str(small_sources))) == ["chitchat", "wikipedia"]
+
+    @pytest.mark.parametrize("content", [None, "{", "[]", '{"version": "1.0"}'])
+    def test_a_file_that_holds_no_tokenizer(self, tmp_path, small_sources, content):
+        path = tmp_path / "tokenizer.json"
+        if content is None:
+            with pytest.raises(InputError, match=r"tokenizer\.json that holds no tokenizer"):
+                corpora.read_tokenizer(path)
+        else:
+            path.write_text(content)
+            with pytest.raises(InputError, match=r"tokenizer\.json that holds no tokenizer"):
+                corpora.load(path, 300, small_sources)
 
     def test_all_needs_what_pip_brings(self, small_sources, no_client):
         for path in small_sources.rglob("*.whl"):

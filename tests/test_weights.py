@@ -51,6 +51,24 @@ def test_a_matrix_without_its_scale(scale):
         unpack({name: value for name, value in kept.items() if value is not None})
 
 
+@pytest.mark.parametrize(
+    ("weights", "bits"),
+    [
+        ([1.0, 7e4], 16),  # float16 ends at 65,504
+        ([1.0, 7e4], 8),  # vectors stay float16
+        *((row, bits) for row in ([[1.0, np.nan]], [[1.0, -np.inf]]) for bits in (8, 16)),
+    ],
+)
+def test_what_cannot_be_kept(weights, bits):
+    with pytest.raises(InputError, match=r"got m with NaN, infinity or a value beyond float16"):
+        pack({"v": torch.ones(2), "m": torch.tensor(weights)}, bits)
+
+
+def test_eight_bits_with_a_scale_hold_what_float16_cannot():
+    found = unpack(pack({"m": torch.tensor([[1e30, -1e30], [0.0, 0.0]])}, 8))["m"]
+    torch.testing.assert_close(found, torch.tensor([[1e30, -1e30], [0.0, 0.0]]))
+
+
 def test_other_widths():
     with pytest.raises(InputError, match="weights of 4 bits"):
         pack({}, 4)

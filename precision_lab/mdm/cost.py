@@ -16,6 +16,7 @@ from scipy import stats
 
 from ..errors import InputError
 from ..statistics import Estimate
+from ..statistics._checks import check_open_unit, check_whole
 from ..types import Float, Guarantee
 from .schedule import LINEAR, Schedule, unmask_probabilities
 
@@ -25,7 +26,7 @@ def step_shares(steps: int, schedule: Schedule = LINEAR) -> Float:
 
     Linear: 1 / steps. InputError for steps < 1 and for a schedule that does not fall from 1 to 0.
     """
-    r = unmask_probabilities(steps, schedule)
+    r = unmask_probabilities(check_whole("steps", steps, 1), schedule)
     return np.full(steps, 1.0 / steps) if schedule is LINEAR else r * _masked_before(steps, schedule)
 
 
@@ -63,9 +64,7 @@ def nfe_law(steps: int, length: int, batch: int = 1) -> Float:
 
     Ball by ball, P(k) <- P(k) k/N + P(k - 1) (N - k + 1)/N: sums of positive terms. Cost: batch length times that many k.
     """
-    tokens = _size(length, batch)
-    if steps < 1:
-        raise InputError(f"steps = {steps}", "at least 1", "ask for one step")
+    tokens, steps = _size(length, batch), check_whole("steps", steps, 1)
     k = np.arange(min(steps, tokens) + 1)
     law, new = (k == 0).astype(np.float64), (steps - k[1:] + 1) / steps
     for _ in range(tokens):
@@ -135,14 +134,15 @@ class CostModel:
 def fit_cost(nfe: ArrayLike, ncs: ArrayLike, seconds: ArrayLike, confidence: float = 0.95) -> CostModel:
     """Least squares of *relative* errors: sum ((nfe t1 + ncs t2) / seconds - 1)^2, for timings err in proportion.
 
-    One value a run; at least three, positive seconds, and NFE not in proportion to NCS, else InputError.
+    One value a run; at least three, positive finite seconds, and NFE not in proportion to NCS, else InputError.
     Intervals: Student with n - 2 degrees of freedom, right if runs are independent and the model holds.
     """
-    x = np.stack([np.asarray(nfe, np.float64), np.asarray(ncs, np.float64)], axis=-1)
-    y = np.asarray(seconds, np.float64)
-    if x.ndim != 2 or len(x) < 3 or y.shape != x.shape[:1] or not np.isfinite(x).all() or not (y > 0).all():
-        got = f"nfe and ncs of shape {x.shape[:-1]}, seconds of shape {y.shape}"
+    confidence, runs = check_open_unit("confidence", confidence), [np.asarray(v, float) for v in (nfe, ncs, seconds)]
+    one = runs[0].ndim == 1 and len(runs[0]) >= 3 and len({v.shape for v in runs}) == 1
+    if not (one and np.isfinite(runs).all() and (runs[2] > 0).all()):
+        got = f"nfe, ncs and seconds of shapes {', '.join(str(v.shape) for v in runs)}"
         raise InputError(got, "three runs or more, one finite value each, seconds > 0", "time more runs")
+    x, y = np.stack(runs[:2], axis=-1), runs[2]
     scale = np.linalg.norm(x / y[:, None], axis=0)
     design = x / y[:, None] / np.where(scale > 0, scale, 1.0)
     if np.linalg.cond(design) > 1e6:
@@ -163,7 +163,7 @@ def _student(value: float, error: float, n: int, confidence: float) -> Estimate:
 
 def _masked_before(steps: int, schedule: Schedule) -> Float:
     """1 - alpha before each step: masked(1 - i / steps), (steps,)."""
-    unmask_probabilities(steps, schedule)  # the door: steps and schedule are checked there
+    unmask_probabilities(check_whole("steps", steps, 1), schedule)  # the door: the schedule is checked there
     return np.asarray(schedule.masked(np.arange(steps, 0, -1) / steps), dtype=np.float64)
 
 
@@ -174,6 +174,4 @@ def _log_empty(steps: int, schedule: Schedule) -> Float:
 
 
 def _size(length: int, batch: int) -> int:
-    if min(length, batch) < 1:
-        raise InputError(f"length {length}, batch {batch}", "at least 1 of each", "change the smaller")
-    return length * batch
+    return check_whole("length", length, 1) * check_whole("batch", batch, 1)

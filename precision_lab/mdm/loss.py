@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputError
+from ..statistics._checks import check_whole
 from .denoiser import Denoiser
 from .schedule import LINEAR, Schedule
 
@@ -33,17 +34,18 @@ def times(batch: int, *, rng: torch.Generator, scheme: Scheme = "stratified") ->
     """(batch,) float64 in [0, 1). "independent": u_i; "shared": mod(u + i / B, 1) (VDM, arXiv:2107.00630); "stratified":
     (u_i + i) / B (MDLM). The last two are spread evenly, which takes the variance between t out of the mean over a batch.
     Stratified, row i is uniform on the i-th part only: the mean over the batch is right if its rows are in random order."""
-    steps = torch.arange(batch, dtype=torch.float64)
+    steps = torch.arange(check_whole("batch", batch, 1), dtype=torch.float64)
     if scheme == "shared":
         return (torch.rand(1, generator=rng, dtype=torch.float64) + steps / batch) % 1.0
     u = torch.rand(batch, generator=rng, dtype=torch.float64)
     if scheme not in ("independent", "stratified"):
         raise InputError(f"scheme {scheme!r}", "independent, shared or stratified", "name how times are drawn")
-    return u if scheme == "independent" else (u + steps) / batch
+    return u if scheme == "independent" else ((u + steps) / batch).clamp(max=1 - 2.0**-53)  # the sum may round up
 
 
 def mask_counts(batch: int, length: int, *, rng: torch.Generator, scheme: Scheme = "stratified") -> Tensor:
-    """n uniform on {1..L}: ``n_i = ceil(L t_i)`` of :func:`times`. (batch,) int64."""
+    """n uniform on {1..L}: ``n_i = ceil(L t_i)`` of :func:`times`. (batch,) int64; InputError for a size below 1."""
+    length = check_whole("length", length, 1)
     return (times(batch, rng=rng, scheme=scheme) * length).ceil().clamp(1, length).long()
 
 
@@ -69,7 +71,10 @@ def random_subset(counts: Tensor, length: int, *, rng: torch.Generator) -> Tenso
 
 
 def masked_cross_entropy_sum(model: Denoiser, tokens: Tensor, masked: Tensor, t: Tensor | None = None) -> Tensor:
-    """Sum over masked positions of -log mu(x), one value (nats) per sequence: (batch,). The head runs only there."""
+    """Sum over masked positions of -log mu(x), one value (nats) per sequence: (batch,). The head runs only there.
+    InputError for a causal network, which is not shown the mask at the positions that it predicts."""
+    if model.config.causal:
+        raise InputError("a causal network", "a masked one", "its loss is next_token_cross_entropy")
     hidden = model.hidden(tokens.masked_fill(masked, model.config.mask_id), t)
     loss = F.cross_entropy(model.logits(hidden[masked]).float(), tokens[masked], reduction="none")
     return loss.new_zeros(len(tokens)).index_add_(0, masked.nonzero()[:, 0], loss)
@@ -81,6 +86,9 @@ def masked_cross_entropy(model: Denoiser, tokens: Tensor, masked: Tensor) -> Ten
 
 
 def next_token_cross_entropy(model: Denoiser, tokens: Tensor) -> Tensor:
-    """Mean over positions of -log p(x_l | x before l) of a causal network, one value (nats) per sequence: (batch,)."""
+    """Mean over positions of -log p(x_l | x before l) of a causal network, one value (nats) per sequence: (batch,).
+    InputError for a masked network, which sees the token that it would predict."""
+    if not model.config.causal:
+        raise InputError("a network that sees what is to come", "a causal one", "its loss is masked_cross_entropy")
     logits = model.logits(model.hidden(tokens)).float()
     return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape).mean(1)

@@ -17,14 +17,14 @@ from . import baselines
 from .corpus import Corpus, windows
 from .denoiser import Denoiser, DenoiserConfig
 from .evaluate import mean_and_error, validation_losses
-from .trainer import MEASURE, TrainConfig, Trainer
+from .trainer import MEASURE, TrainConfig, Trainer, columns
 from .weights import pack, unpack
 
 KINDS = {"mdm": "masked diffusion model, time-agnostic", "ar": "autoregressive model, left to right"}
 HELD_OUT = 400  # validation windows kept beside the model, for captures and for the reference level of real text
 
 
-def train(config: TrainConfig, corpus: Corpus, out: Path, *, bits: int = 16) -> dict:
+def train(config: TrainConfig, corpus: Corpus, out: Path | str, *, bits: int = 16) -> dict:
     """Run to the end (or resume), then write ``model.safetensors`` (``bits`` a weight, see weights.py), ``loss.csv``,
     ``validation.npy`` (held-out windows) and ``manifest.json``.
 
@@ -32,6 +32,7 @@ def train(config: TrainConfig, corpus: Corpus, out: Path, *, bits: int = 16) -> 
     the time-agnostic bound of a masked model, the cross-entropy of an autoregressive one; over all, and by source.
     """
     trainer = Trainer(config, corpus, out)
+    out = trainer.out
     if trainer.state_path.exists():
         trainer.load_state()
         print(f"resuming at step {trainer.step} of {config.steps}", file=sys.stderr)
@@ -44,7 +45,7 @@ def train(config: TrainConfig, corpus: Corpus, out: Path, *, bits: int = 16) -> 
     with atomic(out / "validation.npy") as partial:
         np.save(partial, trainer.validation.numpy()[np.sort(chosen)].astype(np.uint16), allow_pickle=False)
     with atomic(out / "loss.csv") as partial, open(partial, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(trainer.curve[0]))
+        writer = csv.DictWriter(file, fieldnames=columns(config.kind))
         writer.writeheader()
         writer.writerows(trainer.curve)
     manifest = {
@@ -99,15 +100,16 @@ def load_model(folder: Path | str) -> Denoiser:
     manifest = read_json(folder / "manifest.json")
     try:
         expected, config = manifest["weights_sha256"], DenoiserConfig(**manifest["config"]["model"])
-    except (KeyError, TypeError) as error:
+        if not isinstance(expected, str):
+            raise TypeError(f"weights_sha256 = {expected!r}")
+    except (KeyError, TypeError, InputError) as error:
         got = f"{folder / 'manifest.json'} with no model in it ({type(error).__name__}: {error})"
         raise InputError(got, "the manifest of a trained model", "retrain or restore") from None
     tensors = read_safetensors(folder / "model.safetensors", sha256=expected)
-    model = Denoiser(config)
     try:
+        model = Denoiser(config)
         model.load_state_dict(unpack(tensors))
-    except RuntimeError as error:
-        raise InputError(
-            f"weights in {folder}: {str(error).splitlines()[1].strip()}", "those of its manifest", "retrain or restore"
-        ) from None
+    except (RuntimeError, TypeError) as error:  # TypeError: a size beyond 64 bits
+        what = str(error).splitlines()[:2][-1].strip()
+        raise InputError(f"weights in {folder}: {what}", "those of its manifest", "retrain or restore") from None
     return model.eval().requires_grad_(False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -15,16 +16,23 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..files import read_safetensors, write_safetensors
+from ..statistics._checks import check_whole
+from .baselines import check_texts
 from .corpus import Corpus, windows
 from .denoiser import Denoiser, DenoiserConfig
 from .evaluate import validation_bound, window_losses
 
 MEASURE = {"mdm": "bound", "ar": "cross_entropy"}  # what validation measures, by kind
+SLOTS = (("momentum_buffer",), ("step", "exp_avg", "exp_avg_sq"))  # what Muon and AdamW keep of a parameter
+DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError)  # what reading odd bytes can raise
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that defines a run. On resuming, ``steps`` may change (only the final decay depends on it) and ``device``."""
+    """Everything that defines a run. On resuming, ``steps`` may change (only the final decay depends on it) and ``device``.
+
+    Errors: InputError for a count that is no whole number from 1 on, and for a share that is none.
+    """
 
     model: DenoiserConfig = field(default_factory=DenoiserConfig)
     steps: int = 2000
@@ -40,6 +48,13 @@ class TrainConfig:
     autocast: bool = True  # bfloat16 matrix products; weights, norms and the loss stay float32
     device: str = "cpu"
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "length", "warmup", "evaluate_every", "seed"):
+            object.__setattr__(self, name, check_whole(name, getattr(self, name), int(name != "seed")))
+        if not (0 < self.decay <= 1 and 0 <= self.ema <= 1):
+            got = f"decay = {self.decay}, ema = {self.ema}"
+            raise InputError(got, "0 < decay <= 1, 0 <= ema <= 1", "decay = 1 falls from the first step on")
+
     @property
     def kind(self) -> str:
         return "ar" if self.model.causal else "mdm"
@@ -50,11 +65,29 @@ def rate(config: TrainConfig, step: int) -> float:
     return min((step + 1) / config.warmup, 1.0, (config.steps - step) / (config.decay * config.steps))
 
 
-class Trainer:
-    """The whole state of a run: weights, averaged weights, optimisers, generator, step, curve."""
+def columns(kind: str) -> tuple[str, ...]:
+    """Of the curve of a run."""
+    return ("step", "tokens", "seconds", "train_loss", f"validation_{MEASURE[kind]}", "standard_error")
 
-    def __init__(self, config: TrainConfig, corpus: Corpus, out: Path) -> None:
-        self.config, self.corpus, self.out = config, corpus, out
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=torch.device(device)).item()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        what = f"device {device!r} ({' '.join(str(error).split())[:100]})"
+        raise InputError(what, "a device that torch sees", "look at: precision-lab doctor") from None
+
+
+class Trainer:
+    """The whole state of a run: weights, averaged weights, optimisers, generator, step, curve.
+
+    Errors: InputError for a device that is not there, token ids that the vocabulary lacks, a text of less than a window.
+    """
+
+    def __init__(self, config: TrainConfig, corpus: Corpus, out: Path | str) -> None:
+        self.config, self.corpus, self.out = config, corpus, Path(out)
+        _check_device(config.device)
+        check_texts(corpus.train, corpus.validation, config.model.vocab)
         torch.manual_seed(config.seed)  # initial weights only; every later draw uses self.rng
         self.model = Denoiser(config.model)
         counts = np.bincount(corpus.train, minlength=config.model.vocab) + 1.0
@@ -137,22 +170,16 @@ class Trainer:
         write_safetensors(self.state_path, tensors)
 
     def load_state(self) -> None:
-        """Go on where the state was saved; InputError if it is damaged or belongs to other settings."""
+        """Go on where the state was saved; InputError, and nothing changed, if it is damaged or belongs to other settings."""
         tensors = read_safetensors(self.state_path)
         try:
-            self._restore(tensors)
-        except (KeyError, TypeError, RuntimeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            what = f"{self.state_path} that does not hold a run ({type(error).__name__})"
+            extra, rng = self._read(tensors)
+            changed = self._changed(extra)
+            if not changed and (odd := self._odd(tensors, extra)):
+                raise ValueError(f"{odd[0]} and {len(odd) - 1} others" if odd[1:] else odd[0])
+        except DAMAGE as error:
+            what = f"{self.state_path} that does not hold a run ({type(error).__name__}: {str(error)[:200]})"
             raise InputError(what, "a state that this program saved", "remove it to start again") from error
-
-    def _restore(self, tensors: dict[str, Tensor]) -> None:
-        extra = json.loads(bytes(tensors["extra"].tolist()))
-        defaults = asdict(TrainConfig())  # settings that are younger than the state
-        ours, theirs = asdict(self.config), defaults | extra["config"]
-        theirs["model"] = defaults["model"] | theirs["model"]
-        changed = [k for k in ours if k not in ("steps", "device") and ours[k] != theirs[k]]
-        if extra.get("text", self.corpus.fingerprint) != self.corpus.fingerprint:
-            changed.append("text")
         if changed:
             raise InputError(
                 f"a run in {self.out} with other {', '.join(changed)}", "the same settings", "use another --out"
@@ -166,9 +193,40 @@ class Trainer:
                 index, slot = key.split(".", 1)
                 state.setdefault(int(index), {})[slot] = value
             optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-        self.rng.set_state(tensors["rng"])
-        self.step, self.seconds, self.curve = extra["step"], extra["seconds"], extra["curve"]
-        self._note_schedule(extra.get("schedule", [{"from_step": 0, "steps": theirs["steps"], "device": "cpu"}]))
+        self.rng, self.step, self.seconds, self.curve = rng, extra["step"], extra["seconds"], extra["curve"]
+        self._note_schedule(extra["schedule"])
+
+    def _read(self, tensors: dict[str, Tensor]) -> tuple[dict, torch.Generator]:
+        """What a state holds beside weights; one of DAMAGE if it is no state."""
+        extra, rng = json.loads(bytes(tensors["extra"].tolist())), torch.Generator()
+        rng.set_state(tensors["rng"])
+        first = {"from_step": 0, "steps": extra["config"]["steps"], "device": "cpu"}
+        extra = {"schedule": [first], "text": self.corpus.fingerprint} | extra  # younger than some states
+        check_whole("step", extra["step"], 0)
+        if not (0 <= extra["seconds"] < math.inf and isinstance(extra["curve"], list)):
+            raise ValueError(f"seconds = {extra['seconds']}, a curve of {type(extra['curve']).__name__}")
+        if not extra["schedule"] or not all(first.keys() <= part.keys() for part in extra["schedule"]):
+            raise ValueError(f"schedule = {extra['schedule']}")
+        return extra, rng
+
+    def _changed(self, extra: dict) -> list[str]:
+        """Names of the settings that are not those of the state."""
+        defaults = asdict(TrainConfig())  # settings that are younger than the state
+        ours, theirs = asdict(self.config), defaults | extra["config"]
+        theirs["model"] = defaults["model"] | theirs["model"]
+        changed = [k for k in ours if k not in ("steps", "device") and ours[k] != theirs[k]]
+        return changed + ["text"] * (extra["text"] != self.corpus.fingerprint)
+
+    def _odd(self, tensors: dict[str, Tensor], extra: dict) -> list[str]:
+        """What is missing, too much, or of another shape than in a state of this run."""
+        started, rows = extra["step"] > 0, {tuple(row.keys()) for row in extra["curve"]}
+        due = {f"{of}.{k}": v.shape for of in ("model", "average") for k, v in getattr(self, of).state_dict().items()}
+        for i, (optimiser, slots) in enumerate(zip(self.optimisers, SLOTS, strict=True)):
+            for index, p in enumerate(optimiser.param_groups[0]["params"] if started else ()):
+                due |= {f"optimiser.{i}.{index}.{slot}": p.shape if slot != "step" else p.shape[:0] for slot in slots}
+        found = {k: v.shape for k, v in tensors.items() if k not in ("rng", "extra")}
+        odd = [] if rows <= {columns(self.config.kind)} else ["curve"]
+        return odd + sorted(k for k in due.keys() | found.keys() if due.get(k) != found.get(k))
 
     def _note_schedule(self, before: list[dict]) -> None:
         now = {"from_step": self.step, "steps": self.config.steps, "device": self.config.device}
@@ -195,15 +253,8 @@ class Trainer:
                 some = self.validation[:: max(len(self.validation) // 256, 1)][:256]  # of every source
                 bound, error = validation_bound(self.average, some, seed=config.seed + 2, autocast=config.autocast)
                 print(f"  validation {measure} {bound:.4f} +- {error:.4f} nats per token", file=sys.stderr, flush=True)
-                self.curve.append(
-                    {
-                        "step": self.step,
-                        "tokens": self.step * config.batch * config.length,
-                        "seconds": round(self.seconds, 1),
-                        "train_loss": round(float(np.mean(recent)), 5),
-                        f"validation_{measure}": round(bound, 5),
-                        "standard_error": round(error, 5),
-                    }
-                )
+                tokens, lost = self.step * config.batch * config.length, float(np.mean(recent))
+                row = (self.step, tokens, round(self.seconds, 1), round(lost, 5), round(bound, 5), round(error, 5))
+                self.curve.append(dict(zip(columns(config.kind), row, strict=True)))
                 recent = []
                 self.save_state()

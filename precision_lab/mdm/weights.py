@@ -14,7 +14,8 @@ SCALE = ".scale"
 
 def pack(weights: Mapping[str, Tensor], bits: int = 16) -> dict[str, Tensor]:
     """``bits`` 16: float16. 8: a matrix W becomes int8 round(W / s) and ``<name>.scale`` s = max |row| / 127, float32 (rows, 1),
-    so that each weight is off by at most s / 2; vectors stay float16. Raises InputError for other ``bits``."""
+    so that each weight is off by at most s / 2; vectors stay float16.
+    Raises InputError for other ``bits``, and for NaN, infinity and what float16 cannot hold."""
     if bits not in (8, 16):
         raise InputError(f"weights of {bits} bits", "8 or 16", "choose one")
     packed: dict[str, Tensor] = {}
@@ -24,6 +25,10 @@ def pack(weights: Mapping[str, Tensor], bits: int = 16) -> dict[str, Tensor]:
             packed |= {name: (value.float() / scale).round().to(torch.int8), name + SCALE: scale}
         else:
             packed[name] = value.half()
+    for name, value in packed.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            got = f"{name.removesuffix(SCALE)} with NaN, infinity or a value beyond float16"
+            raise InputError(got, "finite weights", "train with a lower rate")
     return {name: value.cpu() for name, value in packed.items()}
 
 
