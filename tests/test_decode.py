@@ -340,6 +340,51 @@ class TestConformance:
         failed = [r.test for r in first_hitting_conformance(copied, rng=rng(3), batch=1000) if r.failed]
         assert "within_batch" in failed
 
+    @pytest.mark.parametrize("given_as", [torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.int])
+    def test_tokens_in_any_form(self, given_as):
+        """The same verdicts to the last digit."""
+        decode = lambda network, **options: given_as(first_hitting(network, EXACT, **options).tokens)  # noqa: E731
+        same = lambda network, **options: first_hitting(network, EXACT, **options).tokens  # noqa: E731
+        assert first_hitting_conformance(decode, rng=rng(1), batch=200) == first_hitting_conformance(
+            same, rng=rng(1), batch=200
+        )
+
+    @pytest.mark.parametrize("returned", [None, "text", np.zeros((200, 3)), [[1, 2], [3]]])
+    def test_what_are_no_tokens(self, returned):
+        with pytest.raises(InputError, match=r"decode\(\) that returns"):
+            first_hitting_conformance(lambda *_, **__: returned, rng=rng(), batch=200)
+
+    @pytest.mark.parametrize("token", [-1, 4, 99])
+    def test_tokens_that_are_none(self, token):
+        def stray(network, **options):
+            tokens = first_hitting(network, EXACT, **options).tokens
+            tokens[7, 1] = token
+            return tokens
+
+        (only,) = first_hitting_conformance(stray, rng=rng(1), batch=200)
+        assert only.failed
+        assert only.test == "one_token_per_hit"
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [({"false_fail": 0}, "false_fail = 0"), ({"false_fail": 1.0}, "false_fail"), ({"batch": 201}, "an even number"),
+         ({"batch": 0}, "batch"), ({"batch": 2.5}, "batch"), ({"length": 0}, "length"), ({"vocab": 2.5}, "vocab"),
+         ({"length": 40}, "at most 16777216 numbers"), ({"vocab": 10**6}, "at most 16777216 numbers"),
+         ({"schedule": replace(LINEAR, name="short", masked=lambda t: t / 2)}, "short")],
+    )  # fmt: skip
+    def test_bad_options(self, options, said):
+        with pytest.raises(InputError, match=said):
+            first_hitting_conformance(right, rng=rng(), **options)
+
+    @statistical(false_fail=FALSE_FAIL)
+    @pytest.mark.parametrize(("length", "vocab"), [(1, 1), (1, 3), (2, 1), (4, 2)])
+    def test_small_probes(self, length, vocab):
+        decode = lambda network, **options: first_hitting(network, EXACT, **options).tokens  # noqa: E731
+        found = first_hitting_conformance(
+            decode, rng=rng(1), batch=400, length=length, vocab=vocab, false_fail=FALSE_FAIL
+        )
+        assert [result.failed for result in found] == [False] * 5
+
     def test_the_law_of_the_probe_sums_to_one(self):
         law = Probe(3, 3).law()
         assert law.probs.sum() == pytest.approx(1, abs=1e-12)
