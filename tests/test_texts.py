@@ -104,6 +104,11 @@ class TestGenerate:
         with pytest.raises(InputError, match=message):
             generate(networks[decoder == "autoregressive"], decoder, "gumbel_max_fp32", 2, **common)
 
+    @pytest.mark.parametrize("decoder", ["parallel", "corrected", "confidence_ordered"])
+    def test_tokens_per_call_in_place_of_steps(self, networks, decoder):
+        size = {"batch": 2, "length": 8, "rng": np.random.default_rng(1)}
+        assert generate(networks[False], decoder, "gumbel_max_fp64", per_call=[5, 3], **size).nfe == 2
+
     @pytest.mark.parametrize("decoder", DECODERS)
     @pytest.mark.parametrize("lacking", ["batch", "length", "rng"])
     def test_options_that_are_lacking(self, networks, decoder, lacking):
