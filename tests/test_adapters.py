@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,8 +12,11 @@ import torch
 
 from precision_lab import SAMPLERS
 from precision_lab.errors import InputError
+from precision_lab.laws.process import faithful_step
 from precision_lab.mdm.adapters import Adapted, hugging_face, llada, mdlm
-from precision_lab.mdm.decode import ancestral, confidence_ordered, first_hitting
+from precision_lab.mdm.decode import ancestral, confidence_ordered, event_driven, first_hitting
+from precision_lab.mdm.decode.decoded import device_of
+from precision_lab.mdm.schedule import COSINE, LINEAR, polynomial
 
 transformers = pytest.importorskip("transformers", reason="the extra hf is not installed")
 EXACT = SAMPLERS["inverse_cdf_fp64"]
@@ -60,12 +64,14 @@ class TestNumbering:
         assert (found[..., -2:] == 0).all()
         torch.testing.assert_close(found.sum(-1), torch.ones(1, 2, dtype=torch.float64))
 
-    @pytest.mark.parametrize("decode", ["ancestral", "first_hitting", "confidence"])
+    @pytest.mark.parametrize("decode", ["ancestral", "event_driven", "first_hitting", "confidence"])
     def test_decoders_take_it(self, decode):
         network = Adapted(Table(), width=WIDTH, mask_id=MASK, never=[0])
         size = {"batch": 3, "length": 5, "rng": rng()}
         if decode == "ancestral":
             done = ancestral(network, EXACT, steps=8, **size)
+        elif decode == "event_driven":
+            done = event_driven(network, faithful_step, steps=8, **size)
         elif decode == "first_hitting":
             done = first_hitting(network, EXACT, **size)
         else:
@@ -96,12 +102,27 @@ class TestConventions:
         network = mdlm(table, width=WIDTH, mask_id=MASK)
         network.hidden(torch.tensor([[8, 8, 1, 2]]), torch.tensor([0.25]))
         network.hidden(torch.tensor([[8, 8, 8, 2]]), None)
-        np.testing.assert_allclose([float(a[1]) for a in table.asked], [-math.log(0.75), -math.log(0.25)], rtol=1e-6)
+        network.hidden(torch.tensor([[8, 8, 8, 8]]), torch.tensor([1.0]))
+        due = [-math.log(1 - 0.999 * 0.25), -math.log(1 - 0.999 * 0.75), -math.log(1e-3)]
+        np.testing.assert_allclose([float(a[1]) for a in table.asked], due, rtol=1e-6)
 
-    def test_mdlm_at_the_start_is_finite(self):
+    @pytest.mark.parametrize("schedule", [LINEAR, COSINE, polynomial(3)], ids=lambda s: s.name)
+    def test_mdlm_is_told_the_masked_share_not_the_time(self, schedule):
+        """In first-hitting decoding the k-th call is made at the share of its hit, whatever the schedule."""
         table = Table()
-        first_hitting(mdlm(table, width=WIDTH, mask_id=MASK), EXACT, batch=2, length=3, rng=rng())
-        assert all(torch.isfinite(sigma).all() for _, sigma in table.asked)
+        network = mdlm(table, width=WIDTH, mask_id=MASK, schedule=schedule)
+        network.hidden(torch.tensor([[8, 1]]), torch.tensor([0.5]))
+        share = float(schedule.masked(np.array(0.5)))
+        assert float(table.asked[0][1]) == pytest.approx(-math.log(1 - 0.999 * share), rel=1e-6)
+        first_hitting(network, EXACT, batch=2, length=3, rng=rng(), schedule=schedule)
+        plain = Table()
+        first_hitting(mdlm(plain, width=WIDTH, mask_id=MASK), EXACT, batch=2, length=3, rng=rng())
+        for (_, told), (_, due) in zip(table.asked[1:], plain.asked, strict=True):
+            torch.testing.assert_close(told, due, rtol=1e-5, atol=1e-6)
+
+    def test_mdlm_takes_no_schedule_that_is_none(self):
+        with pytest.raises(InputError, match="short"):
+            mdlm(Table(), width=WIDTH, mask_id=MASK, schedule=replace(LINEAR, name="short", masked=lambda t: t / 2))
 
     def test_llada(self):
         network = llada(lambda ids: SimpleNamespace(logits=Table()(ids)), width=WIDTH, mask_id=6)
@@ -117,6 +138,28 @@ class TestConventions:
             return Table()(ids).index_fill(-1, torch.tensor([MASK]), -torch.inf)
 
         Adapted(none_on_it, width=WIDTH, mask_id=MASK, subs=False).hidden(tokens)
+
+
+class TestDevice:
+    """Where the module lies; ``meta`` stands in for an accelerator."""
+
+    def test_a_module_or_its_method_tells(self):
+        module = torch.nn.Linear(2, 2, device="meta")
+        size = {"width": WIDTH, "mask_id": MASK}
+        for forward in (module, module.forward):
+            for network in (Adapted(forward, **size, never=[1]), mdlm(forward, **size), llada(forward, **size)):
+                assert device_of(network).type == "meta"
+                assert {network.public.device.type, network.never.device.type} == {"meta"}
+
+    def test_a_plain_function_is_told(self):
+        assert device_of(Adapted(Table(), width=WIDTH, mask_id=MASK)).type == "cpu"
+        assert device_of(Adapted(Table(), width=WIDTH, mask_id=MASK, device="meta")).type == "meta"
+        assert device_of(mdlm(Table(), width=WIDTH, mask_id=MASK, device="meta")).type == "meta"
+
+    def test_its_ids_may_lie_elsewhere(self):
+        """Text in the model's ids is where it was in ours."""
+        network = Adapted(Table(), width=WIDTH, mask_id=MASK)
+        assert network.to_public(torch.zeros(1, 2, dtype=torch.int64, device="meta")).device.type == "meta"
 
 
 class TestBadNetworks:
@@ -170,6 +213,7 @@ class TestHuggingFace:
         found = network.hidden(network.from_public(public))
         due = model(input_ids=public).logits[..., [0, 1, 2, 3, 5, 6, 7, 8]].log_softmax(-1)
         torch.testing.assert_close(found, due)
+        assert hugging_face(folder, device="cpu").device.type == "cpu"
         done = first_hitting(hugging_face(folder, never=[0, 1, 2, 3]), EXACT, batch=2, length=6, rng=rng())
         assert int(network.to_public(done.tokens).min()) > 4
 

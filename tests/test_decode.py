@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -17,17 +17,19 @@ from precision_lab import SAMPLERS
 from precision_lab.errors import InputError
 from precision_lab.formats import BF16, FP32
 from precision_lab.laws.law import Law
-from precision_lab.laws.process import step_law_of, two_stage_step
+from precision_lab.laws.process import faithful_step, step_law_of, two_stage_step
 from precision_lab.mdm.conformance import Probe, assert_first_hitting_conformance, first_hitting_conformance
 from precision_lab.mdm.decode import (
     ancestral,
     autoregressive,
     confidence_ordered,
     even_counts,
+    event_driven,
     first_hitting,
     hitting_times,
     two_stage,
 )
+from precision_lab.mdm.decode.decoded import permutations, uniforms
 from precision_lab.mdm.denoiser import START, Denoiser, DenoiserConfig
 from precision_lab.mdm.schedule import COSINE, LINEAR, cancelling, polynomial, unmask_probabilities
 from precision_lab.samplers import Sampler, Stages
@@ -161,8 +163,6 @@ class TestFirstHitting:
                     np.testing.assert_allclose(row.exp(), mu.exp(), atol=1e-6)
 
     def replay(self, length):
-        from precision_lab.mdm.decode.decoded import permutations
-
         again = rng(7)
         return permutations(1, length, rng=again), hitting_times(1, length, rng=again)
 
@@ -198,6 +198,24 @@ class TestFirstHitting:
         for calls in (0, 11):
             with pytest.raises(InputError, match="calls"):
                 even_counts(10, calls)
+
+    @pytest.mark.parametrize("per_call", [[2.9, 2.9], [1.5, 1.5], "21", 3, [True, None]])
+    def test_counts_that_are_no_whole_numbers(self, per_call):
+        with pytest.raises(InputError, match="positive whole numbers of sum 3"):
+            first_hitting(Probe(3, 2), EXACT, batch=1, length=3, rng=rng(), per_call=per_call)
+
+    @pytest.mark.parametrize(
+        ("size", "schedule", "said"),
+        [((2, 0), LINEAR, "at least 1"), ((2, -1), LINEAR, "at least 1"), ((2, 3), polynomial(2), None),
+         ((2, 3), replace(COSINE, name="nowhere", time=lambda m: m * math.nan), "nowhere"),
+         ((2, 3), replace(COSINE, name="other", unmask=LINEAR.unmask), "other")],
+    )  # fmt: skip
+    def test_hitting_times_at_their_door(self, size, schedule, said):
+        if said is None:
+            assert hitting_times(*size, rng=rng(), schedule=schedule).shape == size
+            return
+        with pytest.raises(InputError, match=said):
+            hitting_times(*size, rng=rng(), schedule=schedule)
 
 
 class TestGiven:
@@ -245,11 +263,11 @@ class TestGiven:
     @pytest.mark.parametrize(
         "given",
         [torch.tensor([[0, 3, 3]]), torch.tensor([[0, 3, 3, 4]]), torch.tensor([[0, 3, 3, -1]]), torch.tensor([[0, 1, 2, 1]]),
-         torch.tensor([[0.0, 3, 3, 1]])],
+         torch.tensor([[0.0, 3, 3, 1]]), [[0, 3, 3, 1]]],
     )  # fmt: skip
     def test_what_is_no_state(self, given):
         for decode in (first_hitting, lambda *a, **k: ancestral(*a, steps=3, **k)):
-            with pytest.raises(InputError, match="given of shape"):
+            with pytest.raises(InputError, match=r"given of (shape|type list)"):
                 decode(Probe(4, 3), EXACT, batch=1, length=4, rng=rng(), given=given)
 
     def test_first_hitting_needs_as_many_masks_in_every_sequence(self):
@@ -322,6 +340,51 @@ class TestConformance:
         failed = [r.test for r in first_hitting_conformance(copied, rng=rng(3), batch=1000) if r.failed]
         assert "within_batch" in failed
 
+    @pytest.mark.parametrize("given_as", [torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.int])
+    def test_tokens_in_any_form(self, given_as):
+        """The same verdicts to the last digit."""
+        decode = lambda network, **options: given_as(first_hitting(network, EXACT, **options).tokens)  # noqa: E731
+        same = lambda network, **options: first_hitting(network, EXACT, **options).tokens  # noqa: E731
+        assert first_hitting_conformance(decode, rng=rng(1), batch=200) == first_hitting_conformance(
+            same, rng=rng(1), batch=200
+        )
+
+    @pytest.mark.parametrize("returned", [None, "text", np.zeros((200, 3)), [[1, 2], [3]]])
+    def test_what_are_no_tokens(self, returned):
+        with pytest.raises(InputError, match=r"decode\(\) that returns"):
+            first_hitting_conformance(lambda *_, **__: returned, rng=rng(), batch=200)
+
+    @pytest.mark.parametrize("token", [-1, 4, 99])
+    def test_tokens_that_are_none(self, token):
+        def stray(network, **options):
+            tokens = first_hitting(network, EXACT, **options).tokens
+            tokens[7, 1] = token
+            return tokens
+
+        (only,) = first_hitting_conformance(stray, rng=rng(1), batch=200)
+        assert only.failed
+        assert only.test == "one_token_per_hit"
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [({"false_fail": 0}, "false_fail = 0"), ({"false_fail": 1.0}, "false_fail"), ({"batch": 201}, "an even number"),
+         ({"batch": 0}, "batch"), ({"batch": 2.5}, "batch"), ({"length": 0}, "length"), ({"vocab": 2.5}, "vocab"),
+         ({"length": 40}, "at most 16777216 numbers"), ({"vocab": 10**6}, "at most 16777216 numbers"),
+         ({"schedule": replace(LINEAR, name="short", masked=lambda t: t / 2)}, "short")],
+    )  # fmt: skip
+    def test_bad_options(self, options, said):
+        with pytest.raises(InputError, match=said):
+            first_hitting_conformance(right, rng=rng(), **options)
+
+    @statistical(false_fail=FALSE_FAIL)
+    @pytest.mark.parametrize(("length", "vocab"), [(1, 1), (1, 3), (2, 1), (4, 2)])
+    def test_small_probes(self, length, vocab):
+        decode = lambda network, **options: first_hitting(network, EXACT, **options).tokens  # noqa: E731
+        found = first_hitting_conformance(
+            decode, rng=rng(1), batch=400, length=length, vocab=vocab, false_fail=FALSE_FAIL
+        )
+        assert [result.failed for result in found] == [False] * 5
+
     def test_the_law_of_the_probe_sums_to_one(self):
         law = Probe(3, 3).law()
         assert law.probs.sum() == pytest.approx(1, abs=1e-12)
@@ -366,6 +429,28 @@ class TestAncestral:
             assert float(row[0, -1].exp()) == pytest.approx(1 - p, rel=1e-12)
         with pytest.raises(InputError, match="unmask of shape"):
             ancestral(Probe(1, 2), EXACT, batch=1, length=1, steps=5, rng=rng(), unmask=r)
+
+    def test_no_mask_left_in_another_arithmetic_unmasks(self):
+        """0 / 0 counts as 1, so does the last; below 0 and above 1 are clipped."""
+        seen = witness()
+        ancestral(Probe(1, 2), seen, batch=1, length=1, steps=4, rng=rng(7), unmask=[-0.1, 0.0, math.nan, 0.5])
+        assert [float(rows[0, -1].exp()) for rows in seen.rows] == [1, 1, 0]
+        ancestral(Probe(1, 2), seen, batch=1, length=1, steps=2, rng=rng(7), unmask=[0.0, 0.5])
+        assert float(seen.rows[-1][0, -1].exp()) == 0
+
+    @pytest.mark.parametrize("unmask", ["many", ["a", "b"], [[0.1], [0.2, 0.3]], [{}, {}]])
+    def test_probabilities_that_are_no_numbers(self, unmask):
+        with pytest.raises(InputError, match="unmask of other things"):
+            ancestral(Probe(1, 2), EXACT, batch=1, length=1, steps=2, rng=rng(), unmask=unmask)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+    def test_a_network_speaks_in_its_own_format(self, dtype):
+        """What is drawn from is its log-probabilities to the last bit, in float64, and log r in the last step is 0."""
+        probe, seen = Probe(2, 3), witness()
+        probe.table = probe.table.to(dtype)
+        ancestral(probe, seen, batch=1, length=2, steps=1, rng=rng())
+        due = probe.log_probs(probe.answer(torch.full((1, 2), 3)))[0].double()
+        assert torch.equal(seen.rows[0][:, :3], due)
 
     def test_time_is_kept_by_part(self):
         done = ancestral(Probe(2, 2), EXACT, batch=2, length=2, steps=3, rng=rng())
@@ -448,6 +533,13 @@ class TestTwoStage:
         with pytest.raises(InputError):
             two_stage(Probe(1, 2), EXACT, **({"batch": 1, "length": 1, "steps": 2, "rng": rng()} | wrong))
 
+    def test_no_gradient_is_kept(self):
+        """A sampler by way of NumPy, and a network whose weights want gradients."""
+        done = two_stage(
+            Denoiser(DenoiserConfig(11, 1, 1, 16)), SAMPLERS["numpy_choice"], batch=2, length=3, steps=4, rng=rng()
+        )
+        assert (done.tokens < 11).all()
+
 
 class TestConfidence:
     @pytest.mark.parametrize("order", ["confidence", "margin", "entropy"])
@@ -485,6 +577,33 @@ class TestConfidence:
         for format, expected in ((BF16, [0, 1, 2, 3, 4, 5]), (FP32, [5, 4, 3, 2, 1, 0])):
             done = confidence_ordered(sure, EXACT, batch=2, length=6, rng=rng(), steps=6, confidence_format=format)
             assert done.steps.tolist() == [expected] * 2
+
+    @statistical(false_fail=FALSE_FAIL)
+    def test_random_order_is_not_rounded(self):
+        """Of 60 uniform numbers the largest is often 1 in bfloat16, and ties go left: rounded, the first positions of 40,000
+        texts come first a fifth more often than the last (chi-square 209, p = 1e-18); against equal shares."""
+        done = confidence_ordered(
+            Sure(60),
+            EXACT,
+            batch=40_000,
+            length=60,
+            rng=rng(10),
+            order="random",
+            per_call=[1, 59],
+            confidence_format=BF16,
+        )
+        first = Counts.from_tokens(done.steps.argmin(1), 60)
+        equal = Law.from_probs(np.full(60, 1 / 60), "equally likely", 0.0, Guarantee.EXACT)
+        assert not chi_square_test(first, equal, false_fail=FALSE_FAIL).failed
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [({"order": "surest"}, "confidence, margin, entropy, random"), ({"steps": 2, "per_call": [1, 2]}, "one of the two"),
+         ({"steps": 2.0}, "calls = 2.0"), ({"order": None}, "order None")],
+    )  # fmt: skip
+    def test_bad_options(self, options, said):
+        with pytest.raises(InputError, match=said):
+            confidence_ordered(Probe(3, 2), EXACT, batch=1, length=3, rng=rng(), **options)
 
     @statistical(false_fail=FALSE_FAIL)
     def test_random_order_is_parallel_first_hitting(self):
@@ -557,6 +676,105 @@ class TestAutoregressive:
     def test_a_network_that_looks_ahead_is_refused(self):
         with pytest.raises(InputError, match="causal"):
             autoregressive(Denoiser(DenoiserConfig(11, 1, 1, 16)), EXACT, batch=1, length=2, rng=rng())
+
+
+CAUSAL = SimpleNamespace(vocab=2, mask_id=2, causal=True)
+DECODERS = {
+    "ancestral": partial(ancestral, steps=2),
+    "two_stage": partial(two_stage, steps=2),
+    "event_driven": lambda model, sampler, **options: event_driven(model, faithful_step, steps=2, **options),
+    "first_hitting": first_hitting,
+    "extrapolated": partial(first_hitting, extrapolate=True),
+    "confidence": confidence_ordered,
+    "autoregressive": autoregressive,
+}
+
+
+class Says:
+    """The same row at every position of every state."""
+
+    def __init__(self, *row: float, device: str | None = None) -> None:
+        self.config, self.row, self.device = CAUSAL, torch.tensor(row), device
+
+    def hidden(self, tokens):
+        return torch.zeros((*tokens.shape, 1))
+
+    def log_probs(self, hidden):
+        return self.row.expand(*hidden.shape[:-1], -1)
+
+
+@pytest.mark.parametrize("decode", DECODERS.values(), ids=DECODERS)
+class TestEveryDecoder:
+    @pytest.mark.parametrize("row", [(math.nan, 0.0), (0.0, math.nan), (math.inf, 0.0), (-math.inf, -math.inf)])
+    def test_rows_that_nothing_can_be_drawn_from(self, decode, row):
+        with pytest.raises(InputError, match="log-probabilities with NaN"):
+            decode(Says(*row), EXACT, batch=2, length=3, rng=rng())
+
+    def test_a_token_that_cannot_come(self, decode):
+        assert (decode(Says(-math.inf, 0.0), EXACT, batch=2, length=3, rng=rng()).tokens == 1).all()
+
+    def test_a_temperature_that_overflows(self, decode):
+        if decode is not DECODERS["event_driven"]:
+            with pytest.raises(InputError, match="a temperature near 0"):
+                decode(Says(-3.0, -4.0), EXACT, batch=2, length=3, rng=rng(), temperature=1e-308)
+
+    @pytest.mark.parametrize("size", [{"batch": 2.5}, {"length": 2.5}, {"batch": "2"}, {"length": None}, {"batch": 0}])
+    def test_sizes_that_are_no_whole_numbers(self, decode, size):
+        with pytest.raises(InputError, match="whole numbers, at least 1 of each"):
+            decode(Says(0.0, 0.0), EXACT, **({"batch": 2, "length": 3, "rng": rng()} | size))
+
+    def test_fractional_steps(self, decode):
+        if "steps" in getattr(decode, "keywords", ()):
+            with pytest.raises(InputError, match=r"steps 2\.5"):
+                decode(Says(0.0, 0.0), EXACT, batch=2, length=3, rng=rng(), steps=2.5)
+
+    @pytest.mark.parametrize("wrong", [None, 0, np.random])
+    def test_no_generator(self, decode, wrong):
+        if not (decode is DECODERS["event_driven"] and wrong is np.random):
+            with pytest.raises(InputError, match="rng of type"):
+                decode(Says(0.0, 0.0), EXACT, batch=2, length=3, rng=wrong)
+
+    @pytest.mark.parametrize("generator", [rng, torch.Generator], ids=["numpy", "torch"])
+    def test_a_generator_on_another_device(self, decode, generator):
+        """Event-driven decoding draws on the CPU, wherever the network is."""
+        if decode is not DECODERS["event_driven"]:
+            with pytest.raises(InputError, match=r"network on cuda:0 and a (numpy|torch)\S* generator on cpu"):
+                decode(Says(0.0, 0.0, device="cuda:0"), EXACT, batch=2, length=3, rng=generator())
+
+
+class Top(np.random.Generator):
+    """The largest of all integers, every time."""
+
+    def integers(self, low, high=None, size=None, dtype=np.int64, endpoint=False):
+        return np.full(size, high - 1, dtype=dtype)
+
+
+class TestUniforms:
+    """In (0, 1]: the largest is 1, and whoever takes them bears it."""
+
+    def test_ends(self):
+        class Bottom(Top):
+            def integers(self, low, high=None, size=None, dtype=np.int64, endpoint=False):
+                return np.zeros(size, dtype=dtype)
+
+        low, high = (float(uniforms((1,), rng=kind(np.random.PCG64()))) for kind in (Bottom, Top))
+        assert (low, high) == (2.0**-54, 1.0)
+
+    def test_every_user_bears_one(self):
+        top = Top(np.random.PCG64())
+        assert (hitting_times(2, 5, rng=top) == 1).all()
+        assert permutations(2, 5, rng=top).sort(1).values.tolist() == [[0, 1, 2, 3, 4]] * 2
+        among = torch.tensor([[False, True, False, True]])
+        assert permutations(1, 4, rng=top, among=among).sort(1).values.tolist() == [[1, 3]]
+        done = two_stage(Says(0.0, 0.0), EXACT, batch=2, length=3, steps=7, rng=top)
+        assert (done.steps == 0).all()
+        assert (confidence_ordered(Says(0.0, 0.0), EXACT, batch=2, length=3, rng=top, order="random").tokens < 2).all()
+
+    @pytest.mark.parametrize("wrong", [None, 3, np.random])
+    def test_no_generator(self, wrong):
+        for take in (uniforms, hitting_times, permutations):
+            with pytest.raises(InputError, match="rng of type"):
+                take(*((2, 3),) if take is uniforms else (2, 3), rng=wrong)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])

@@ -355,6 +355,23 @@ class TestTheDecoder:
         with pytest.raises(InputError, match=said):
             event_driven(model, law, **SIZE, rng=np.random.default_rng(0))
 
+    def test_a_network_that_promises_log_probs_alone(self, model):
+        """The protocol of all decoders: no ``logits``. The same text."""
+        plain = SimpleNamespace(config=model.config, hidden=model.hidden, log_probs=model.log_probs)
+        runs = [event_driven(m, lattice_step, **SIZE, rng=np.random.default_rng(0)) for m in (model, plain)]
+        assert torch.equal(runs[0].tokens, runs[1].tokens)
+        assert torch.equal(runs[0].steps, runs[1].steps)
+
+    def test_a_network_that_is_told_the_time_is_refused(self, model):
+        model.config.timed = True
+        with pytest.raises(InputError, match=r"told the time.*use decode\.ancestral"):
+            event_driven(model, lattice_step, **SIZE, rng=np.random.default_rng(0))
+
+    @pytest.mark.parametrize("rng", [torch.Generator(), None, 7])
+    def test_candidates_are_drawn_by_numpy(self, model, rng):
+        with pytest.raises(InputError, match=r"numpy\.random\.Generator"):
+            event_driven(model, lattice_step, **SIZE, rng=rng)
+
     @pytest.mark.parametrize("what", ["batch", "length", "steps"])
     def test_sizes_below_one(self, model, what):
         with pytest.raises(InputError, match="at least 1 of each"):

@@ -58,6 +58,19 @@ def test_linear_is_one_over_k_exactly():
     assert unmask_probabilities(7).tolist() == [1 / k for k in range(7, 0, -1)]
 
 
+@pytest.mark.parametrize("steps", [1000, 10**6])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.name)
+def test_unmask_to_the_last_places(steps, schedule):
+    """At the float64 points of the grid, 200 steps at either end and in the middle: within 8 units in the last place."""
+    left = np.concatenate([start - np.arange(200) for start in (steps, steps // 2, 200)])
+    s, t = (left - 1) / steps, left / steps
+    found, m = schedule.unmask(s, t), EXACT[schedule.name]
+    with mpmath.workdps(50):
+        exact = [1 - m(mpmath.mpf(float(a))) / m(mpmath.mpf(float(b))) for a, b in zip(s, t, strict=True)]
+        off = [float(abs(mpmath.mpf(float(r)) / e - 1)) for r, e in zip(found, exact, strict=True)]
+    assert max(off) < 8 * 2.0**-53
+
+
 class TestCancelling:
     def test_float64_is_nearly_right_and_float32_is_not(self):
         """At N = 50,000, t near 1: r = 2e-5 is a difference of float32 numbers near 1e-5 apart, spacing 2^-24 (6e-8)."""
@@ -78,12 +91,25 @@ class TestCancelling:
         replace(LINEAR, name="flat", masked=lambda t: np.minimum(1.0, 2 * t)),
         replace(LINEAR, name="short", masked=lambda t: 0.5 * t),
         replace(COSINE, name="no inverse", time=lambda m: m),
+        replace(COSINE, name="nowhere", time=lambda m: m * np.nan),
+        replace(COSINE, name="another r", unmask=LINEAR.unmask),
+        replace(COSINE, name="no r", unmask=lambda s, t: t * np.nan),
     ],
     ids=lambda s: s.name,
 )
 def test_what_is_no_schedule_is_refused(broken):
     with pytest.raises(InputError, match=broken.name):
         unmask_probabilities(10, broken)
+    with pytest.raises(InputError, match=broken.name):
+        cancelling(10, FP32, broken)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, 2.0, "2", None])
+def test_bad_steps(steps):
+    for r in (unmask_probabilities, lambda n: cancelling(n, FP32)):
+        with pytest.raises(InputError, match="a whole number, at least 1"):
+            r(steps)
+    assert len(unmask_probabilities(np.int64(3))) == 3
 
 
 @pytest.mark.parametrize("power", [0, -1, float("inf"), float("nan")])

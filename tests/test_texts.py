@@ -72,10 +72,64 @@ class TestGenerate:
         with pytest.raises(InputError, match=message):
             generate(networks[False], decoder, sampler, 2, batch=1, length=4, rng=np.random.default_rng(0))
 
+    @pytest.mark.parametrize("decoder", ["parallel", "extrapolated", "corrected"])
+    def test_what_is_given_needs_no_calls(self, networks, decoder):
+        """Five masks of eight over three calls."""
+        state = torch.tensor([[1, 23, 2, 23, 23, 3, 23, 23]] * 2)
+        size = {"batch": 2, "length": 8, "rng": np.random.default_rng(1)}
+        done = generate(networks[False], decoder, "gumbel_max_fp64", 3, given=state, **size)
+        assert done.nfe == 3
+        assert torch.equal(done.tokens[:, [0, 2, 5]], state[:, [0, 2, 5]])
+        assert int(done.tokens.max()) < 23
+        with pytest.raises(InputError, match="1 to 5"):
+            generate(networks[False], decoder, "gumbel_max_fp64", 6, given=state, **size)
+        with pytest.raises(InputError, match="given of"):
+            generate(networks[False], decoder, "gumbel_max_fp64", 3, **size | {"given": state[0].tolist()})
+
+    @pytest.mark.parametrize(
+        ("decoder", "options", "message"),
+        [
+            (
+                "event_driven",
+                {"temperature": 0.5},
+                "option 'temperature' of event_driven; expected one of batch, length",
+            ),
+            ("autoregressive", {"given": None}, "option 'given'"),
+            ("ancestral", {"sampler_": 1}, "option 'sampler_'"),
+            ("parallel", {"length": None}, "length None"),
+        ],
+    )
+    def test_options_that_do_not_fit(self, networks, decoder, options, message):
+        common = {"batch": 1, "length": 4, "rng": np.random.default_rng(0)} | options
+        with pytest.raises(InputError, match=message):
+            generate(networks[decoder == "autoregressive"], decoder, "gumbel_max_fp32", 2, **common)
+
+    @pytest.mark.parametrize("decoder", ["parallel", "corrected", "confidence_ordered"])
+    def test_tokens_per_call_in_place_of_steps(self, networks, decoder):
+        size = {"batch": 2, "length": 8, "rng": np.random.default_rng(1)}
+        assert generate(networks[False], decoder, "gumbel_max_fp64", per_call=[5, 3], **size).nfe == 2
+
+    @pytest.mark.parametrize("decoder", DECODERS)
+    @pytest.mark.parametrize("lacking", ["batch", "length", "rng"])
+    def test_options_that_are_lacking(self, networks, decoder, lacking):
+        common = {"batch": 1, "length": 4, "rng": np.random.default_rng(0)}
+        del common[lacking]
+        with pytest.raises(InputError, match=f"{decoder} without {lacking}"):
+            generate(networks[False], decoder, "gumbel_max_fp32", 2, **common)
+
 
 def test_batches_add_up():
     assert batches(9, 4) == [{"sequences": n, "part": k} for k, n in enumerate((4, 4, 1))]
     assert batches(0, 4) == []
+    for total, size in ((3, 0), (3, -1), (-1, 2), (3.0, 2), (3, 1.5)):
+        with pytest.raises(InputError, match=r"total|size"):
+            batches(total, size)
+
+
+@pytest.mark.parametrize("texts", [["1 2", "3"], ["one two"], ["1 2.5"], [], [""]])
+def test_what_are_no_ids(texts):
+    with pytest.raises(InputError, match=r"ids|length"):
+        ids(texts)
 
 
 class TestRows:

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputError
+from .decode.decoded import device_of
+from .schedule import LINEAR, Schedule, checked
 
 Forward = Callable[..., Any]
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
@@ -40,7 +43,8 @@ class Adapted:
     autoregressive ones: Dream, DiffuLLaMA), so that the prediction at l is read at l - 1, and at 0 from itself.
     ``subs``: what the network says of its mask is thrown away and the rest normalised (MDLM's parameterisation); without it
     a network that puts mass on its mask is an InputError. ``never``: ids that are not to be drawn (padding of the
-    vocabulary); they are thrown away too.
+    vocabulary); they are thrown away too. ``device``: where ``forward`` computes, by default where the parameters of that
+    module lie now; the CPU for a plain function.
     """
 
     def __init__(
@@ -53,27 +57,30 @@ class Adapted:
         subs: bool = True,
         timed: bool = False,
         never: Sequence[int] = (),
+        device: torch.device | str | None = None,
     ) -> None:
         if not 0 <= mask_id < width:
             raise InputError(f"mask_id = {mask_id}", f"an id of the model, 0 to {width - 1}", "look at its tokenizer")
         if bad := [i for i in never if not 0 <= i < width or i == mask_id]:
             raise InputError(f"never = {bad}", f"ids 0 to {width - 1} other than the mask", "mend the list")
         self.forward, self.width, self.shift, self.subs = forward, width, shift, subs
+        self.device = _home(forward, device)
         real = torch.ones(width, dtype=torch.bool)
         real[mask_id] = False
-        self.public = torch.cat([real.nonzero()[:, 0], torch.tensor([mask_id])])  # our id -> the model's
-        self.never = torch.isin(self.public[:-1], torch.tensor(list(never), dtype=torch.int64))
+        public = torch.cat([real.nonzero()[:, 0], torch.tensor([mask_id])])  # our id -> the model's
+        self.public, self.ours = public.to(self.device), public.argsort().to(self.device)
+        self.never = torch.isin(public[:-1], torch.tensor(list(never), dtype=torch.int64)).to(self.device)
         self.config = AdaptedConfig(width - 1, timed)
 
     def to_public(self, tokens: Tensor) -> Tensor:
         """Our ids -> the model's."""
-        return self.public[tokens]
+        return self.public.to(tokens.device)[tokens]
 
     def from_public(self, ids: Tensor) -> Tensor:
         """The model's ids -> ours."""
         if not bool(((ids >= 0) & (ids < self.width)).all()):
             raise InputError(f"ids {int(ids.min())}..{int(ids.max())}", f"0..{self.width - 1}", "use its tokenizer")
-        return self.public.argsort()[ids]
+        return self.ours.to(ids.device)[ids]
 
     def hidden(self, tokens: Tensor, t: Tensor | None = None) -> Tensor:
         """(batch, length) of our ids -> (batch, length, vocab) natural-log probabilities, float64 if the logits are, else
@@ -90,8 +97,7 @@ class Adapted:
         ours = wide[..., self.public.to(wide.device)]
         if torch.isnan(ours).any() or (ours == torch.inf).any():
             raise InputError("logits with NaN or +inf", "numbers or -inf", "run the network in a wider format")
-        mass = float(torch.softmax(ours, -1)[..., -1].max())
-        if not self.subs and mass > 1e-6:
+        if not self.subs and (mass := float(torch.softmax(ours, -1)[..., -1].max())) > 1e-6:
             raise InputError(
                 f"mass {mass:.3g} on the mask", "none", "pass subs=True, as MDLM does, or mend the network"
             )
@@ -103,7 +109,8 @@ class Adapted:
 
 def hugging_face(folder: Path | str, **options: Any) -> Adapted:
     """A masked language model saved by ``transformers`` (``save_pretrained``) in a local folder; nothing is downloaded and no
-    code of the folder is run. The mask is the tokenizer's, or ``mask_id``; other options as for :class:`Adapted`.
+    code of the folder is run. The mask is the tokenizer's, or ``mask_id``; other options as for :class:`Adapted`, and the model
+    is put on ``device``.
 
     Raises InputError without ``transformers`` (extra ``hf``), without the folder, for weights that do not fit its
     configuration, and where no mask is known.
@@ -137,21 +144,51 @@ def hugging_face(folder: Path | str, **options: Any) -> Adapted:
             raise InputError(got, "one written by save_pretrained", "save it again, or pass mask_id=...") from error
     if mask is None:
         raise InputError(f"{path} without a mask token", "a tokenizer with one, or mask_id", "pass mask_id=...")
-    model = model.eval().requires_grad_(False)
-    return Adapted(lambda ids: model(input_ids=ids), width=model.config.vocab_size, mask_id=int(mask), **options)
+    device = options.pop("device", None)
+    model = model.eval().requires_grad_(False).to(device)
+    width, forward = model.config.vocab_size, lambda ids: model(input_ids=ids)
+    return Adapted(forward, width=width, mask_id=int(mask), device=model.device, **options)
 
 
-def mdlm(forward: Forward, *, width: int, mask_id: int) -> Adapted:
-    """MDLM's ``forward(x, sigma)``: noise level sigma = -log(1 - m) of the masked share m, which a time-free network ignores,
-    (batch,); SUBS parameterisation. Its log-probabilities may come normalised: that changes nothing."""
+def mdlm(
+    forward: Forward,
+    *,
+    width: int,
+    mask_id: int,
+    schedule: Schedule = LINEAR,
+    device: torch.device | str | None = None,
+) -> Adapted:
+    """MDLM's ``forward(x, sigma)``, (batch,) noise levels, which a time-free network ignores; SUBS parameterisation. Its
+    log-probabilities may come normalised: that changes nothing.
+
+    sigma = -log(1 - (1 - 1e-3) m), m the masked share: its ``LogLinearNoise``, at most 6.908 (commit 06dd29f of
+    kuleshov-group/mdlm). m is that of ``schedule``, by which one decodes, at the time told; where none is told, that of the ids.
+    """
+    checked(schedule)
 
     def call(ids: Tensor, t: Tensor | None) -> Any:
-        share = (ids == mask_id).double().mean(1) if t is None else t.double()
-        return forward(ids, -torch.log1p(-share.clamp(max=1 - 1e-5)).float())  # MDLM samples down from 1 - eps
+        if t is None:
+            share = (ids == mask_id).double().mean(1)
+        else:
+            share = torch.from_numpy(np.asarray(schedule.masked(t.double().cpu().numpy()))).to(ids.device)
+        return forward(ids, -torch.log1p(-(1 - 1e-3) * share).float())
 
-    return Adapted(call, width=width, mask_id=mask_id, timed=True)
+    return Adapted(call, width=width, mask_id=mask_id, timed=True, device=_home(forward, device))
 
 
-def llada(forward: Forward, *, width: int, mask_id: int = 126_336, never: Sequence[int] = ()) -> Adapted:
+def _home(forward: Forward, device: torch.device | str | None) -> torch.device:
+    """``device``, or where the parameters of a module, or of the module that a method is of, lie."""
+    owner: Any = getattr(forward, "__self__", forward)
+    return device_of(owner) if device is None else torch.device(device)
+
+
+def llada(
+    forward: Forward,
+    *,
+    width: int,
+    mask_id: int = 126_336,
+    never: Sequence[int] = (),
+    device: torch.device | str | None = None,
+) -> Adapted:
     """LLaDA's ``model(x).logits``: no shift, no time; its mask is an id inside the vocabulary."""
-    return Adapted(forward, width=width, mask_id=mask_id, never=never)
+    return Adapted(forward, width=width, mask_id=mask_id, never=never, device=device)

@@ -10,19 +10,23 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
 
+from ..errors import InputError
 from ..laws.law import Law
+from ..statistics._checks import check_open_unit, check_whole
 from ..statistics.independence import agreement_test
 from ..statistics.testing import TestResult
 from ..types import Float, Guarantee
-from .schedule import LINEAR, Schedule
+from .schedule import LINEAR, Schedule, checked
 
-Decode = Callable[..., Tensor]  # (network, *, batch, length, rng) -> (batch, length) token ids
+Decode = Callable[..., Any]  # (network, *, batch, length, rng) -> (batch, length) token ids, a tensor or an array
+_LARGEST = 1 << 24  # numbers in a probe's table: 134 MB
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class ProbeConfig:
 class Probe:
     """A network by its table: a random prediction at every position of every partly masked state, the same at all times.
 
-    ``asked``: the (tokens, t) of every call. ``hidden(tokens, t)`` gives places in the table, ``log_probs`` looks there.
+    ``asked``: the (tokens, t) of every call. ``hidden(tokens, t)`` gives places in the table, ``log_probs`` looks there; on
+    the CPU, with answers on the device of the question. InputError for a table of more than 2^24 numbers.
     """
 
     length: int
@@ -48,22 +53,25 @@ class Probe:
     asked: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        states = (check_whole("vocab", self.vocab, 1) + 1) ** check_whole("length", self.length, 1)
+        if states * self.length * self.vocab > _LARGEST:
+            got = f"a probe of {self.length} positions of {self.vocab} tokens, {states:.3g} states"
+            raise InputError(got, f"a table of at most {_LARGEST} numbers", "length = vocab = 3 shows most mistakes")
         self.config = ProbeConfig(self.vocab)
         self.place = (self.vocab + 1) ** torch.arange(self.length)
-        logits = np.random.default_rng(self.seed).normal(
-            size=((self.vocab + 1) ** self.length * self.length, self.vocab)
-        )
+        logits = np.random.default_rng(self.seed).normal(size=(states * self.length, self.vocab))
         self.table = torch.log_softmax(torch.from_numpy(logits), dim=-1)
 
     def hidden(self, tokens: Tensor, t: Tensor) -> Tensor:
-        self.asked.append((tokens.clone(), torch.as_tensor(t, dtype=torch.float64).expand(len(tokens)).clone()))
-        return self.answer(tokens)
+        state = tokens.detach().clone().cpu()
+        self.asked.append((state, torch.as_tensor(t, dtype=torch.float64).expand(len(tokens)).clone().cpu()))
+        return self.answer(state).to(tokens.device)
 
     def answer(self, tokens: Tensor) -> Tensor:
         return (tokens * self.place).sum(-1, keepdim=True) * self.length + torch.arange(self.length)
 
     def log_probs(self, hidden: Tensor) -> Tensor:
-        return self.table[hidden]
+        return self.table[hidden.cpu()].to(hidden.device)
 
     def law(self) -> Law:
         """The exact law of the final sequence, (vocab^length,), the first position the slowest: with k masked, each of them
@@ -92,7 +100,8 @@ def first_hitting_conformance(
     false_fail: float = 1e-6,
     schedule: Schedule = LINEAR,
 ) -> list[TestResult]:
-    """Five verdicts on ``decode(network, batch=, length=, rng=)``, each at ``false_fail`` / 5; ``batch`` even.
+    """Five verdicts on ``decode(network, batch=, length=, rng=)``, each at ``false_fail`` / 5, or the first alone if it fails,
+    for then the others mean nothing; ``batch`` even.
 
     one_token_per_hit (exact): ``length`` calls on the whole batch; one mask fewer at each; what came stays.
     uniform_position: all ``length``! orders are as likely (exact binomial tests, union).
@@ -101,8 +110,11 @@ def first_hitting_conformance(
     within_batch: rows 2i and 2i + 1 share nothing: neither text, nor order, nor times (agreement tests).
     final_law: the text has the law of the reverse process, by enumeration (the same).
     """
-    probe, each = Probe(length, vocab), false_fail / 5
-    tokens = decode(probe, batch=batch, length=length, rng=rng)
+    probe, each = Probe(length, vocab), check_open_unit("false_fail", false_fail) / 5
+    if check_whole("batch", batch, 2) % 2:
+        raise InputError(f"batch = {batch}", "an even number", "rows are compared in pairs")
+    checked(schedule)
+    tokens = _ids(decode(probe, batch=batch, length=length, rng=rng))
     states = [*(state for state, _ in probe.asked), tokens]
     first = _one_token_per_hit(states, batch, length, vocab, each)
     if first.failed:
@@ -126,6 +138,18 @@ def first_hitting_conformance(
     ]
 
 
+def _ids(tokens: object) -> Tensor:
+    """What a decoder returned, on the CPU."""
+    try:
+        found = torch.as_tensor(tokens).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    if found is None or found.is_floating_point() or found.is_complex():
+        got = type(tokens).__name__ if found is None else str(found.dtype)
+        raise InputError(f"decode() that returns {got}", "(batch, length) token ids", "return its tokens")
+    return found.long()
+
+
 def assert_first_hitting_conformance(decode: Decode, *, rng: object, **options: object) -> None:
     """AssertionError with every verdict, if one fails; options of :func:`first_hitting_conformance`."""
     results = first_hitting_conformance(decode, rng=rng, **options)  # type: ignore[arg-type]
@@ -135,6 +159,7 @@ def assert_first_hitting_conformance(decode: Decode, *, rng: object, **options: 
 
 def _one_token_per_hit(states: list[Tensor], batch: int, length: int, mask: int, level: float) -> TestResult:
     whole = len(states) == length + 1 and all(tuple(state.shape) == (batch, length) for state in states)
+    whole = whole and all(bool(((state >= 0) & (state <= mask)).all()) for state in states)
     fewer = whole and all(bool(((s == mask).sum(1) == length - k).all()) for k, s in enumerate(states))
     stays = fewer and all(bool((a == b)[a != mask].all()) for a, b in itertools.pairwise(states))
     p = 1.0 if stays else 0.0

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import unknown_name
+from ..errors import InputError, unknown_name
 from ..formats import BF16, FP64, FloatFormat
 from ..laws.process import StepLaw, faithful_step, lattice_step, step_law_of, truncated_step
 from ..samplers import SAMPLERS
 from ..samplers.gumbel_max import FP32_CEILING
 from ..statistics import repetition, sequence_entropy
+from ..statistics._checks import check_tokens, check_whole
 from . import decode
 from .decode import Decoded
+from .decode.decoded import beginning, check_size
 
 STEP_LAWS: dict[
     str, StepLaw
@@ -39,6 +42,7 @@ DECODERS = ("event_driven", "ancestral", "two_stage", "autoregressive", *VARIANT
 
 def batches(total: int, size: int) -> list[dict[str, int]]:
     """``total`` sequences as cells of at most ``size``: their number and the place in the row of cells."""
+    total, size = check_whole("total", total, 0), check_whole("size", size, 1)
     return [{"sequences": min(size, total - i), "part": i // size} for i in range(0, total, size)]
 
 
@@ -48,26 +52,42 @@ def generate(model: Any, decoder: str, sampler: str, steps: int = 0, **common: A
     ``steps``: N of ancestral, event_driven and two_stage decoding, network calls of the parallel kinds; else unused.
     "parallel", "extrapolated", "corrected": first-hitting decoding with ``steps`` network calls; "confidence_ordered" and the
     same with confidences rounded to bfloat16.
-    Raises InputError for an unknown name, or a sampler that event-driven decoding has no law of a step for.
+    Raises InputError for an unknown name, a sampler that event-driven decoding has no law of a step for, and for options that
+    the decoder lacks or does not know.
     """
     if decoder not in DECODERS:
         raise unknown_name("decoder", decoder, DECODERS)
-    known = STEP_LAWS if decoder == "event_driven" else SAMPLERS
+    known: dict[str, Any] = STEP_LAWS if decoder == "event_driven" else SAMPLERS
     if sampler not in known:
         raise unknown_name("sampler", sampler, known)
-    if decoder == "event_driven":
-        more = {"excess": EXCESS[sampler]} if sampler in EXCESS else {}
-        return decode.event_driven(model, STEP_LAWS[sampler], steps=steps, **(more | common))
-    if decoder in ("ancestral", "two_stage"):
-        return getattr(decode, decoder)(model, SAMPLERS[sampler], steps=steps, **common)
-    if decoder == "autoregressive":
-        return decode.autoregressive(model, SAMPLERS[sampler], **common)
-    if decoder in CONFIDENCE:
-        return decode.confidence_ordered(
-            model, SAMPLERS[sampler], steps=steps, confidence_format=CONFIDENCE[decoder], **common
-        )
-    calls = None if decoder == "first_hitting" else decode.even_counts(common["length"], steps)
-    return decode.first_hitting(model, SAMPLERS[sampler], per_call=calls, **(VARIANTS[decoder] | common))
+    run, options = _decoder(decoder)
+    takes = [*inspect.signature(run).parameters][2:]
+    if wrong := sorted(common.keys() - set(takes)):
+        raise InputError(f"option {wrong[0]!r} of {decoder}", f"one of {', '.join(takes)}", "leave it out")
+    if lacks := {"batch", "length", "rng"} - common.keys():
+        raise InputError(f"{decoder} without {min(lacks)}", "batch, length and rng", f"pass {min(lacks)}=...")
+    if "steps" in takes and (steps or "per_call" not in common):
+        options["steps"] = steps
+    if decoder in VARIANTS and decoder != "first_hitting" and "per_call" not in common:
+        options["per_call"] = decode.even_counts(_masks(model, **common), steps)
+    if decoder == "event_driven" and sampler in EXCESS:
+        options["excess"] = EXCESS[sampler]
+    return run(model, known[sampler], **(options | common))
+
+
+def _decoder(name: str) -> tuple[Any, dict[str, Any]]:
+    """Its function, and the options that its name stands for."""
+    if name in VARIANTS:
+        return decode.first_hitting, dict(VARIANTS[name])
+    if name in CONFIDENCE:
+        return decode.confidence_ordered, {"confidence_format": CONFIDENCE[name]}
+    return getattr(decode, name), {}
+
+
+def _masks(model: Any, *, batch: int, length: int, given: Any = None, **_: Any) -> int:
+    """Masks in the first sequence to begin with."""
+    check_size(batch, length)
+    return int((beginning(given, batch, length, model)[0] == model.config.mask_id).sum())
 
 
 def rows(done: Decoded) -> list[dict[str, Any]]:
@@ -92,5 +112,10 @@ def real_texts(folder: Path | str) -> np.ndarray:
 
 
 def ids(texts: list[str]) -> np.ndarray:
-    """Back from the strings of :func:`rows`, all of one length: (sequences, length) int64."""
-    return np.array([[int(token) for token in text.split()] for text in texts], dtype=np.int64)
+    """Back from the strings of :func:`rows`: (sequences, length) int64; InputError for words, and for unequal lengths."""
+    try:
+        return check_tokens([[int(token) for token in text.split()] for text in texts])
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"text that is no ids: {error}", "numbers with spaces between", "see texts.rows") from None

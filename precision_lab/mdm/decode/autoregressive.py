@@ -8,7 +8,7 @@ from ...errors import InputError
 from ...samplers.sampler import Sampler
 from ...uniforms import Rng
 from ..denoiser import START
-from .decoded import Clock, Decoded, Network, Progress, check_size, check_temperature, device_of, tempered
+from .decoded import Clock, Decoded, Network, Progress, check_rng, check_size, check_temperature, device_of, tempered
 
 
 def autoregressive(
@@ -27,6 +27,7 @@ def autoregressive(
     if not getattr(model.config, "causal", False):
         raise InputError("a network that sees what is to come", "a causal one", "train with --kind ar")
     heat, device = check_temperature(temperature), device_of(model)
+    check_rng(rng, device)
     clock, read = Clock(device), model.reader() if hasattr(model, "reader") else None
     tokens = torch.full((batch, length + 1), START, device=device)  # shifted by one: token l lies at l + 1
     for l in range(length):

@@ -4,11 +4,12 @@ proposals stay."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ...errors import InputError
 from ...formats import FP64, FloatFormat
 from ...samplers.sampler import Sampler
 from ...uniforms import Rng
@@ -18,6 +19,7 @@ from .decoded import (
     Network,
     Progress,
     ask,
+    check_rng,
     check_size,
     check_temperature,
     device_of,
@@ -43,16 +45,23 @@ def confidence_ordered(
     confidence_format: FloatFormat = FP64,
     progress: Progress | None = None,
 ) -> Decoded:
-    """``steps`` network calls; ``per_call`` tokens at each (evenly by default, the larger first, as LLaDA).
+    """``steps`` network calls, over which the tokens are spread evenly, the larger first, as LLaDA; or ``per_call`` tokens at
+    each; by default one.
 
     ``order``: what makes a proposal sure. "confidence": mu of the proposed token (LLaDA, ``low_confidence``); "margin": the
-    largest mu less the second; "entropy": minus that of mu (Dream); "random": a uniform number, which is parallel
-    first-hitting decoding. Confidence is of mu itself, at temperature 1, as LLaDA has it, rounded to ``confidence_format``:
-    in bfloat16 every mu above 1 - 2^-9 is 1, and ties go to the leftmost position. The law is not that of the model.
+    largest mu less the second; "entropy": minus that of mu (Dream); "random": a uniform number, never rounded, which is
+    parallel first-hitting decoding. Confidence is of mu itself, at temperature 1, as LLaDA has it, rounded to
+    ``confidence_format``: in bfloat16 every mu above 1 - 2^-9 is 1, and ties go to the leftmost position. The law is not
+    that of the model.
     """
     check_size(batch, length)
-    counts = even_counts(length, steps) if per_call is None and steps is not None else _counts(per_call, length)
+    if order not in get_args(Order):
+        raise InputError(f"order {order!r}", f"one of {', '.join(get_args(Order))}", "choose one of these")
+    if steps is not None and per_call is not None:
+        raise InputError(f"steps = {steps} and per_call", "one of the two", "leave out steps")
+    counts = _counts(per_call, length) if steps is None else even_counts(length, steps)
     heat, mask, device = check_temperature(temperature), model.config.mask_id, device_of(model)
+    check_rng(rng, device)
     clock, rows, draws = Clock(device), torch.arange(batch, device=device)[:, None], 0
     tokens, came = (torch.full((batch, length), value, device=device) for value in (mask, -1))
     for call, count in enumerate(counts):
@@ -63,8 +72,10 @@ def confidence_ordered(
         with clock("categorical"):
             drawn = sampler.sample(tempered(log_mu, heat).flatten(0, 1), 1, rng=rng)[0].view(where.shape)
             draws += drawn.numel()
-            sure = uniforms(tuple(where.shape), rng=rng) if order == "random" else _sure(log_mu, drawn, order)
-            sure = torch.from_numpy(confidence_format.round(sure.cpu().numpy())).to(device)
+            if order == "random":
+                sure = uniforms(tuple(where.shape), rng=rng)
+            else:
+                sure = torch.from_numpy(confidence_format.round(_sure(log_mu, drawn, order).cpu().numpy())).to(device)
             best = sure.argsort(dim=1, descending=True, stable=True)[:, :count]
             at = where.gather(1, best)
             tokens[rows, at], came[rows, at] = drawn.gather(1, best), call

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...uniforms import Rng, words
+from ..schedule import whole
 
 ROWS = 64  # positions in float64 at once, and no more than 2^19 numbers: 4 MB stay in the cache, 26 MB do not
 Progress = Callable[[int], None]
@@ -37,7 +38,8 @@ class Network(Protocol):
 @dataclass(frozen=True)
 class Decoded:
     """``tokens``: (batch, length) int64, no mask left. ``nfe``: network calls. ``draws``: categorical draws.
-    ``steps``: (batch, length) int64, the step (or network call) in which each token came, where the decoder tells.
+    ``steps``: (batch, length) int64, the step (or network call) in which each token came, where the decoder tells;
+    -1 where it was ``given``.
     ``seconds``: wall time by part, "network" (with its head) and "categorical" (rows and draws)."""
 
     tokens: Tensor
@@ -66,9 +68,22 @@ class Clock:
 
 
 def device_of(model: Network) -> torch.device:
-    """Where the network's weights lie, and decoding with it; a network without ``parameters`` is on the CPU."""
-    parameters = getattr(model, "parameters", tuple)
-    return next((p.device for p in parameters()), CPU)
+    """Where the network's weights lie, and decoding with it: its ``device``, or that of its ``parameters``, or the CPU."""
+    if (device := getattr(model, "device", None)) is not None:
+        return torch.device(device)
+    return next((p.device for p in getattr(model, "parameters", tuple)()), CPU)
+
+
+def check_rng(rng: Rng, device: torch.device | None = None) -> None:
+    """A generator, whose draws lie where the network does (on ``device``): numpy's are on the CPU."""
+    if not isinstance(rng, torch.Generator | np.random.Generator):
+        raise InputError(
+            f"rng of type {type(rng).__name__}", "torch.Generator or numpy.random.Generator", "pass rng=..."
+        )
+    found = rng.device if isinstance(rng, torch.Generator) else CPU
+    if device is not None and found.type != device.type:
+        got = f"a network on {device} and a {type(rng).__module__} generator on {found}"
+        raise InputError(got, "both on one device", f"pass rng=torch.Generator({str(device)!r}), or move the network")
 
 
 def rows_at_once(vocab: int) -> int:
@@ -81,6 +96,8 @@ def beginning(given: Tensor | None, batch: int, length: int, model: Network) -> 
     mask, device = model.config.mask_id, device_of(model)
     if given is None:
         return torch.full((batch, length), mask, device=device)
+    if not isinstance(given, Tensor):
+        raise InputError(f"given of type {type(given).__name__}", "a tensor", "use torch.as_tensor(given)")
     fits = given.shape == (batch, length) and given.dtype == torch.int64
     if not (fits and ((given >= 0) & (given <= mask)).all() and (given == mask).any()):
         raise InputError(
@@ -92,8 +109,9 @@ def beginning(given: Tensor | None, batch: int, length: int, model: Network) -> 
 
 
 def check_size(batch: int, length: int, steps: int = 1) -> None:
-    if min(batch, length, steps) < 1:
-        raise InputError(f"batch {batch}, length {length}, steps {steps}", "at least 1 of each", "change the smallest")
+    if not whole(batch, length, steps):
+        got = f"batch {batch!r}, length {length!r}, steps {steps!r}"
+        raise InputError(got, "whole numbers, at least 1 of each", "change the smallest")
 
 
 def check_temperature(temperature: float) -> float:
@@ -114,13 +132,26 @@ def ask(model: Network, tokens: Tensor, t: Tensor) -> Tensor:
 
 
 def tempered(log_mu: Tensor, temperature: float) -> Tensor:
-    """log of mu^(1/temperature), normalised; float64. Before the mask is mixed in, which has no temperature."""
+    """log of mu^(1/temperature), normalised; float64. Before the mask is mixed in, which has no temperature. InputError for
+    rows that nothing can be drawn from."""
     wide = log_mu.double()
-    return wide if temperature == 1.0 else torch.log_softmax(wide / temperature, dim=-1)
+    return drawable(wide if temperature == 1.0 else torch.log_softmax(wide / temperature, dim=-1))
+
+
+def drawable(log_mu: Tensor) -> Tensor:
+    """(..., vocab), as it is, if every row's maximum is finite: -inf is a token that cannot come; else InputError."""
+    if not bool(torch.isfinite(log_mu.amax(-1)).all()):
+        raise InputError(
+            "log-probabilities with NaN, +inf or nothing but -inf",
+            "a token that can be drawn at every masked position",
+            "look at what the network returns; a temperature near 0 overflows",
+        )
+    return log_mu
 
 
 def uniforms(shape: tuple[int, ...], *, rng: Rng) -> Tensor:
-    """float64 uniforms (k + 1/2) 2^-53, never 0 nor 1."""
+    """float64 uniforms in (0, 1]: (k + 1/2) 2^-53, rounded to float64; so the largest, of probability 2^-53, is 1."""
+    check_rng(rng)
     if isinstance(rng, np.random.Generator):
         k = words(shape, 53, rng=rng)
     else:

@@ -12,9 +12,8 @@ from torch import Tensor
 from ...errors import InputError
 from ...laws.process import StepLaw
 from ...types import Float, Int
-from ..denoiser import Denoiser
 from ..schedule import unmask_probabilities
-from .decoded import ROWS, Clock, Decoded, Progress, check_size, device_of
+from .decoded import ROWS, Clock, Decoded, Network, Progress, check_size, device_of, drawable, timed
 
 _TOKENS = 256  # tokens in one network call: more are slower, on a CPU
 
@@ -38,7 +37,7 @@ class Candidate(NamedTuple):
 
 
 def event_driven(
-    model: Denoiser,
+    model: Network,
     step_law: StepLaw,
     *,
     batch: int,
@@ -58,9 +57,16 @@ def event_driven(
     at its own pace and share network calls of up to 256 tokens. ``nfe``: sequences asked, summed over calls; ``draws``:
     candidates; ``progress``: called with the number of tokens that have come; ``watch``: with every candidate.
     ``step_law``: see :mod:`precision_lab.laws.process`; any sampler's by ``step_law_of``. ``excess``: what it may give
-    above r; u = 0 is 2^-24 in float32, 2^-9 in bfloat16. Raises InputError if the law unmasks more often than d_i allows.
+    above r; u = 0 is 2^-24 in float32, 2^-9 in bfloat16. Raises InputError if the law unmasks more often than d_i allows, and
+    for a network that is told the time: its predictions change from step to step, whether tokens come or not.
     """
     check_size(batch, length, steps)
+    if timed(model):
+        raise InputError("a network that is told the time", "one that is not", "use decode.ancestral")
+    if not callable(getattr(rng, "exponential", None)):
+        raise InputError(
+            f"rng of type {type(rng).__name__}", "numpy.random.Generator", "pass rng=np.random.default_rng(...)"
+        )
     r, device = unmask_probabilities(steps), device_of(model)
     clock = Clock(device)
     bound = np.minimum(r + excess, 1.0)
@@ -74,6 +80,7 @@ def event_driven(
     tokens, came = torch.full((batch, length), model.config.mask_id, device=device), np.full((batch, length), -1)
     candidate, stale, nfe, draws = next_candidate(came), np.ones(batch, dtype=bool), 0, 0
     hidden: Tensor | None = None
+    head = getattr(model, "logits", None) or model.log_probs
     while (open_ := np.flatnonzero((came < 0).any(1))).size:
         for todo in _split(open_[stale[open_]], max(_TOKENS // length, 1)):
             with clock("network"), torch.no_grad():
@@ -87,7 +94,8 @@ def event_driven(
         for part in _split(np.arange(len(at)), ROWS):
             row, position, step = open_[at[part]], where[part], now[at[part]]
             with clock("network"), torch.no_grad():  # the head runs at candidates alone
-                log_mu = torch.log_softmax(model.logits(hidden[row, position]).double(), dim=-1).cpu().numpy()
+                nats = drawable(torch.log_softmax(head(hidden[row, position]).double(), dim=-1))
+                log_mu = nats.cpu().numpy()
             draws += len(part)
             with clock("categorical"):
                 for i, p, s, log_p in zip(row, position, step, log_mu, strict=True):

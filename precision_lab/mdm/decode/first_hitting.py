@@ -3,6 +3,7 @@ steps -> infinity, at one network call a token or fewer."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from ...errors import InputError
 from ...samplers.sampler import Sampler
 from ...uniforms import Rng
-from ..schedule import LINEAR, Schedule
+from ..schedule import LINEAR, Schedule, checked, whole
 from .decoded import (
     Clock,
     Decoded,
@@ -19,6 +20,7 @@ from .decoded import (
     Progress,
     ask,
     beginning,
+    check_rng,
     check_size,
     check_temperature,
     device_of,
@@ -35,9 +37,10 @@ def hitting_times(batch: int, length: int, *, rng: Rng, schedule: Schedule = LIN
     With n masks left, 1 - alpha(tau_{n-1}) = u^(1/n) (1 - alpha(tau_n)), tau_L = 1: order statistics, largest first, of
     ``length`` independent times whose masked share is uniform. log u / n is summed, so that no product underflows.
     """
+    check_size(batch, length)
     left = torch.arange(length, 0, -1, dtype=torch.float64)
     share = (uniforms((batch, length), rng=rng).cpu().log() / left).cumsum(1).exp()
-    return torch.from_numpy(schedule.time(share.numpy()))
+    return torch.from_numpy(checked(schedule).time(share.numpy()))
 
 
 def first_hitting(
@@ -68,6 +71,7 @@ def first_hitting(
     """
     check_size(batch, length)
     heat, device = check_temperature(temperature), device_of(model)
+    check_rng(rng, device)
     clock, rows = Clock(device), torch.arange(batch, device=device)[:, None]
     tokens, came = beginning(given, batch, length, model), torch.full((batch, length), -1, device=device)
     masked = None if given is None else tokens == model.config.mask_id
@@ -91,7 +95,7 @@ def first_hitting(
             hidden = ask(model, tokens, t)
             log_mu = model.log_probs(hidden[rows, now]).double()
             again = model.log_probs(hidden[rows, last]) if correct and last is not None else None
-            ahead = model.log_probs(hidden[rows, next_]).double() if extrapolate and next_ is not None else None
+            ahead = tempered(model.log_probs(hidden[rows, next_]), 1.0) if extrapolate and next_ is not None else None
         with clock("categorical"):
             if again is not None and last is not None:
                 draws += draw(again, last, call)
@@ -105,18 +109,19 @@ def first_hitting(
 
 
 def _counts(per_call: Sequence[int] | None, length: int) -> list[int]:
-    counts = [1] * length if per_call is None else [int(count) for count in per_call]
+    try:
+        counts = [1] * length if per_call is None else [operator.index(count) for count in per_call]
+    except TypeError:
+        counts = []
     if min(counts, default=0) < 1 or sum(counts) != length:
-        raise InputError(
-            f"per_call {counts[:8]} of sum {sum(counts)}", f"positive numbers of sum {length}", "mend them"
-        )
+        raise InputError(f"per_call {per_call!s:.60}", f"positive whole numbers of sum {length}", "mend them")
     return counts
 
 
 def even_counts(length: int, calls: int) -> list[int]:
     """``length`` tokens over ``calls`` calls, as evenly as whole numbers allow, the larger first."""
-    if not 1 <= calls <= length:
-        raise InputError(f"calls = {calls}", f"1 to {length}", "decode at least one token a call")
+    if not (whole(calls, length) and calls <= length):
+        raise InputError(f"calls = {calls!r}", f"a whole number, 1 to {length}", "decode at least one token a call")
     return [length // calls + (i < length % calls) for i in range(calls)]
 
 

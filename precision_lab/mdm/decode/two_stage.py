@@ -14,6 +14,7 @@ from .decoded import (
     Network,
     Progress,
     ask,
+    check_rng,
     check_size,
     check_temperature,
     device_of,
@@ -43,6 +44,7 @@ def two_stage(
     """
     check_size(batch, length, steps)
     heat, device = check_temperature(temperature), device_of(model)
+    check_rng(rng, device)
     clock = Clock(device)
     with np.errstate(divide="ignore"):
         hazard = np.cumsum(-np.log1p(-unmask_probabilities(steps, schedule)))  # the last is infinite
@@ -51,7 +53,7 @@ def two_stage(
     for step in came.unique().tolist():
         row, position = (came == step).nonzero().to(device).unbind(1)
         changed, place = row.unique(return_inverse=True)
-        with clock("network"):
+        with clock("network"), torch.no_grad():
             hidden = ask(model, tokens[changed], torch.full((len(changed),), (steps - step) / steps, device=device))
             log_mu = model.log_probs(hidden[place, position])
         with clock("categorical"):
