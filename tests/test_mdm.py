@@ -788,6 +788,34 @@ class TestTraining:
         train(TINY, noise_text(), tmp_path)
         self.assert_same_run(trained[0], tmp_path)
 
+    def test_weights_of_the_number_of_masks(self, tmp_path):
+        """The loss of a step is the mean of w_n times each window's, on the same masks; all 1 is the bound. A run goes on
+        with its weights, and with no others."""
+        w = tuple(2.0**-k for k in range(TINY.length))
+        runs = [Trainer(replace(TINY, mask_weights=of), noise_text(), tmp_path) for of in (None, (1.0,) * len(w), w)]
+        tokens = runs[0].validation[:4]
+        plain, ones, weighted = (run.loss(tokens).item() for run in runs)
+        assert plain == ones != weighted
+        again = Trainer(TINY, noise_text(), tmp_path)
+        counts = mask_counts(4, TINY.length, rng=again.rng)
+        losses = masked_cross_entropy(again.model, tokens, random_subset(counts, TINY.length, rng=again.rng))
+        due = sum(w[n - 1] * x for n, x in zip(counts.tolist(), losses.tolist(), strict=True)) / 4
+        assert weighted == pytest.approx(due, rel=1e-6)
+        train(replace(TINY, mask_weights=w, steps=2), noise_text(), tmp_path)
+        train(replace(TINY, mask_weights=w), noise_text(), tmp_path)
+        assert state_of(tmp_path)[1][0] == TINY.steps
+        with pytest.raises(InputError, match="mask_weights"):
+            train(replace(TINY, mask_weights=w[::-1], steps=6), noise_text(), tmp_path)
+
+    @pytest.mark.parametrize("wrong", [(), (1.0,), (0.0,) * TINY.length, (math.nan,) * TINY.length])
+    def test_weights_that_are_none(self, wrong):
+        with pytest.raises(InputError, match="mask_weights"):
+            replace(TINY, mask_weights=wrong)
+
+    def test_a_causal_network_has_no_weights(self):
+        with pytest.raises(InputError, match="causal"):
+            replace(TINY, model=replace(TINY.model, causal=True), mask_weights=(1.0,) * TINY.length)
+
     def test_another_seed_is_another_run(self, trained, tmp_path):
         train(replace(TINY, seed=1), noise_text(), tmp_path)
         assert not torch.equal(state_of(tmp_path)[0]["model.bias"], state_of(trained[0])[0]["model.bias"])

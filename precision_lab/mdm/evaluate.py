@@ -11,18 +11,21 @@ from .denoiser import Denoiser
 from .loss import mask_counts, masked_cross_entropy, next_token_cross_entropy, random_subset
 
 
-def window_losses(model: Denoiser, tokens: Tensor, *, rng: torch.Generator) -> Tensor:
+def window_losses(model: Denoiser, tokens: Tensor, *, rng: torch.Generator, weights: Tensor | None = None) -> Tensor:
     """(batch, length) ids -> (batch,) nats per token: of the masked network a draw whose mean over the batch is one of the
     bound, of the causal one the value itself.
 
     The shares of masks are stratified over the rows: row i alone is a draw at shares in the i-th part of (0, 1], which says
     less (early rows) or more (late ones) than the bound of that window.
     ``rng`` is a CPU generator, so that the masks do not depend on the device; a causal network draws nothing.
+    ``weights``: (length,), w_n of n = 1 .. length masks; then it is no bound, but has the same optimum (Prop. 3.2).
     """
     if model.config.causal:
         return next_token_cross_entropy(model, tokens)
-    masked = random_subset(mask_counts(len(tokens), tokens.shape[1], rng=rng), tokens.shape[1], rng=rng)
-    return masked_cross_entropy(model, tokens, masked.to(tokens.device))
+    counts = mask_counts(len(tokens), tokens.shape[1], rng=rng)
+    masked = random_subset(counts, tokens.shape[1], rng=rng)
+    losses = masked_cross_entropy(model, tokens, masked.to(tokens.device))
+    return losses if weights is None else losses * weights[counts - 1].to(losses.device)
 
 
 def validation_losses(model: Denoiser, text: Tensor, *, seed: int, batch: int = 32, autocast: bool = False) -> Tensor:

@@ -47,6 +47,9 @@ class TrainConfig:
     evaluate_every: int = 250
     autocast: bool = True  # bfloat16 matrix products; weights, norms and the loss stay float32
     device: str = "cpu"
+    mask_weights: tuple[float, ...] | None = (
+        None  # w_n of n = 1 .. length masks, any positive numbers; None: all 1, the bound
+    )
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "length", "warmup", "evaluate_every", "seed"):
@@ -54,6 +57,10 @@ class TrainConfig:
         if not (0 < self.decay <= 1 and 0 <= self.ema <= 1):
             got = f"decay = {self.decay}, ema = {self.ema}"
             raise InputError(got, "0 < decay <= 1, 0 <= ema <= 1", "decay = 1 falls from the first step on")
+        w = (1.0,) * self.length if self.mask_weights is None else self.mask_weights
+        if len(w) != self.length or not all(0 < x < math.inf for x in w) or (self.mask_weights and self.model.causal):
+            got, do = f"{len(w)} mask_weights {w!s:.60}", "a causal network has none"
+            raise InputError(got, f"{self.length} positive numbers, for a masked network", do)
 
     @property
     def kind(self) -> str:
@@ -106,6 +113,7 @@ class Trainer:
             ),
         ]
         self.rng = torch.Generator().manual_seed(config.seed + 1)  # on the CPU: the same batches on every device
+        self.weights = None if config.mask_weights is None else torch.tensor(config.mask_weights)
         self.step, self.seconds = 0, 0.0
         self.curve: list[dict] = []
         self.schedule = [{"from_step": 0, "steps": config.steps, "device": config.device}]
@@ -123,8 +131,8 @@ class Trainer:
 
     # -- one step ---------------------------------------------------------------------------------------------------
     def loss(self, tokens: Tensor) -> Tensor:
-        """What a step lowers, a scalar: the bound, or the cross-entropy of a causal network."""
-        return window_losses(self.model, tokens, rng=self.rng).mean()
+        """What a step lowers, a scalar: the bound, or with other weights, or the cross-entropy of a causal network."""
+        return window_losses(self.model, tokens, rng=self.rng, weights=self.weights).mean()
 
     def advance(self) -> float:
         config = self.config
@@ -212,7 +220,7 @@ class Trainer:
     def _changed(self, extra: dict) -> list[str]:
         """Names of the settings that are not those of the state."""
         defaults = asdict(TrainConfig())  # settings that are younger than the state
-        ours, theirs = asdict(self.config), defaults | extra["config"]
+        ours, theirs = json.loads(json.dumps(asdict(self.config))), defaults | extra["config"]
         theirs["model"] = defaults["model"] | theirs["model"]
         changed = [k for k in ours if k not in ("steps", "device") and ours[k] != theirs[k]]
         return changed + ["text"] * (extra["text"] != self.corpus.fingerprint)
