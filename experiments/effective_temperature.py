@@ -31,7 +31,7 @@ SHOWN = [
     "gumbel_max_bf16",
 ]
 GRID = {  # profile -> (rows of each model, steps, samplers)
-    "smoke": ({"mdm": 2}, [1024], ["gumbel_max_bf16", "gumbel_max_fp64_truncated"]),
+    "smoke": ({"mdm": 2}, [128, 1024], ["gumbel_max_bf16", "gumbel_max_fp64_truncated"]),
     "quick": ({"mdm": 6, "smollm2": 1}, [128, 1024, 4096, 16384], SHOWN[:1] + SHOWN[2:]),
     "full": ({"mdm": 25, "smollm2": 4}, [32, 128, 1024, 4096, 16384, 50000], SHOWN),
 }
