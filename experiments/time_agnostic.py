@@ -165,12 +165,13 @@ def verdict(frame):
         e = differences(frame)[kind, "bound"]
         if frame.bound.mean() > first.unigram - LEARNED:
             answer = "nothing learned, no answer"
-        elif kind == "timed":
-            lost = "reproduced, time-free loses nothing" if -e.low < MARGIN else f"not decided at {MARGIN}"
-            answer = f"different: the time helps, by at most {-e.low:.3f}" if e.high < 0 else lost
+        elif e.high < 0:
+            answer = f"different, time-free is worse by at most {-e.low:.3f}"
         else:
-            answer = "higher" if e.low > 0 else "lower" if e.high < 0 else "not told apart"
+            answer = "reproduced, time-free loses nothing" if -e.low < MARGIN else f"not decided at {MARGIN}"
         text.append(f"{kind} less time-free {e.text(4)}, of these networks over windows {windows.text(4)}: {answer}")
+    for r in summary(frame).query("of == 'timed less told nothing'").itertuples():
+        text.append(f"What is known of the time, timed less told nothing {r.value:.4f} [{r.low:.4f}, {r.high:.4f}]")
     return ". ".join(text) + "."
 
 
