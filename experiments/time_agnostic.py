@@ -163,15 +163,13 @@ def verdict(frame):
     text = [f"Nats per token after {first.steps} steps of {first.batch} x {first.length}, over seeds: {of}"]
     for kind, windows in over_blocks(frame).items():
         e = differences(frame)[kind, "bound"]
+        answer = "reproduced, time-free loses nothing" if -e.low < MARGIN else f"not decided at {MARGIN}"
+        answer = f"different, time-free is worse by at most {-e.low:.3f}" if e.high < 0 else answer
         if frame.bound.mean() > first.unigram - LEARNED:
             answer = "nothing learned, no answer"
-        elif e.high < 0:
-            answer = f"different, time-free is worse by at most {-e.low:.3f}"
-        else:
-            answer = "reproduced, time-free loses nothing" if -e.low < MARGIN else f"not decided at {MARGIN}"
         text.append(f"{kind} less time-free {e.text(4)}, of these networks over windows {windows.text(4)}: {answer}")
     for r in summary(frame).query("of == 'timed less told nothing'").itertuples():
-        text.append(f"What is known of the time, timed less told nothing {r.value:.4f} [{r.low:.4f}, {r.high:.4f}]")
+        text.append(f"What the time says, timed less told nothing: {r.value:.4f} [{r.low:.4f}, {r.high:.4f}]")
     return ". ".join(text) + "."
 
 
