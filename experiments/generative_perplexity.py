@@ -89,7 +89,7 @@ def measure(cell, rng):
 
 def everything(frame):
     both = with_long_run(frame, ROOT, "generative_perplexity", ["texts", "digest", "row", "judge"])
-    both = both.fillna({"sampler": "", "skipped": ""})
+    both = both.astype({"sampler": object, "skipped": object}).fillna({"sampler": "", "skipped": ""})
     both = both[both.digest == both.texts.map({name: digest(name) for name in set(both.texts)})]
     return both[both.skipped == ""], sorted(set(both.skipped) - {""})
 

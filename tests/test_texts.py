@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from judging import statistical
 from scipy import stats
 
+from precision_lab import engine
 from precision_lab.errors import InputError
 from precision_lab.mdm.denoiser import Autocast, Denoiser, DenoiserConfig
-from precision_lab.mdm.texts import DECODERS, EXCESS, STEP_LAWS, batches, generate, ids, rows
+from precision_lab.mdm.texts import DECODERS, EXCESS, STEP_LAWS, batches, generate, ids, real_texts, rows
 from precision_lab.result import averages
 
 
@@ -130,6 +132,27 @@ def test_batches_add_up():
 def test_what_are_no_ids(texts):
     with pytest.raises(InputError, match=r"ids|length"):
         ids(texts)
+
+
+def test_real_texts_are_in_random_order_always_the_same(tmp_path):
+    """All windows once; the first half is a sample of a file that lies source by source."""
+    np.save(tmp_path / "validation.npy", np.repeat(np.arange(200, dtype=np.uint16), 3).reshape(200, 3))
+    found = real_texts(str(tmp_path))
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(np.sort(found[:, 0]), np.arange(200))
+    assert 30 < int((found[:100, 0] < 100).sum()) < 70  # as they lie: 100
+    np.testing.assert_array_equal(found, real_texts(tmp_path))
+
+
+def test_texts_that_changed_are_not_counted_twice():
+    """A judged table keeps rows of texts that were measured again since; they are told by what the texts say."""
+    engine.load_study("generative_perplexity")
+    module = sys.modules["experiments.generative_perplexity"]
+    now = pd.read_csv(module.ROOT / "results" / "full" / "generative_perplexity.csv")
+    stale = now[now.texts == "real"].assign(digest="another")
+    both, skipped = module.everything(pd.concat([now, stale], ignore_index=True))
+    assert (len(both), skipped) == (len(now), [])
+    assert "another" not in set(both.digest)
 
 
 class TestRows:
