@@ -49,6 +49,12 @@ class Source(ABC):
         """Whether :meth:`atoms` can list the law."""
         return self.bits <= 24
 
+    @property
+    def emulated(self) -> str | None:
+        """Whose arithmetic this is and on what it is evaluated, where it was not confirmed on this machine; None where it
+        was."""
+        return None
+
     @abstractmethod
     def from_words(self, words: Tensor) -> Tensor:
         """The published map, word -> value, in its own rounding."""
