@@ -20,7 +20,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeAlias, final
+from typing import Literal, TypeAlias, final
 
 import numpy as np
 from torch import Tensor
@@ -34,6 +34,7 @@ from ..types import Array, Float
 from ..uniforms import Source
 
 NoiseMap: TypeAlias = Callable[[Tensor], Tensor]
+NonFinite: TypeAlias = Literal["wins", "first"]
 _FLOAT16_INFINITE = 65520.0  # sums from here on round to +inf in float16
 _LARGEST_DOUBLE = float(np.finfo(np.float64).max)
 
@@ -44,8 +45,9 @@ class Race:
     """argmax_i score(weight_i, noise_i), noise_i = ``noise_of(u_i)`` with independent u_i from ``source``.
 
     ``combine``: how weight and noise make a score ("add": w + noise; "divide": w / noise); ``score``: the format in which
-    the score is rounded; ``tie``: which of equal best scores wins. ``noise_sha256``: if given, a noise table with another
-    hash is refused. ``name``: whose race it is, for error messages.
+    the score is rounded; ``tie``: which of equal best scores wins; ``nonfinite``: what wins where a score is NaN or +inf:
+    that score ("wins", the first NaN before any +inf, as torch's argmax has it) or the first token ("first").
+    ``noise_sha256``: if given, a noise table with another hash is refused. ``name``: whose race it is, for error messages.
     """
 
     source: Source
@@ -53,6 +55,7 @@ class Race:
     combine: Combine
     score: FloatFormat
     tie: Tie = "first"
+    nonfinite: NonFinite = "wins"
     noise_sha256: str = ""
     name: str = "this race"
 
@@ -96,7 +99,7 @@ class Enumerated(LawRule):
 
     ``tolerance`` and ``relative``: the errors at which the enumeration may stop, as in ``argmax_law``; larger ones are
     quicker. ``overflow``: whether the published arithmetic lets a quotient of finite weight and positive noise overflow to
-    +inf; if not, weights with which one could are refused with an InputError.
+    +inf; if not, weights with which one could are refused with an InputError. So is a race in which NaN does not win.
     """
 
     tolerance: float = 1e-10
@@ -104,6 +107,12 @@ class Enumerated(LawRule):
     overflow: bool = False
 
     def law(self, race: Race, weights: Float, progress: Progress | None = None) -> Law:
+        if race.nonfinite != "wins":
+            raise InputError(
+                f"{race.name}, in which a row with NaN gives the first token",
+                "a race that NaN wins",
+                "use NanToFirst(Enumerated(...))",
+            )
         noise = race.noise_atoms()
         if race.combine == "divide" and not self.overflow:
             _check_quotients(race, float(weights.max()), noise)
@@ -143,7 +152,8 @@ class WithinBound(LawRule):
 
     ``relative``: how far the exponential that decides a score can be from that of its uniform, as a factor 1 +- relative,
     from all roundings but that of a sum. An error d of a Gumbel value -log E is a factor e^d of E. A quotient's own
-    rounding is part of it. ``spacing``: that of the grid of the uniforms, and the probability of noise above ``reach``.
+    rounding is part of it. ``spacing``: that of the grid of the uniforms, and the probability of noise above ``reach``, NaN
+    and +inf among it: what wins then is not asked.
 
     "divide": r = relative. "add": r = relative + h, h the rounding of the sum. Let m be the largest weight. Scores decide
     only from m - 5 (the token of weight m scores less if E > e^5, with probability e^-148) to m + reach, so they are at
@@ -177,7 +187,7 @@ class Truncated(LawRule):
     Scores that are known to a factor 1 +- r scale one exponential against the others by c = (1 - r) / (1 + r). With
     e = e^-M, E has distribution F(z) = 1 - e^(e - z) above e, and for every z
 
-        F(z / c) - F(z) <= (1 / c - 1) max(z e^(e - z), e) <= (1 / c - 1) e^(e - 1) < 2 r  where M > 1 and r <= 1/2.
+        F(z / c) - F(z) <= (1 / c - 1) max(z e^(e - z), e) <= (1 / c - 1) e^(e - 1) < 2 r  where M > 2 and r <= 1/2.
     """
 
     inner: LawRule
@@ -224,19 +234,19 @@ class NanToFirst(LawRule):
         P(i) = P_inner(i) - first_i  for i > 0,  and  P(0) = P_inner(0) - first_0 + sum_j first_j.
 
     The difference of equal floats need not be zero, so a token that cannot win with every score finite is set to zero by
-    :func:`_wins_finite`. Raises InputError unless the race adds and the first of equals wins.
+    :func:`_wins_finite`. Raises InputError for a race that does not add, or in which the last of equals or NaN wins.
     """
 
     inner: LawRule
 
     def law(self, race: Race, weights: Float, progress: Progress | None = None) -> Law:
-        if race.combine != "add" or race.tie != "first":
+        if race.combine != "add" or race.tie != "first" or race.nonfinite != "first":
             raise InputError(
-                f"a race that takes {race.combine!r} and the {race.tie} of equals in {race.name}",
-                "sums, and the first of equals",
-                "use this rule for gumbel_softmax only",
+                f'{race.name} with combine "{race.combine}", tie "{race.tie}", nonfinite "{race.nonfinite}"',
+                'combine "add", tie "first", nonfinite "first"',
+                "use another rule for this race",
             )
-        law = self.inner.law(race, weights, progress)
+        law = self.inner.law(replace(race, nonfinite="wins"), weights, progress)
         noise = race.noise_atoms()
         infinite = _FLOAT16_INFINITE if race.score is FP16 else math.inf  # where a finite sum rounds to +inf
         dead = np.isneginf(weights)
