@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError, PrecisionLabError
-from .anatomy import DTYPE_NAMES, Draw, Gate, Library, Race, Threshold, draws_of
+from .anatomy import DTYPE_NAMES, Draw, GatedDraw, LibraryDraw, RaceDraw, ThresholdDraw, draws_of
 from .calling import Calling
 from .chain import NoiseMap
 from .record import DECLARE, Record, Step, record, refused
@@ -130,13 +130,13 @@ def _own_generator(step: Step, generator: torch.Generator, calling: Calling) -> 
 
 def signature(draw: Draw) -> str:
     """What a reading is, without numbers that a shape may change."""
-    if isinstance(draw, Gate):
+    if isinstance(draw, GatedDraw):
         return f"gate {draw.noise.formula()} {draw.rule} then {signature(draw.inside)}"
     weights = re.sub(r"(?<![\w])-?\d[\d.]*(e[+-]?\d+)?|c\[[^\]]*\]|c\b", "#", draw.weights_formula)
-    if isinstance(draw, Library):
+    if isinstance(draw, LibraryDraw):
         return f"multinomial of {weights}, replacement {draw.replacement}, {'one' if draw.draws == 1 else 'several'}"
     noise = f"{draw.noise.formula()} {[str(dtype) for dtype in draw.noise.dtypes()]}"
-    if isinstance(draw, Threshold):
+    if isinstance(draw, ThresholdDraw):
         return f"{draw.rule} of {weights} by {noise}, beyond: {draw.beyond}"
     blurred = [step.name for step in draw.blurred]
     return f"{draw.combine} {weights} by {noise} in {draw.score}, {blurred}, {draw.decision.name}"
@@ -160,12 +160,12 @@ def _replay(draw: Draw, shape: tuple[int, int, int]) -> str:
     """Ids of the reading against those recorded; which of equal scores won, where equals were seen."""
     index = draw.index.kept
     assert index is not None
-    if isinstance(draw, Race):
+    if isinstance(draw, RaceDraw):
         return _compare_race(draw, index, shape)
-    if isinstance(draw, Gate):
+    if isinstance(draw, GatedDraw):
         _same(_gate_ids(draw), index, draw, shape)
         return _replay(draw.inside, shape)
-    found = _threshold_ids(draw) if isinstance(draw, Threshold) else _library_ids(draw)
+    found = _threshold_ids(draw) if isinstance(draw, ThresholdDraw) else _library_ids(draw)
     _same(found, index, draw, shape)
     return "none seen"
 
@@ -186,7 +186,7 @@ def _difference(at: int, mine: int, theirs: int, draw: Draw, shape: tuple[int, i
     )
 
 
-def race_scores(draw: Race) -> Tensor:
+def race_scores(draw: RaceDraw) -> Tensor:
     """The rounded scores, in the shape of the join."""
     noise = noise_values(draw.noise) * draw.noise_sign
     if draw.combine == "add":
@@ -200,7 +200,7 @@ def race_scores(draw: Race) -> Tensor:
     return scores.to(draw.score)
 
 
-def _compare_race(draw: Race, index: Tensor, shape: tuple[int, int, int]) -> str:
+def _compare_race(draw: RaceDraw, index: Tensor, shape: tuple[int, int, int]) -> str:
     """Every recorded index has the best score: the first of the best, the last, or, behind a blurring operation, one of
     those within a few ulp. An infinite or NaN score in a row that a softmax makes NaN gives index 0."""
     scores = race_scores(draw)
@@ -234,14 +234,14 @@ def _compare_race(draw: Race, index: Tensor, shape: tuple[int, int, int]) -> str
     return "neither the first nor the last"
 
 
-def blur(draw: Race) -> float:
+def blur(draw: RaceDraw) -> float:
     """How much of a score, relative to 1 + its size, the operations after the join can round away."""
     digits = {"fp16": 11, "bf16": 8, "fp32": 24, "fp64": 53}
     narrowest = min(digits[DTYPE_NAMES[step.outputs[0].dtype]] for step in draw.blurred)
     return _BLUR * len(draw.blurred) * 2.0**-narrowest
 
 
-def _threshold_ids(draw: Threshold) -> Tensor:
+def _threshold_ids(draw: ThresholdDraw) -> Tensor:
     uniform = noise_values(draw.noise)
     index = draw.index.kept
     assert index is not None
@@ -256,7 +256,7 @@ def _threshold_ids(draw: Threshold) -> Tensor:
     return first
 
 
-def _library_ids(draw: Library) -> Tensor:
+def _library_ids(draw: LibraryDraw) -> Tensor:
     """``torch.multinomial`` on CPU, from the same generator state: a race of p over exponentials, or, for several draws
     with replacement, a search of 53-bit uniforms in sequential sums divided by the last."""
     generator = torch.Generator()
@@ -280,7 +280,7 @@ def sequential_sums(probs: Tensor) -> Tensor:
     return found
 
 
-def _gate_ids(draw: Gate) -> Tensor:
+def _gate_ids(draw: GatedDraw) -> Tensor:
     uniform = noise_values(draw.noise)
     inside = draw.inside_ids.kept
     assert inside is not None
@@ -301,18 +301,18 @@ def sharing(draws: list[Draw], n: int, rows: int, vocab: int) -> set[str]:
     found: set[str] = set()
     used: list[int] = []
     for draw in draws:
-        inner = draw.inside if isinstance(draw, Gate) else draw
-        if isinstance(inner, Library):
+        inner = draw.inside if isinstance(draw, GatedDraw) else draw
+        if isinstance(inner, LibraryDraw):
             continue
         used += [step.number for step in inner.noise.draws]
-        if isinstance(inner, Race) and len({n, rows, vocab}) == 3:
+        if isinstance(inner, RaceDraw) and len({n, rows, vocab}) == 3:
             found |= _shared_axes(inner, {n * rows: "draws and rows", n: "draws", rows: "rows", vocab: "tokens"})
     if len(used) > len(set(used)):
         found.add("several draws")
     return found
 
 
-def _shared_axes(draw: Race, names: dict[int, str]) -> set[str]:
+def _shared_axes(draw: RaceDraw, names: dict[int, str]) -> set[str]:
     places = draw.noise.places()
     if places is None:
         return set()
