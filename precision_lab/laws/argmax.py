@@ -301,24 +301,31 @@ def truncated_gumbel_law(log_probs: Float, ceiling: float) -> Law:
         P(n) = p_n sum_{i <= n} beta(i),
         beta(i) = [e^{(K+1-i) e^-M - A_i e^-M / p_i} - e^{(K+1-i) e^-M - A_i e^-M / p_{i-1}}] / A_i.
     The continuum's answer: the lattice of the float is not in it. (vocab,) natural-log probabilities in, normalised.
+    A token with e^-M / p_i beyond the floats has beta = 0: below e^(-1e300). Error: vocab 2^-50 max(1, e^-M), of the
+    cancellation in the exponent. Raises InputError for what is not normalised and for M below -30 or NaN.
     """
     p = np.exp(np.asarray(log_probs, dtype=np.float64))
     if p.ndim != 1 or not p.size or not np.isclose(p.sum(), 1.0, atol=1e-6):
         raise InputError(f"log_probs of shape {p.shape} and mass {p.sum():.6g}", "(vocab,) summing to one", "normalise")
+    if not ceiling >= -30:
+        raise InputError(f"a ceiling of {ceiling}", "a number, -30 or more", "name the largest Gumbel value, 16.6 in float32")
     order = np.argsort(p, kind="stable")
     order = order[p[order] > 0]
     q = p[order]
     tail = np.cumsum(q[::-1])[::-1]
     floor = np.exp(-ceiling)
-    left = floor / q
+    with np.errstate(over="ignore"):
+        left = floor / q
     right = np.concatenate([[np.inf], left[:-1]])
     count = np.arange(len(q), 0, -1)
-    beta = np.exp(count * floor - tail * left) * -np.expm1(-tail * (right - left)) / tail
+    beta = np.zeros(len(q))
+    some = left < np.inf
+    gap = right[some] - left[some]
+    beta[some] = np.exp(count[some] * floor - tail[some] * left[some]) * -np.expm1(-tail[some] * gap) / tail[some]
     out = np.zeros_like(p)
     out[order] = q * np.cumsum(beta)
-    return Law.from_probs(
-        out, f"Prop. 5.2, Gumbel conditioned below {ceiling:.6g}", len(p) * 2.0**-50, Guarantee.CERTIFIED
-    )
+    error = min(len(p) * 2.0**-50 * max(1.0, float(floor)), 1.0)
+    return Law.from_probs(out, f"Prop. 5.2, Gumbel conditioned below {ceiling:.6g}", error, Guarantee.CERTIFIED)
 
 
 def perturbed_law(log_probs: Float, *, relative: float, lattice: float) -> Law:
