@@ -55,6 +55,15 @@ class Source(ABC):
         was."""
         return None
 
+    @property
+    def relative_bound(self) -> float:
+        """Bound r on |value / true value - 1| where the published value is not known to the last bit; 0 where it is.
+
+        A race of such values keeps its winner unless two scores lie within a factor (1 + r) / (1 - r): its law is off by
+        2 r at most, as in :func:`~precision_lab.laws.argmax.perturbed_law`.
+        """
+        return 0.0
+
     @abstractmethod
     def from_words(self, words: Tensor) -> Tensor:
         """The published map, word -> value, in its own rounding."""
@@ -70,7 +79,7 @@ class Source(ABC):
     def push(self, function: Callable[[Tensor], Tensor]) -> Atoms:
         """The law of ``function(value)``, computed by torch in the dtype of the source; it need not be monotone. The last
         few laws are kept, as long as the same function object is asked for."""
-        return _law(self, function)
+        return pushed_law(self, function)
 
     def draw(self, shape: tuple[int, ...], *, rng: Rng) -> Tensor:
         if isinstance(rng, np.random.Generator):
@@ -83,7 +92,7 @@ class Source(ABC):
 
 
 @lru_cache(maxsize=6)  # up to 270 MB each
-def _law(source: Source, function: Callable[[Tensor], Tensor]) -> Atoms:
+def pushed_law(source: Source, function: Callable[[Tensor], Tensor]) -> Atoms:
     def mapped(values: np.ndarray) -> np.ndarray:
         return function(torch.from_numpy(np.ascontiguousarray(values)).to(source.dtype)).double().numpy()
 
