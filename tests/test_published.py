@@ -35,12 +35,12 @@ from precision_lab.samplers.published.engines import (
 from precision_lab.samplers.published.masked_diffusion import MASKED_DIFFUSION, UnnormalisedRace
 from precision_lab.samplers.published.torch_library import TORCH_LIBRARY, GumbelSoftmax, distributions_gumbel
 from precision_lab.uniforms import TORCH_EXPONENTIAL, TORCH_RAND, Source
-from precision_lab.uniforms.cuda import Word32
+from precision_lab.uniforms.wide import WideSource
 
 INF = float("inf")
 MINE = {s.name: s for s in (*MASKED_DIFFUSION, *TORCH_LIBRARY, *ENGINES, *CUMULATIVE)}
 LISTED = [name for name, s in MINE.items() if isinstance(s, UniformSampler) and s.source.enumerable]
-WIDE = [name for name in LISTED if isinstance(MINE[name].source, Word32)]
+WIDE = [name for name in LISTED if isinstance(MINE[name].source, WideSource)]
 slow_where_wide = [pytest.param(n, marks=pytest.mark.slow) if n in WIDE else n for n in LISTED]
 
 

@@ -75,14 +75,14 @@ def word_map_here(op: str, dtype: torch.dtype) -> WordMap:
         if word_map.agrees(native, words):
             note(op, dtype, "cpu", word_map.name)
             return word_map
-    raise unknown(op, dtype, "cpu")
+    raise unknown(op, dtype, "cpu", tuple(word_map.name for word_map in candidates(op, dtype)))
 
 
-def unknown(op: str, dtype: torch.dtype, device: str) -> InputError:
+def unknown(op: str, dtype: torch.dtype, device: str, known: tuple[str, ...]) -> InputError:
     """One sentence for draws that no known map makes."""
     return InputError(
         f"{op} of torch {torch.__version__} in {short(dtype)} on {device_name(device)}, whose draws no known word map makes",
-        "one of: " + "; ".join(m.name for m in candidates(op, dtype)),
+        "one of: " + "; ".join(known),
         "use another dtype or torch 2.13, whose maps are known: draws still work, exact laws of this one do not",
     )
 

@@ -81,8 +81,8 @@ class TorchCudaRand(TorchCudaSource):
 
 @dataclass(frozen=True)
 class TorchCudaExponential(TorchCudaSource):
-    """``Tensor.exponential_`` on CUDA: -__logf(u) in float32 of curand's u, 2^-24 where u >= 1 - 2^-24, then cast.
-    E >= 8.2e-9 by the fast logarithm, 2^-24 by the guard: its second value, 6.8e-8, is below the true 2^-23.
+    """``Tensor.exponential_`` on CUDA: -__logf(u) in float32 of curand's u, 2^-24 where u >= 1 - 2^-24, then cast. So the
+    guard lifts u = 1 - 2^-24, of 8.2e-9, to 2^-24; the next value, 6.8e-8, is below the 2^-23 that is right.
     pytorch aten/src/ATen/core/TransformationHelper.h ``transformation::exponential``, ATen/NumericUtils.h ``at::log``.
 
     For u >= 7/8 the value is the one measured on an H100; below, it is known to :attr:`relative_bound` before the cast.
