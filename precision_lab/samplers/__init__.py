@@ -7,7 +7,7 @@ from .gumbel_max import GUMBEL_MAX_FP64_TRUNCATED, gumbel_max
 from .inverse_cdf import inverse_cdf
 from .published import PUBLISHED
 from .resolve import FunctionSampler, resolve
-from .sampler import Sampler, Stages, UniformSampler
+from .sampler import Sampler, Stages, UniformSampler, with_tolerance
 from .torch_multinomial import torch_multinomial, torch_multinomial_replacement
 
 SAMPLERS: dict[str, Sampler] = {
@@ -35,4 +35,13 @@ SAMPLERS: dict[str, Sampler] = {
     )
 }
 
-__all__ = ["PUBLISHED", "SAMPLERS", "FunctionSampler", "Sampler", "Stages", "UniformSampler", "resolve"]
+__all__ = [
+    "PUBLISHED",
+    "SAMPLERS",
+    "FunctionSampler",
+    "Sampler",
+    "Stages",
+    "UniformSampler",
+    "resolve",
+    "with_tolerance",
+]

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from ..uniforms import TORCH_RAND
-from .gumbel_max import FINE_FP64
+from .noise_maps import exponential
+from .rules import Enumerated, WithinBound
 from .sampler import Stages, UniformSampler
 
-
-def exponential(u: Tensor) -> Tensor:
-    """-log u in the dtype of u."""
-    return -torch.log(u)
-
-
-def negative_log(exponential: Tensor) -> Tensor:
-    """-log E, Gumbel noise, in the dtype of E."""
-    return -exponential.log()
+# Float64: the logarithm errs by a few ulp and the quotient by half of one, relative; the 53-bit grid spaces E by 2^-53.
+RACE_FP64 = WithinBound(relative=2.0**-44, spacing=2.0**-52)
 
 
 def exponential_race(format: str) -> UniformSampler:
-    """Every stage in one format."""
+    """argmax(softmax(logits) / -log u), u from ``torch.rand``, every stage in ``format``: fp16, bf16, fp32 or fp64."""
     return UniformSampler(
         name=f"exponential_race_{format}",
         publisher="textbook",
@@ -30,5 +21,5 @@ def exponential_race(format: str) -> UniformSampler:
         source=TORCH_RAND[format],
         noise_of=exponential,
         combine="divide",
-        fine=FINE_FP64 if format == "fp64" else None,
+        rule=RACE_FP64 if format == "fp64" else Enumerated(),
     )

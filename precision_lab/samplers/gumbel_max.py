@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor
-
-from ..laws.argmax import truncated_gumbel_law
-from ..laws.law import Law
 from ..uniforms import TORCH_CPU_FP64, TORCH_RAND
+from .noise_maps import FP32_CEILING, gumbel, truncated_gumbel
+from .rules import Enumerated, Truncated, WithinBound
 from .sampler import Stages, UniformSampler
 
-FP32_CEILING = -math.log(-math.log1p(-(2.0**-24)))  # 16.6355, of the largest float32 u below 1
-# Error budget of the float64 paths: scores below 64 in magnitude round by 2^-48 at most, and torch's logarithms err by
-# a few ulp; the 53-bit grid spaces E by 2^-53.
-FINE_FP64 = (2.0**-44, 2.0**-52)
-
-
-def gumbel(u: Tensor) -> Tensor:
-    """-log(-log u) in the dtype of u: two logarithms, each rounded."""
-    return -torch.log(-torch.log(u))
+# Float64: both logarithms err by a few ulp, those of G, below 37, being 2^-47; the 53-bit grid spaces E by 2^-53. With the
+# rounding of a sum of at most 64, 2^-48, the relative error is 2^-44.
+GUMBEL_FP64 = WithinBound(relative=2.0**-44 - 2.0**-48, spacing=2.0**-52)
 
 
 def gumbel_max(format: str) -> UniformSampler:
-    """Every stage in one format."""
+    """argmax(logits - log(-log u)), u from ``torch.rand``, every stage in ``format``: fp16, bf16, fp32 or fp64."""
     return UniformSampler(
         name=f"gumbel_max_{format}",
         publisher="textbook",
@@ -34,31 +22,20 @@ def gumbel_max(format: str) -> UniformSampler:
         source=TORCH_RAND[format],
         noise_of=gumbel,
         combine="add",
-        fine=FINE_FP64 if format == "fp64" else None,
+        rule=GUMBEL_FP64 if format == "fp64" else Enumerated(),
     )
 
 
-@dataclass(frozen=True)
-class TruncatedGumbelMax(UniformSampler):
-    """float64 Gumbel noise conditioned to lie below the float32 ceiling: u scaled by exp(-e^-M). The paper's control."""
-
-    def row_law(self, logits: Tensor) -> Law:
-        rounding = super().row_law(logits)
-        law = truncated_gumbel_law(rounding.log_probs, FP32_CEILING)
-        return replace(law, error=min(law.error + rounding.error, 1.0))
-
-
-def _truncated(u: Tensor) -> Tensor:
-    return gumbel(u * math.exp(-math.exp(-FP32_CEILING)))
-
-
-GUMBEL_MAX_FP64_TRUNCATED = TruncatedGumbelMax(
+# float64 Gumbel noise conditioned to lie below the float32 ceiling: the paper's control.
+GUMBEL_MAX_FP64_TRUNCATED = UniformSampler(
     name="gumbel_max_fp64_truncated",
     publisher="control",
     source_ref="arXiv:2409.02908, section 5 (Table 2, third row)",
     stages=Stages.all("fp64"),
     source=TORCH_CPU_FP64,
-    noise_of=_truncated,
+    noise_of=truncated_gumbel,
     combine="add",
-    fine=FINE_FP64,
+    rule=Truncated(GUMBEL_FP64, FP32_CEILING),
 )
+
+__all__ = ["FP32_CEILING", "GUMBEL_FP64", "GUMBEL_MAX_FP64_TRUNCATED", "gumbel_max"]

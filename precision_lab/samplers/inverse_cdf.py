@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, final
 
 import numpy as np
 import torch
@@ -10,57 +13,87 @@ from torch import Tensor
 
 from ..laws.inverse_cdf import inverse_cdf_law
 from ..laws.law import Law
-from ..uniforms import DTYPES, TORCH_RAND, Rng
-from .sampler import Sampler, Stages, chunks
+from ..types import Guarantee
+from ..uniforms import DTYPES, TORCH_RAND, Rng, Source
+from .chunks import draw_in_chunks
+from .sampler import Sampler, Stages, emulated_arithmetic
 
 
+@final
+@dataclass(frozen=True)
+class SoftmaxSums:
+    """cumsum(softmax(logits)) by torch in one format. On CPU ``torch.cumsum`` accumulates float32 in float64, and float16
+    and bfloat16 in float32, then rounds each sum."""
+
+    format: str
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """(..., vocab) logits to (..., vocab) sums."""
+        return torch.cumsum(torch.softmax(logits.to(DTYPES[self.format]), dim=-1), dim=-1)
+
+
+@final
 @dataclass(frozen=True)
 class InverseCDF(Sampler):
-    """softmax, ``torch.cumsum`` and ``searchsorted`` in one format; a u above the last sum takes the last token.
+    """The first token whose sum exceeds (``rule`` "u < c") or reaches ("u <= c") u; what is above every sum takes the last
+    token.
 
-    On CPU ``torch.cumsum`` accumulates float32 in float64, and float16 and bfloat16 in float32, then rounds each sum.
+    ``source``: of u, one a token drawn; ``sums``: (rows, vocab) logits to rounded cumulative sums, non-decreasing;
+    ``scaled``: u times the last sum is compared in place of u.
     """
+
+    source: Source
+    sums: Callable[[Tensor], Tensor]
+    rule: Literal["u < c", "u <= c"] = "u < c"
+    scaled: bool = False
 
     @property
     def ceiling(self) -> float:
-        return float("nan")
+        return math.nan
 
     def bits_per_draw(self, vocab: int) -> float:
-        return TORCH_RAND[self.stages.uniform].bits
+        return self.source.bits
 
-    def cumulative(self, logits: Tensor) -> Tensor:
-        return torch.cumsum(torch.softmax(logits.to(DTYPES[self.stages.weights]), dim=-1), dim=-1)
+    @property
+    def emulated(self) -> str | None:
+        return emulated_arithmetic(self.source, self.backend)
 
     def decide(self, logits: Tensor, u: Tensor) -> Tensor:
-        """logits: (rows, vocab); u: (n, rows). Returns (n, rows)."""
-        found = torch.searchsorted(self.cumulative(logits), u.T.contiguous(), right=True).T
+        """The pure decision. logits: (rows, vocab); u: (n, rows) from :attr:`source`. Returns (n, rows) int64."""
+        sums = self.sums(logits)
+        sought = u * sums[:, -1] if self.scaled else u
+        found = torch.searchsorted(sums, sought.T.contiguous(), right=self.rule == "u < c").T
         return found.clamp(max=logits.shape[-1] - 1)
 
     def sample(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
-        draws, rows = chunks(logits[:, :1].expand(-1, 64), n)
-        out = torch.empty((n, len(logits)), dtype=torch.int64, device=logits.device)
-        for j in range(0, len(logits), rows):
-            for i in range(0, n, draws):
-                part = logits[j : j + rows]
-                u = TORCH_RAND[self.stages.uniform].draw((min(draws, n - i), len(part)), rng=rng)
-                out[i : i + draws, j : j + rows] = self.decide(part, u)
-        return out
+        def decide_part(part: Tensor, count: int) -> Tensor:
+            return self.decide(part, self.source.draw((count, len(part)), rng=rng))
+
+        return draw_in_chunks(decide_part, logits, n, values_per_row=64, rows_outermost=True)
 
     def row_law(self, logits: Tensor) -> Law:
-        cumulative = self.cumulative(logits).double().cpu().numpy()
-        source = TORCH_RAND[self.stages.uniform]
-        if self.stages.uniform in ("fp32", "fp64"):
-            return inverse_cdf_law(cumulative, bits=source.bits, rule="u < c")
-        atoms = source.atoms()
-        return inverse_cdf_law(
-            cumulative, bits=source.bits, rule="u < c", uniform_atoms=(atoms.values, np.cumsum(atoms.probs))
-        )
+        """Exact, but for the rounding of u times the last sum, where ``scaled``: two units in the last place of u.
+
+        A source whose format holds every word is the grid k 2^-bits; any other is counted by its atoms.
+        """
+        sums = self.sums(logits.unsqueeze(0))[0].double().cpu().numpy()
+        if self.scaled:
+            sums = sums / sums[-1]
+        uniform_atoms = None
+        if self.source.bits > self.source.format.precision:
+            atoms = self.source.atoms()
+            uniform_atoms = (atoms.values, np.cumsum(atoms.probs))
+        law = inverse_cdf_law(sums, bits=self.source.bits, rule=self.rule, uniform_atoms=uniform_atoms)
+        return replace(law, error=2.0**-51, guarantee=Guarantee.CERTIFIED) if self.scaled else law
 
 
 def inverse_cdf(format: str) -> InverseCDF:
+    """softmax, ``torch.cumsum`` and ``searchsorted`` in ``format``: fp16, fp32 or fp64; u from ``torch.rand``."""
     return InverseCDF(
         name=f"inverse_cdf_{format}",
         publisher="textbook",
         source_ref="torch.searchsorted(torch.cumsum(softmax(logits), -1), torch.rand(...), right=True)",
         stages=Stages.all(format),
+        source=TORCH_RAND[format],
+        sums=SoftmaxSums(format),
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
+from typing import final
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from .sampler import Sampler, Stages
 ENTRY_POINTS = "precision_lab.samplers"
 
 
+@final
 @dataclass(frozen=True)
 class FunctionSampler(Sampler):
     """A user's plain function ``sample(logits, n, *, generator) -> ids``, checked at every call."""
@@ -29,7 +32,14 @@ class FunctionSampler(Sampler):
 
     @property
     def ceiling(self) -> float:
-        return float("nan")
+        return math.nan
+
+    def bits_per_draw(self, vocab: int) -> float:
+        return math.nan
+
+    @property
+    def emulated(self) -> str | None:
+        return None
 
     def sample(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
         generator = (

@@ -1,11 +1,17 @@
-"""What a sampler is: a source of randomness and a pure decision. Two abstract classes; everything else is final."""
+"""What a sampler is: a source of randomness and a pure decision.
+
+:class:`Sampler` is abstract; every other class here is final, and no method that does something is overridden. A recipe
+that races is an instance of :class:`UniformSampler`, composed of data: source x weights x noise map x combination x tie x
+law rule.
+"""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import final
 
 import numpy as np
 import torch
@@ -14,14 +20,19 @@ from torch import Tensor
 from ..atoms import Atoms
 from ..errors import InputError
 from ..formats import FORMATS
-from ..laws.argmax import Combine, Progress, Tie, argmax_law, perturbed_law
+from ..laws.argmax import Combine, Progress, Tie
 from ..laws.law import Law, check_logits
-from ..types import Float
+from ..types import Guarantee
 from ..uniforms import DTYPES, Rng, Source
+from .chunks import draw_in_chunks
+from .rules import Enumerated, LawRule, NoiseMap, NonFinite, Race
+from .weights import Cast, Softmax, Weights
 
-_CHUNK = 1 << 22  # noise values in memory at once
+SCORES: dict[Combine, Callable[[Tensor, Tensor], Tensor]] = {"add": torch.add, "divide": torch.div}
+_AT_HOME = ("cpu", "numpy")  # backends whose arithmetic is this machine's own
 
 
+@final
 @dataclass(frozen=True)
 class Stages:
     """The format of each rounding stage, by name: fp16, bf16, fp32 or fp64."""
@@ -50,7 +61,7 @@ class Sampler(ABC):
     stages: Stages
     backend: str = field(
         default="cpu", kw_only=True
-    )  # whose arithmetic the recipe is; here it runs on CPU, see the class
+    )  # whose arithmetic the recipe is; it runs on this CPU all the same
 
     @abstractmethod
     def sample(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
@@ -58,17 +69,24 @@ class Sampler(ABC):
 
     @abstractmethod
     def row_law(self, logits: Tensor) -> Law:
-        """The exact or certified law of one row, (vocab,). Input already checked."""
+        """The law of one row, (vocab,), of the arithmetic of this machine. Input already checked."""
 
     @property
     @abstractmethod
     def ceiling(self) -> float:
         """Largest Gumbel value -log E the sampler's noise can take; inf where it can be infinite; nan if it has none."""
 
+    @abstractmethod
     def bits_per_draw(self, vocab: int) -> float:
         """Random bits that one token takes from the generator; nan where that is not known."""
-        return math.nan
 
+    @property
+    @abstractmethod
+    def emulated(self) -> str | None:
+        """Whose arithmetic the recipe is and on what it is evaluated, where it was not confirmed on this machine; None
+        where it was."""
+
+    @final
     def draw(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
         """``n`` independent tokens for each row. logits: (*batch, vocab) floats, -inf allowed; returns (n, *batch) int64.
 
@@ -84,8 +102,14 @@ class Sampler(ABC):
         *batch, vocab = logits.shape
         return self.sample(logits.reshape(-1, vocab), n, rng=rng).reshape(n, *batch)
 
+    @final
     def law(self, logits: Tensor | np.ndarray) -> Law:
-        """What :meth:`draw` really draws from, for one row of logits (vocab,). No draws are made."""
+        """What :meth:`draw` draws from, for one row of logits (vocab,). No draws are made.
+
+        Where the recipe is :attr:`emulated`, so is the law: its error bounds what this machine's arithmetic gives, its
+        guarantee is ``Guarantee.EMULATED`` and ``how`` says whose arithmetic it stands for.
+        Raises InputError for what is not one row of valid logits, and where the recipe has no law for them.
+        """
         try:
             row = logits if isinstance(logits, Tensor) else torch.from_numpy(np.array(logits))
         except (TypeError, ValueError):
@@ -93,8 +117,12 @@ class Sampler(ABC):
             raise InputError(f"logits of type {kind}", "a tensor or an array", "convert them") from None
         if row.ndim != 1:
             raise InputError(f"logits of shape {tuple(row.shape)}", "one row, (vocab,)", "index the row you mean")
-        return self.row_law(self._checked(row))
+        law = self.row_law(self._checked(row))
+        if self.emulated is None:
+            return law
+        return replace(law, guarantee=Guarantee.EMULATED, how=f"{law.how}; {self.emulated}")
 
+    @final
     def _checked(self, logits: Tensor) -> Tensor:
         logits = check_batch(logits).detach()
         if self.stages.weights in DTYPES:
@@ -124,117 +152,116 @@ def check_batch(logits: Tensor) -> Tensor:
     return logits
 
 
-def chunks(rows: Tensor, n: int) -> tuple[int, int]:
-    """How many draws and how many rows of (rows, vocab) fit in one chunk."""
-    per_draw = max(_CHUNK // rows.shape[-1], 1)
-    return max(per_draw // len(rows), 1), min(len(rows), per_draw)
+def emulated_arithmetic(source: Source, backend: str) -> str | None:
+    """What :attr:`Sampler.emulated` says of a recipe with this source and backend: the source's own text, if it has one."""
+    if source.emulated is not None:
+        return source.emulated
+    if backend in _AT_HOME:
+        return None
+    return f"{backend}'s arithmetic, emulated with torch's on this machine"
 
 
+@final
 @dataclass(frozen=True)
 class UniformSampler(Sampler):
     """word -> u -> noise -> score -> argmax, each stage in its own format.
 
-    ``noise_of``: u to noise, in torch, in the published order; ``combine``: "add" (logits + Gumbel) or "divide"
-    (probabilities / exponential); ``weights_of``: logits to what is added or divided, in the format of the stage.
-    ``fine``: for sources too fine to enumerate, (relative error of a score, spacing of the exponential): the law is
-    then the target's within a proved bound. A quotient that could overflow, without ``overflow``, is refused by :meth:`law`.
+    ``noise_of``: u to noise, in torch, in the published order; ``combine``: "add" (weight + Gumbel) or "divide"
+    (weight / exponential); ``tie``: which of equal best scores wins. ``rule``: how the law is computed, see
+    :mod:`~precision_lab.samplers.rules`. ``weights``: logits to what is added or divided; None: a cast to add, softmax
+    to divide. ``nonfinite``: what wins a row that has a NaN or +inf score, see :class:`~precision_lab.samplers.rules.Race`.
+    ``gumbel_shift``: what the noise exceeds a Gumbel value by, throughout; no argmax sees it.
     """
 
     source: Source
-    noise_of: Callable[[Tensor], Tensor]
+    noise_of: NoiseMap
     combine: Combine
     tie: Tie = "first"
-    fine: tuple[float, float] | None = None
-    tolerance: float = 1e-10  # asked of the law, with ``relative``: see argmax_law; larger ones are quicker
-    relative: float = 1e-7
-    noise_sha256: str = ""  # if given, noise_atoms() is refused where this machine's table is another
-    progress: Progress | None = field(default=None, compare=False)  # told the share of a long law that is done
-    overflow: bool = False  # whether the published arithmetic lets a finite quotient overflow to inf
+    rule: LawRule = field(default_factory=Enumerated, kw_only=True)
+    weights: Weights | None = field(default=None, kw_only=True)
+    nonfinite: NonFinite = field(default="wins", kw_only=True)
+    gumbel_shift: float = field(default=0.0, kw_only=True)
+    noise_sha256: str = field(default="", kw_only=True)  # if given, a noise table with another hash is refused
+    progress: Progress | None = field(default=None, compare=False, kw_only=True)  # told the share of a law that is done
 
     def bits_per_draw(self, vocab: int) -> float:
         return vocab * self.source.bits
 
+    @property
+    def emulated(self) -> str | None:
+        return emulated_arithmetic(self.source, self.backend)
+
     def weights_of(self, logits: Tensor) -> Tensor:
-        """Logits as they enter the score: cast (add) or softmax (divide), in the format of the stage."""
-        cast = logits.to(DTYPES[self.stages.weights])
-        return cast if self.combine == "add" else torch.softmax(cast, dim=-1)
+        """(..., vocab) logits as they enter the score, in the format of the stage."""
+        weights = self.weights
+        if weights is None:
+            weights = Cast() if self.combine == "add" else Softmax()
+        return weights.of(logits, format=self.stages.weights, sampler=self.name)
 
     def decide(self, logits: Tensor, u: Tensor) -> Tensor:
         """The pure decision. logits: (..., vocab); u: (..., vocab) from :attr:`source`. Returns (...) int64."""
-        weights, noise = self.weights_of(logits), self.noise_of(u)
-        scores = weights + noise if self.combine == "add" else weights / noise
+        scores = SCORES[self.combine](self.weights_of(logits), self.noise_of(u))
         if self.tie == "first":
-            return scores.argmax(dim=-1)
-        return scores.shape[-1] - 1 - scores.flip(-1).argmax(dim=-1)
+            best = scores.argmax(dim=-1)
+        else:
+            best = scores.shape[-1] - 1 - scores.flip(-1).argmax(dim=-1)
+        if self.nonfinite == "wins":
+            return best
+        return best.masked_fill(~torch.isfinite(scores.amax(dim=-1)), 0)
 
     def sample(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
-        draws, rows = chunks(logits, n)
-        out = torch.empty((n, len(logits)), dtype=torch.int64, device=logits.device)
-        for i in range(0, n, draws):
-            for j in range(0, len(logits), rows):
-                part = logits[j : j + rows]
-                u = self.source.draw((min(draws, n - i), *part.shape), rng=rng)
-                out[i : i + draws, j : j + rows] = self.decide(part, u)
-        return out
+        def decide_part(part: Tensor, count: int) -> Tensor:
+            return self.decide(part, self.source.draw((count, *part.shape), rng=rng))
+
+        return draw_in_chunks(decide_part, logits, n, values_per_row=logits.shape[-1])
+
+    @property
+    def race(self) -> Race:
+        """What is drawn and compared, without logits: the part of the sampler that a law rule sees."""
+        return Race(
+            source=self.source,
+            noise_of=self.noise_of,
+            combine=self.combine,
+            score=FORMATS[self.stages.score],
+            tie=self.tie,
+            nonfinite=self.nonfinite,
+            noise_sha256=self.noise_sha256,
+            name=self.name,
+        )
 
     def noise_atoms(self) -> Atoms:
-        """The exact law of one noise value: every word pushed through the sampler's own noise map, as measured here."""
-        atoms = self.source.push(self.noise_of)
-        if self.noise_sha256 and (found := atoms.sha256()) != self.noise_sha256:
-            raise InputError(
-                f"a noise table of sha256 {found[:16]}... for {self.name} on this machine",
-                f"{self.noise_sha256[:16]}..., as it was measured",
-                "see precision-lab doctor; without noise_sha256 the law is that of this machine",
-            )
-        return atoms
+        """The exact law of one noise value on this machine: :meth:`Race.noise_atoms`."""
+        return self.race.noise_atoms()
 
     @property
     def ceiling(self) -> float:
-        """At the words next to 0 and to 2^bits, where every recipe has its extremes: 2^17 of them at either end. Of
-        sources too fine to list, the words 1 and 2^bits - 1: their word 0, of probability 2^-53, is left out."""
-        ends = torch.arange(min(1 << 17, 1 << self.source.bits)) if self.source.enumerable else torch.tensor([0])
-        first, last = (0, (1 << self.source.bits) - 1) if self.source.enumerable else (1, (1 << self.source.bits) - 1)
-        noise = self.noise_of(self.source.from_words(torch.cat([first + ends, last - ends])))
+        """Largest Gumbel value at the words next to 0 and to 2^bits, where every recipe has its extremes: 2^17 of them at
+        either end. Of sources too fine to list, the words 0, 1 and 2^bits - 1; an infinite value at their word 0 alone, of
+        probability 2^-53, is left out."""
+        bits = self.source.bits
+        last = (1 << bits) - 1 if bits < 64 else -1  # the pattern of the word, as an int64
+        if self.source.enumerable:
+            ends = torch.arange(min(1 << 17, 1 << bits))
+            words = torch.cat([ends, last - ends])
+        else:
+            words = torch.tensor([0, 1, last])
+        noise = self.noise_of(self.source.from_words(words)).double()
+        infinite = math.inf if self.combine == "add" else 0.0  # the noise whose score is infinite
+        if not self.source.enumerable and float(noise[0]) == infinite:
+            noise = noise[1:]
         if self.combine == "add":
-            return float(noise.max())
-        best = float(noise.min())
-        return -math.log(best) if best > 0 else math.inf
+            return float(noise.max()) - self.gumbel_shift
+        least = float(noise.min())
+        return -math.log(least) if least > 0 else math.inf
 
     def row_law(self, logits: Tensor) -> Law:
         weights = self.weights_of(logits).double().cpu().numpy()
-        if self.fine is None:
-            score, options = (
-                FORMATS[self.stages.score],
-                {
-                    "tie": self.tie,
-                    "tolerance": self.tolerance,
-                    "relative": self.relative,
-                    "progress": self.progress,
-                },
-            )
-            noise = self.noise_atoms()
-            self._check_range(float(weights.max()), noise)
-            return argmax_law(weights, noise, combine=self.combine, score=score, **options)  # type: ignore[arg-type]
-        relative = self.fine[0]
-        if self.combine == "add":  # the sum rounds at the size of the logits: stated for 64
-            relative *= max(1.0, abs(float(weights.max())) / 64)
-        return perturbed_law(log_normalised(weights, self.combine), relative=relative, lattice=self.fine[1])
-
-    def _check_range(self, largest: float, noise: Atoms) -> None:
-        if self.overflow or self.combine == "add":
-            return
-        least, format = noise.values[np.searchsorted(noise.values, 0.0, side="right") :][:1], FORMATS[self.stages.score]
-        if least.size and not np.isfinite(format.round(np.array(largest / least[0]))):
-            raise InputError(
-                f"a weight of {largest:.4g} over noise of {least[0]:.4g} in {self.name}, beyond {format.name}",
-                f"scores up to {format.max:.6g}",
-                "normalise the weights, or declare overflow=True if the published code lets it happen",
-            )
+        return self.rule.law(self.race, weights, self.progress)
 
 
-def log_normalised(weights: Float, combine: Combine) -> Float:
-    """log softmax of the weights as the sampler holds them."""
-    with np.errstate(divide="ignore"):
-        log = weights if combine == "add" else np.log(weights)
-    shifted = log - log.max()
-    return shifted - np.log(np.exp(shifted).sum())
+def with_tolerance(sampler: Sampler, tolerance: float, relative: float) -> Sampler:
+    """The sampler with laws that are enumerated only until these errors are reached, and so are quicker (see
+    :class:`~precision_lab.samplers.rules.Enumerated`); one whose law is not enumerated comes back as it is."""
+    if not isinstance(sampler, UniformSampler):
+        return sampler
+    return replace(sampler, rule=sampler.rule.with_tolerance(tolerance, relative))

@@ -3,18 +3,23 @@ inverse CDF. Decoders draw one per row, so the plain names mean that path."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..formats import FORMATS
-from ..laws.argmax import argmax_law, perturbed_law
 from ..laws.inverse_cdf import inverse_cdf_law
 from ..laws.law import Law
-from ..uniforms import DTYPES, TORCH_EXPONENTIAL, Rng, words
-from .sampler import Sampler, Stages, chunks, log_normalised
+from ..uniforms import TORCH_CPU_FP64, TORCH_EXPONENTIAL, Rng, words
+from .chunks import draw_in_chunks
+from .noise_maps import unchanged
+from .rules import Enumerated, LawRule, Race, WithinBound
+from .sampler import Sampler, Stages, emulated_arithmetic
+from .weights import Softmax
 
 _REF = "pytorch/pytorch aten/src/ATen/native/Distributions.cpp, cpu/MultinomialKernel.cpp (2.13)"
 
@@ -26,73 +31,94 @@ def _torch_rng(rng: Rng) -> torch.Generator:
     return torch.Generator().manual_seed(int(words((1,), 62, rng=rng)))
 
 
+def _probs_of(sampler: Sampler, logits: Tensor) -> Tensor:
+    return Softmax().of(logits, format=sampler.stages.weights, sampler=sampler.name)
+
+
+@final
 @dataclass(frozen=True)
 class TorchMultinomial(Sampler):
-    """``torch.multinomial(softmax(logits), 1)``: argmax(p / E), E = ``exponential_`` in the dtype of p, double inside."""
+    """``torch.multinomial(softmax(logits), 1)``: argmax(p / E), E = ``exponential_`` in the dtype of p, double inside.
+    ``rule``: how the law is computed."""
+
+    rule: LawRule
+
+    @property
+    def race(self) -> Race:
+        """What is drawn and compared, without logits."""
+        format = self.stages.score
+        return Race(TORCH_EXPONENTIAL[format], unchanged, "divide", FORMATS[format], name=self.name)
 
     @property
     def ceiling(self) -> float:
-        """float16 and bfloat16 exponentials can be zero (the 53-bit word 0 always is): an infinite score."""
-        return float("inf")
+        """The 53-bit word 0 is E = 0, in float16 and bfloat16 words near it too: an infinite score."""
+        return math.inf
 
     def bits_per_draw(self, vocab: int) -> float:
-        return 53 * vocab
+        return vocab * self.race.source.bits
 
-    def probs_of(self, logits: Tensor) -> Tensor:
-        return torch.softmax(logits.to(DTYPES[self.stages.weights]), dim=-1)
+    @property
+    def emulated(self) -> str | None:
+        return emulated_arithmetic(self.race.source, self.backend)
 
     def sample(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
-        generator, probs = _torch_rng(rng), self.probs_of(logits)
-        draws, rows = chunks(logits, n)
-        out = torch.empty((n, len(logits)), dtype=torch.int64, device=logits.device)
-        for i in range(0, n, draws):
-            for j in range(0, len(logits), rows):
-                part = probs[j : j + rows]
-                many = part.expand(min(draws, n - i), *part.shape).reshape(-1, part.shape[-1])
-                out[i : i + draws, j : j + rows] = torch.multinomial(many, 1, generator=generator).reshape(
-                    -1, len(part)
-                )
-        return out
+        generator = _torch_rng(rng)
+
+        def draw_part(probs: Tensor, count: int) -> Tensor:
+            many = probs.expand(count, *probs.shape).reshape(-1, probs.shape[-1])
+            return torch.multinomial(many, 1, generator=generator).reshape(count, len(probs))
+
+        return draw_in_chunks(draw_part, _probs_of(self, logits), n, values_per_row=logits.shape[-1])
 
     def row_law(self, logits: Tensor) -> Law:
-        probs = self.probs_of(logits).double().cpu().numpy()
-        format = FORMATS[self.stages.score]
-        if format.precision <= 11:
-            return argmax_law(probs, TORCH_EXPONENTIAL[format.name].atoms(), combine="divide", score=format)
-        # E and p/E are each rounded once: (1 + 2^-p)^2, with a little room for the logarithm itself
-        return perturbed_law(log_normalised(probs, "divide"), relative=2.5 * 2.0**-format.precision, lattice=2.0**-52)
+        return self.rule.law(self.race, _probs_of(self, logits).double().cpu().numpy())
 
 
+@final
 @dataclass(frozen=True)
-class TorchMultinomialReplacement(TorchMultinomial):
+class TorchMultinomialReplacement(Sampler):
     """``torch.multinomial(softmax(logits), n, replacement=True)``, n > 1: a sequential cumulative sum in the dtype of p
     (float32 for float16 and bfloat16), divided by its last value, searched with a 53-bit u."""
 
     @property
     def ceiling(self) -> float:
-        return float("nan")
+        return math.nan
 
     def bits_per_draw(self, vocab: int) -> float:
         return 53
 
+    @property
+    def emulated(self) -> str | None:
+        return emulated_arithmetic(TORCH_CPU_FP64, self.backend)
+
     def sample(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
-        drawn = torch.multinomial(self.probs_of(logits), max(n, 2), replacement=True, generator=_torch_rng(rng))
+        probs = _probs_of(self, logits)
+        drawn = torch.multinomial(probs, max(n, 2), replacement=True, generator=_torch_rng(rng))
         return drawn[:, :n].T.contiguous()
 
     def row_law(self, logits: Tensor) -> Law:
         wide = np.float64 if self.stages.weights == "fp64" else np.float32
-        sums = np.cumsum(self.probs_of(logits).double().cpu().numpy().astype(wide), dtype=wide)
+        sums = np.cumsum(_probs_of(self, logits).double().cpu().numpy().astype(wide), dtype=wide)
         cumulative = (sums / sums[-1]).astype(np.float64)
         cumulative[-1] = 1.0
         return inverse_cdf_law(cumulative, bits=53, rule="u <= c")
 
 
 def torch_multinomial(format: str) -> TorchMultinomial:
-    return TorchMultinomial(f"torch_multinomial_{format}", "PyTorch", _REF, Stages(format, "fp64", format, format))
+    """One draw a row in ``format``: fp16, bf16, fp32 or fp64. float16 and bfloat16 quotients may overflow."""
+    precision = FORMATS[format].precision
+    rule: LawRule = Enumerated(overflow=True)
+    if not TORCH_EXPONENTIAL[format].enumerable:
+        # E and p/E are each rounded once: (1 + 2^-p)^2, with a little room for the logarithm itself.
+        rule = WithinBound(relative=2.5 * 2.0**-precision, spacing=2.0**-52)
+    return TorchMultinomial(
+        f"torch_multinomial_{format}", "PyTorch", _REF, Stages(format, "fp64", format, format), rule
+    )
 
 
 def torch_multinomial_replacement(format: str) -> TorchMultinomialReplacement:
-    wide = "fp32" if format == "fp16" else format
+    """Several draws a row with replacement in ``format``: fp16, bf16, fp32 or fp64."""
+    wide = "fp64" if format == "fp64" else "fp32"
     return TorchMultinomialReplacement(
         f"torch_multinomial_replacement_{format}", "PyTorch", _REF, Stages(format, "fp64", wide, wide)
     )

@@ -1,26 +1,64 @@
 """The rogues' gallery: what published code really does, stage by stage, each recipe written anew from the arithmetic of
-its source, with repository, path and version. ``PUBLISHED`` is the literal table."""
+its source, with repository, path and version. One file a publisher. ``PUBLISHED`` is the literal table."""
 
 from __future__ import annotations
 
 from ..sampler import Sampler
-from .cumulative import CUMULATIVE
-from .engines import ENGINES
-from .jax_library import JAX_LIBRARY
-from .masked_diffusion import MASKED_DIFFUSION
-from .torch_library import TORCH_LIBRARY
+from .aiter import AITER
+from .candle import CANDLE
+from .cupy import CUPY
+from .duo import DUO
+from .flashinfer import FLASHINFER
+from .flashsampling import FLASHSAMPLING
+from .gidd import GIDD
+from .jax import JAX
+from .llada import LLADA
+from .llama_cpp import LLAMA_CPP
+from .mdlm import MDLM
+from .numpy import NUMPY
+from .pytorch import PYTORCH
+from .sglang import SGLANG
+from .tensorflow import TENSORFLOW
 from .vllm import VLLM
 
 PUBLISHED: dict[str, Sampler] = {
     sampler.name: sampler
     for sampler in (
-        *MASKED_DIFFUSION,
-        *TORCH_LIBRARY,
-        *JAX_LIBRARY,
+        *MDLM,
+        *DUO,
+        *LLADA,
+        *GIDD,
+        *PYTORCH,
+        *JAX,
         *VLLM,
-        *ENGINES,
-        *CUMULATIVE,
+        *SGLANG,
+        *FLASHINFER,
+        *FLASHSAMPLING,
+        *TENSORFLOW,
+        *CANDLE,
+        *CUPY,
+        *AITER,
+        *NUMPY,
+        *LLAMA_CPP,
     )
 }
 
-__all__ = ["CUMULATIVE", "ENGINES", "JAX_LIBRARY", "MASKED_DIFFUSION", "PUBLISHED", "TORCH_LIBRARY", "VLLM"]
+__all__ = [
+    "AITER",
+    "CANDLE",
+    "CUPY",
+    "DUO",
+    "FLASHINFER",
+    "FLASHSAMPLING",
+    "GIDD",
+    "JAX",
+    "LLADA",
+    "LLAMA_CPP",
+    "MDLM",
+    "NUMPY",
+    "PUBLISHED",
+    "PYTORCH",
+    "SGLANG",
+    "TENSORFLOW",
+    "VLLM",
+]

@@ -6,29 +6,16 @@ float32 XLA's own logarithm moves it by up to 1 ulp at 16 (mode "low") and 2 ulp
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from ...uniforms.jax_random import JAX_HIGH, JAX_HIGHEST, JAX_LOW
-from ..gumbel_max import gumbel
+from ..noise_maps import flipped, gumbel, negative_log
+from ..rules import WithinBound
 from ..sampler import Stages, UniformSampler
-from .words import WordSampler
 
 # float32 noise from fine words: u (or 1 - u) is right to a factor 1 + 2^-23 and log1p or log to 2 ulp, 2^-22; -log E then
-# rounds by one ulp of [16, 32), 2^-19. The lattice: P(G > 31) < 2^-44.7, and the grid of 2^-46 in mode "high".
+# rounds by one ulp of [16, 32), 2^-19. Spacing: P(G > 31) < 2^-44.7, and the grid of 2^-46 in mode "high".
 # There u above 1/2 keeps 23 bits only: P(E_j <= t) is off by up to 2^-23 for t > ln 2. Token j meets such a t with
 # probability 2^(1 - 1/p_j), and these sum to at most 1: 2^-23 in all, whatever the vocabulary, inside ``relative``.
-_FINE_FP32 = (2.0**-19 + 2.0**-21, 2.0**-44)
-
-
-def flipped(u: Tensor) -> Tensor:
-    """-log(-log1p(-u)) in the dtype of u: the winners lie at u = 0, where floats are dense."""
-    return -torch.log(-torch.log1p(-u))
-
-
-def gumbel_of_exponential(e: Tensor) -> Tensor:
-    """-log E."""
-    return -torch.log(e)
+GUMBEL_FP32_OF_FINE_WORDS = WithinBound(relative=2.0**-19 + 2.0**-21, spacing=2.0**-44, reach=31.0)
 
 
 def _low(format: str) -> UniformSampler:
@@ -54,7 +41,7 @@ JAX_HIGH_BF16_0_10_2 = UniformSampler(
     combine="add",
     backend="jax cpu",
 )
-JAX_HIGH_FP32 = WordSampler(
+JAX_HIGH_FP32 = UniformSampler(
     name="jax_high_fp32",
     publisher="JAX",
     source_ref='jax-ml/jax jax/_src/random/core.py _gumbel (0.10.2), mode "high"',
@@ -62,22 +49,22 @@ JAX_HIGH_FP32 = WordSampler(
     source=JAX_HIGH["fp32"],
     noise_of=flipped,
     combine="add",
-    fine=_FINE_FP32,
+    rule=GUMBEL_FP32_OF_FINE_WORDS,
     backend="jax cpu",
 )
-JAX_HIGHEST_FP32 = WordSampler(
+JAX_HIGHEST_FP32 = UniformSampler(
     name="jax_highest_fp32",
     publisher="JAX",
     source_ref='jax-ml/jax jax/_src/random/core.py _gumbel (0.10.2), mode "highest"',
     stages=Stages.all("fp32"),
     source=JAX_HIGHEST,
-    noise_of=gumbel_of_exponential,
+    noise_of=negative_log,
     combine="add",
-    fine=_FINE_FP32,
+    rule=GUMBEL_FP32_OF_FINE_WORDS,
     backend="jax cpu",
 )
 
-JAX_LIBRARY = (
+JAX = (
     _low("fp32"),
     _low("bf16"),
     _low("fp16"),

@@ -1,0 +1,22 @@
+"""FlashSampling's CUDA kernel, run here with a CPU's logarithms and with torch's argmax, in which NaN wins."""
+
+from __future__ import annotations
+
+from ...uniforms.cuda import CURAND
+from ..noise_maps import gumbel
+from ..sampler import Stages, UniformSampler
+
+# Its max(u, 1e-10) never acts: curand's least u is 2^-33. u = 1 is +inf; a token of -inf then scores NaN, which this
+# kernel's `>` skips except in the first lane of a warp.
+FLASHSAMPLING_CUDA = UniformSampler(
+    name="flashsampling_cuda",
+    publisher="FlashSampling",
+    source_ref="FlashSampling/FlashSampling src/fused_mm_sampling/csrc/fmms_kernel.cu (1e5d8fa)",
+    stages=Stages.all("fp32"),
+    source=CURAND,
+    noise_of=gumbel,
+    combine="add",
+    backend="cuda",
+)
+
+FLASHSAMPLING = (FLASHSAMPLING_CUDA,)
