@@ -57,10 +57,13 @@ class Source(ABC):
 
     @property
     def relative_bound(self) -> float:
-        """Bound r on |value / true value - 1| where the published value is not known to the last bit; 0 where it is.
+        """Bound r on |value / true value - 1|, before a cast, where the published value is not known to the last bit; 0
+        where it is. For sources of exponentials.
 
-        A race of such values keeps its winner unless two scores lie within a factor (1 + r) / (1 - r): its law is off by
-        2 r at most, as in :func:`~precision_lab.laws.argmax.perturbed_law`.
+        The law of a race is then off by 2 r at most. Exchange one token's E for the true one at a time: the winner changes
+        only if E lies within r of the t below which the token wins, a window of mass 2 r t e^-t. Here t is p times the
+        least E / p of the others, of density (1 - p) e^{-(1 - p) t / p} / p, so that the windows add up to
+        2 r sum p (1 - p) <= 2 r. Roundings after E, monotone, move t and not the window; the spacing of E is in r.
         """
         return 0.0
 
