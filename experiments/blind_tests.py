@@ -10,7 +10,6 @@ Cost: half a minute for two wrong samplers, shown with the committed long run; t
 """
 
 from contextlib import suppress
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from precision_lab import SAMPLERS, figures
 from precision_lab.errors import InputError
 from precision_lab.laws.law import target_law
 from precision_lab.result import with_long_run
-from precision_lab.samplers import UniformSampler
+from precision_lab.samplers import with_tolerance
 from precision_lab.statistics import Counts, EProcess
 from precision_lab.statistics.alternatives import alternative_laws, tempered_law
 from precision_lab.statistics.public_criteria import PUBLIC_CRITERIA
@@ -61,9 +60,7 @@ def wrong_law(p, what):
         return p
     if what.startswith("T = "):
         return tempered_law(p, float(what[4:]))
-    sampler = SAMPLERS[what]
-    if isinstance(sampler, UniformSampler):
-        sampler = replace(sampler, tolerance=1e-9, relative=1e-3)
+    sampler = with_tolerance(SAMPLERS[what], tolerance=1e-9, relative=1e-3)
     return sampler.law(torch.from_numpy(p.log_probs).float())
 
 

@@ -306,6 +306,7 @@ def ls(what: Annotated[What, typer.Argument()], format: FormatOption = Format.TA
                 "publisher": s.publisher,
                 "dtypes": str(s.stages),
                 "ceiling": s.ceiling,
+                "emulated": s.emulated or "",
                 "source": s.source_ref,
             }
             for s in SAMPLERS.values()
@@ -481,6 +482,7 @@ def gallery(
             "arithmetic": s.backend,
             "dtypes": str(s.stages),
             "ceiling": s.ceiling,
+            "emulated": s.emulated or "",
             "source": s.source_ref,
         }
         for s in PUBLISHED.values()

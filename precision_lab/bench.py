@@ -16,6 +16,7 @@ from .formats import BF16, FP32
 from .laws.argmax import argmax_law
 from .laws.law import target_law
 from .samplers import SAMPLERS
+from .samplers.gumbel_max import gumbel_max
 from .statistics import total_variation
 from .targets.synthetic import mdm_step, normal, uniform, zipf
 
@@ -61,7 +62,7 @@ def bench_laws(*, rounds: int = 1) -> list[dict[str, Any]]:
     """What an exact law costs: seconds, (vocabulary, bits) by (vocabulary, bits), with its error and the number of
     Monte-Carlo draws, 1 / (4 error^2), whose standard error would be as small. The noise is Gumbel from a grid of b bits,
     24 being torch.rand's own table; rows are Zipf(1) (no two logits equal) and logits in bfloat16 (many equal)."""
-    noise = {bits: _grid_gumbel(bits) for bits in (12, 16, 20)} | {24: SAMPLERS["gumbel_max_fp32"].noise_atoms()}  # type: ignore[attr-defined]
+    noise = {bits: _grid_gumbel(bits) for bits in (12, 16, 20)} | {24: gumbel_max("fp32").noise_atoms()}
     argmax_law(np.zeros(2), noise[12], combine="add", score=FP32)  # compile
     table = []
     for vocab, bits, row in [

@@ -14,7 +14,7 @@ import torch
 
 from .laws.law import Law, target_law
 from .laws.process import lattice_step
-from .samplers import SAMPLERS, UniformSampler
+from .samplers import SAMPLERS, UniformSampler, with_tolerance
 from .statistics import proportion
 from .statistics.independence import Chance, cross_row_test, repeated_vector_test
 from .statistics.public_criteria import (
@@ -45,9 +45,7 @@ class Finding:
 
 
 def _law(name: str, logits: Float) -> Law:
-    sampler = SAMPLERS[name]
-    if isinstance(sampler, UniformSampler):
-        sampler = replace(sampler, tolerance=1e-9, relative=1e-3)
+    sampler = with_tolerance(SAMPLERS[name], tolerance=1e-9, relative=1e-3)
     return sampler.law(torch.from_numpy(logits).float())
 
 

@@ -12,9 +12,9 @@ from scipy import stats
 from precision_lab.errors import InputError
 from precision_lab.formats import FORMATS
 from precision_lab.laws.law import Law
-from precision_lab.samplers import Sampler, UniformSampler
-from precision_lab.samplers import sampler as sampler_module
-from precision_lab.samplers.published.masked_diffusion import UnnormalisedRace
+from precision_lab.samplers import Sampler, UniformSampler, chunks
+from precision_lab.samplers.weights import Exponentials
+from precision_lab.types import Guarantee
 
 INF = float("inf")
 VOCAB = 32
@@ -122,7 +122,7 @@ class SamplerContract:
         """Rows with one token alive each. It loses only at u = 0, to the first dead token: 2^-9 of bfloat16 draws, 2^-12
         of float16's (and 2^-20 of torch_multinomial_fp16's, to any). 8 of 184 do so with probability 5e-9 over seeds;
         one draw of the batch that is missing or in another's place is 8."""
-        monkeypatch.setattr(sampler_module, "_CHUNK", chunk)
+        monkeypatch.setattr(chunks, "VALUES_IN_MEMORY", chunk)
         alive = torch.tensor([[2, 30, 17, 9], [11, 12, 4, 5]])
         rows = torch.full((2, 4, VOCAB), -INF).scatter(-1, alive.unsqueeze(-1), 0.0)
         for rng in (seeded(5), np.random.default_rng(5)):
@@ -132,7 +132,7 @@ class SamplerContract:
     def test_draws_in_chunks_are_independent(self, sampler, monkeypatch):
         """Flat row of 32: 20 draws in chunks of one repeat the first with probability 32^-19; a chunk that drew from a
         generator of its own seed would repeat it always."""
-        monkeypatch.setattr(sampler_module, "_CHUNK", VOCAB)
+        monkeypatch.setattr(chunks, "VALUES_IN_MEMORY", VOCAB)
         for rng in (seeded(6), np.random.default_rng(6)):
             assert len(sampler.draw(torch.zeros(VOCAB), 20, rng=rng).unique()) > 1
 
@@ -149,6 +149,8 @@ class SamplerContract:
         assert abs(law.probs.sum() - 1) <= 1e-12 + min(VOCAB * law.error, 1e-8)
         assert 0 <= law.error < 1e-5
         assert len(law.how) > 10
+        assert (law.guarantee is Guarantee.EMULATED) == (sampler.emulated is not None)
+        assert law.how.endswith(sampler.emulated or "")
         assert law.probs[DEAD] < 1e-6
 
     def test_law_of_an_array_is_the_law_of_the_tensor(self, sampler):
@@ -159,7 +161,8 @@ class SamplerContract:
     def test_law_of_shifted_logits(self, sampler):
         """softmax takes the shift out exactly. A sum rounds at the size of the logits: within a factor 1 +- r of each
         score, r = (largest score) 2^-precision, either law is within r of that of real arithmetic on the same noise."""
-        if isinstance(sampler, UnnormalisedRace) and sampler.fine is None:
+        narrow = sampler.stages.weights != "fp64"
+        if isinstance(sampler, UniformSampler) and isinstance(sampler.weights, Exponentials) and narrow:
             pytest.skip("exp(logits) without a softmax: its rounding does depend on a shift")
         logits = torch.tensor([0.0, -8.0, -9.0, -INF])
         law, shifted = sampler.law(logits), sampler.law(logits + 4)
@@ -193,7 +196,7 @@ class SamplerContract:
             assert [first, later] == pytest.approx([2.0**-25] * 2, rel=1e-5, abs=0)
         elif sampler.name.startswith("torch_multinomial_replacement"):  # u = 0 takes the first token, alive or not
             assert [first, later] == pytest.approx([2.0**-53, 0.0], rel=1e-12, abs=0)
-        elif isinstance(sampler, UniformSampler) and sampler.fine is None:
+        elif isinstance(sampler, UniformSampler) and sampler.source.enumerable:
             noise = sampler.noise_atoms()  # all that are alive at the bottom: the first; some at +inf: a dead one's NaN
             bottom = float(noise.probs[0 if sampler.combine == "add" else -1])
             infinite = (

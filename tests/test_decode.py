@@ -59,6 +59,13 @@ class Witness(Sampler):
     def row_law(self, logits):
         return self.inner.row_law(logits)
 
+    def bits_per_draw(self, vocab):
+        return self.inner.bits_per_draw(vocab)
+
+    @property
+    def emulated(self):
+        return self.inner.emulated
+
     def sample(self, logits, n, *, rng):
         self.rows.append(logits.clone())
         return self.inner.sample(logits, n, rng=rng)
@@ -621,6 +628,13 @@ class Likeliest(Sampler):
 
     def row_law(self, logits):
         return Law.from_probs(np.eye(len(logits))[int(logits.argmax())], "certain", 0.0, Guarantee.EXACT)
+
+    def bits_per_draw(self, vocab):
+        return 0.0
+
+    @property
+    def emulated(self):
+        return None
 
     def sample(self, logits, n, *, rng):
         return logits.argmax(-1).expand(n, -1)

@@ -29,7 +29,7 @@ from precision_lab.laws.reference import enumerate_argmax, numpy_score
 from precision_lab.mdm.decode import Decoded, ancestral, event_driven
 from precision_lab.mdm.train import load_model
 from precision_lab.samplers import Sampler, Stages, UniformSampler
-from precision_lab.samplers.gumbel_max import gumbel
+from precision_lab.samplers.noise_maps import gumbel
 from precision_lab.statistics import tail_test
 from precision_lab.uniforms import Source
 
@@ -392,6 +392,13 @@ class Witness(Sampler):
 
     def row_law(self, logits):
         return self.inner.row_law(logits)
+
+    def bits_per_draw(self, vocab):
+        return self.inner.bits_per_draw(vocab)
+
+    @property
+    def emulated(self):
+        return self.inner.emulated
 
     def sample(self, logits, n, *, rng):
         self.drawn.append(self.inner.sample(logits, n, rng=rng))

@@ -20,25 +20,25 @@ from precision_lab.errors import InputError
 from precision_lab.formats import BF16, FORMATS, FP16, FP32
 from precision_lab.laws.law import target_law
 from precision_lab.samplers import SAMPLERS, Stages, UniformSampler
-from precision_lab.samplers.exponential_race import negative_log
-from precision_lab.samplers.gumbel_max import gumbel
-from precision_lab.samplers.published import PUBLISHED
-from precision_lab.samplers.published.cumulative import CUMULATIVE, CumulativeSum
-from precision_lab.samplers.published.engines import (
-    ENGINES,
-    ShiftedGumbelMax,
+from precision_lab.samplers.inverse_cdf import InverseCDF
+from precision_lab.samplers.noise_maps import (
     aiter_exponential,
     candle_gumbel,
+    distributions_gumbel,
+    exponential,
     flashinfer_gumbel,
+    gumbel,
+    negative_log,
     tensorflow_gumbel,
 )
-from precision_lab.samplers.published.masked_diffusion import MASKED_DIFFUSION, UnnormalisedRace
-from precision_lab.samplers.published.torch_library import TORCH_LIBRARY, GumbelSoftmax, distributions_gumbel
+from precision_lab.samplers.published import JAX, PUBLISHED, SGLANG, VLLM
+from precision_lab.samplers.rules import Enumerated, NanToFirst
+from precision_lab.samplers.weights import Exponentials
 from precision_lab.uniforms import TORCH_EXPONENTIAL, TORCH_RAND, Source
 from precision_lab.uniforms.wide import WideSource
 
 INF = float("inf")
-MINE = {s.name: s for s in (*MASKED_DIFFUSION, *TORCH_LIBRARY, *ENGINES, *CUMULATIVE)}
+MINE = {s.name: s for s in PUBLISHED.values() if s not in (*JAX, *VLLM, *SGLANG)}
 LISTED = [name for name, s in MINE.items() if isinstance(s, UniformSampler) and s.source.enumerable]
 WIDE = [name for name in LISTED if isinstance(MINE[name].source, WideSource)]
 slow_where_wide = [pytest.param(n, marks=pytest.mark.slow) if n in WIDE else n for n in LISTED]
@@ -154,7 +154,7 @@ class TestCeilings:
 
     def test_every_sampler_with_noise_is_in_the_table(self):
         assert TOP.keys() == {name for name, s in MINE.items() if isinstance(s, UniformSampler)}
-        assert all(math.isnan(s.ceiling) for s in CUMULATIVE)
+        assert all(math.isnan(s.ceiling) for s in MINE.values() if isinstance(s, InverseCDF))
 
     def test_flashinfer_adds_less_than_it_seems(self):
         """-ln2 log2(-log2 u) is a Gumbel value plus log(log 2): the noise itself stops at 15.576."""
@@ -298,9 +298,13 @@ def every_decision(sampler: UniformSampler, logits: torch.Tensor) -> np.ndarray:
 ROWS = ([0.0, 0.0, 0.0], [1.5, -0.25, 0.0], [2.0, -INF, 1.0], [0.5, 0.5, -6.0], [-INF, 0.0, -INF], [-INF, 3.0, 3.0])
 
 
-def toy(format: str, noise_of, combine, *, kind=UniformSampler, offset=1.0, tie="first") -> UniformSampler:
+GUMBEL_SOFTMAX = {"nonfinite": "first", "rule": NanToFirst(Enumerated())}
+UNNORMALISED = {"weights": Exponentials(), "rule": Enumerated(overflow=True)}
+
+
+def toy(format: str, noise_of, combine, *, offset=1.0, tie="first", **options) -> UniformSampler:
     source = ToySource("toy", FORMATS[format], 4, offset)
-    return kind("toy", "test", "nowhere", Stages.all(format), source, noise_of, combine, tie)
+    return UniformSampler("toy", "test", "nowhere", Stages.all(format), source, noise_of, combine, tie, **options)
 
 
 class TestLawIsEveryDecision:
@@ -339,16 +343,16 @@ class TestLawIsEveryDecision:
     @pytest.mark.parametrize("offset", [0.0, 1.0])
     def test_gumbel_softmax(self, format, offset):
         """The toy's values are exponentials: 0 is among them at offset 0, and makes a row NaN."""
-        self.check(toy(format, negative_log, "add", kind=GumbelSoftmax, offset=offset))
+        self.check(toy(format, negative_log, "add", offset=offset, **GUMBEL_SOFTMAX))
 
     def test_gumbel_softmax_near_the_largest_float16(self):
         """A sum that rounds to +inf is a NaN row too; a token of -inf with E = 0 is NaN by itself."""
-        sampler = toy("fp16", negative_log, "add", kind=GumbelSoftmax, offset=0.0)
+        sampler = toy("fp16", negative_log, "add", offset=0.0, **GUMBEL_SOFTMAX)
         self.check(sampler, [[65504.0, 0.0, 65472.0], [0.0, 65504.0, -INF], [0.0, -INF, -INF]])
 
     def test_gumbel_softmax_overflows_from_halfway_on(self):
         """65504 + 16.6 rounds to +inf, 65504 + 13.9 does not."""
-        sampler = toy("fp16", twelvefold, "add", kind=GumbelSoftmax)
+        sampler = toy("fp16", twelvefold, "add", **GUMBEL_SOFTMAX)
         assert 13.8 < float(sampler.noise_atoms().values[11]) < 16 < float(sampler.noise_atoms().values[12]) < 16.7
         self.check(sampler, [[65504.0, 65504.0, 65472.0], [-INF, 65504.0, 0.0]])
 
@@ -360,13 +364,13 @@ class TestLawIsEveryDecision:
         law, first = sampler.law(logits), (sampler.draw(logits, 1 << 16, rng=seeded(17)) == 0).double().mean()
         assert 0.05 < first - law.probs[0] < law.error
         assert sampler.law(logits * 0).error < 1e-5
-        assert sampler.law(logits * 2.0**-14).error == pytest.approx(2 * (2.0**-19 + 2.0**-24 * (1024 + 33)), rel=1e-6)
+        assert sampler.law(logits * 2.0**-14).error == pytest.approx(2 * (2.0**-19 + 2.0**-23 + 2.0**-14), rel=1e-6)
 
     @pytest.mark.parametrize("format", ["fp16", "bf16", "fp32"])
     @pytest.mark.parametrize("offset", [0.0, 0.5])
     def test_unnormalised_races(self, format, offset):
         rows = [*ROWS, [11.0, 10.5, -2.0], [-30.0, -30.0, -31.0]]
-        self.check(toy(format, negative_log_of_u, "divide", kind=UnnormalisedRace, offset=offset), rows)
+        self.check(toy(format, exponential, "divide", offset=offset, **UNNORMALISED), rows)
 
     def test_which_of_equals_wins(self):
         first, last = (every_decision(toy("bf16", gumbel, "add", tie=t), torch.zeros(3)) for t in ("first", "last"))
@@ -374,9 +378,14 @@ class TestLawIsEveryDecision:
         np.testing.assert_allclose(first, last[::-1], atol=1e-13)
         assert [MINE[n].tie for n in ("flashinfer_logits", "tensorflow_gpu", "candle")] == ["last", "last", "first"]
 
-    def test_the_shifted_gumbel_is_its_own_class_for_its_ceiling_only(self):
-        sampler = toy("fp32", flashinfer_gumbel, "add", kind=ShiftedGumbelMax, tie="last")
-        assert sampler.decide(torch.zeros(3), torch.full((3,), 0.5)) == 2
+    def test_the_shift_of_a_gumbel_moves_its_ceiling_only(self):
+        plain, shifted = (
+            toy("fp32", flashinfer_gumbel, "add", tie="last", gumbel_shift=shift) for shift in (0.0, -0.3665)
+        )
+        assert shifted.decide(torch.zeros(3), torch.full((3,), 0.5)) == 2
+        assert shifted.ceiling == plain.ceiling + 0.3665
+        row = torch.tensor([0.5, 0.0])
+        np.testing.assert_array_equal(shifted.law(row).probs, plain.law(row).probs)
 
     def test_gidd_counts_every_word(self):
         """Every one of the 2^24 words, the last token dead or alive."""
@@ -390,7 +399,7 @@ class TestLawIsEveryDecision:
     def test_float64_sums_count_their_grid(self, name):
         """Around every sum the words are stepped through: the first that leaves a token is where the law has it, to two
         words of 2^-52 where u is scaled."""
-        sampler: CumulativeSum = MINE[name]
+        sampler: InverseCDF = MINE[name]
         bits, logits = sampler.source.bits, row().unsqueeze(0)
         law = np.cumsum(sampler.law(row()).probs)
         slack = 4 if sampler.scaled else 0
@@ -406,10 +415,6 @@ class TestLawIsEveryDecision:
 
 def twelvefold(e: torch.Tensor) -> torch.Tensor:
     return -12 * e.log()
-
-
-def negative_log_of_u(u: torch.Tensor) -> torch.Tensor:
-    return -torch.log(u)
 
 
 # -- tables of 32-bit words --------------------------------------------------------------------------------------------

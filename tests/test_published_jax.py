@@ -18,11 +18,12 @@ from precision_lab.errors import InputError
 from precision_lab.formats import FORMATS
 from precision_lab.laws.law import target_law
 from precision_lab.samplers import Sampler
-from precision_lab.samplers.published.jax_library import JAX_LIBRARY, flipped
+from precision_lab.samplers.noise_maps import flipped
+from precision_lab.samplers.published import JAX
 from precision_lab.uniforms.jax_random import JAX_HIGH, JAX_HIGHEST, JAX_LOW
 from precision_lab.uniforms.wide import torch_words
 
-S = {sampler.name: sampler for sampler in JAX_LIBRARY}
+S = {sampler.name: sampler for sampler in JAX}
 MODE = {name: name.split("_")[1] for name in S}
 # Measured with torch 2.13.0 on x86-64 with AVX-512.
 TABLES = {

@@ -19,7 +19,7 @@ from precision_lab.errors import InputError
 from precision_lab.formats import FP32, FloatFormat
 from precision_lab.laws.law import target_law
 from precision_lab.samplers import Sampler
-from precision_lab.samplers.published.vllm import VLLM
+from precision_lab.samplers.published import SGLANG, VLLM
 from precision_lab.uniforms.murmur import (
     MURMUR_32,
     MURMUR_CLOSED,
@@ -32,7 +32,7 @@ from precision_lab.uniforms.philox import philox4x32
 from precision_lab.uniforms.triton import TL_RAND, TL_RAND_64, TL_RAND_GUARDED, fold, randint4x
 from precision_lab.uniforms.wide import WideSource, merged, rounded_words
 
-S = {sampler.name: sampler for sampler in VLLM}
+S = {sampler.name: sampler for sampler in (*VLLM, *SGLANG)}
 # Measured with torch 2.13.0 on x86-64 with AVX-512.
 TABLES = {
     "tl_rand": "54ef11d8690e4a58c48a3cb7e1d8a2cf72277ab6ffbe0a1ddeeb4910ed274a5c",

@@ -19,10 +19,11 @@ from precision_lab.errors import InputError
 from precision_lab.formats import BF16, FORMATS
 from precision_lab.laws.law import Law, target_law
 from precision_lab.samplers import SAMPLERS, FunctionSampler, Sampler, Stages, UniformSampler, resolve
-from precision_lab.samplers.exponential_race import exponential, exponential_race
-from precision_lab.samplers.gumbel_max import gumbel, gumbel_max
-from precision_lab.samplers.published import JAX_LIBRARY, PUBLISHED, VLLM
-from precision_lab.samplers.published.masked_diffusion import guarded_exponential
+from precision_lab.samplers.exponential_race import exponential_race
+from precision_lab.samplers.gumbel_max import gumbel_max
+from precision_lab.samplers.noise_maps import exponential, guarded_exponential, gumbel
+from precision_lab.samplers.published import JAX, PUBLISHED, SGLANG, VLLM
+from precision_lab.samplers.rules import Enumerated
 from precision_lab.samplers.torch_multinomial import torch_multinomial, torch_multinomial_replacement
 from precision_lab.types import Guarantee
 from precision_lab.uniforms import DTYPES, TORCH_RAND, Source
@@ -33,7 +34,7 @@ NARROW = [name for name, s in SAMPLERS.items() if s.stages.weights != "fp64"]
 ENUMERABLE = [
     name
     for name, s in SAMPLERS.items()
-    if isinstance(s, UniformSampler) and s.fine is None and (name not in PUBLISHED or name == "mdlm_fp32")
+    if isinstance(s, UniformSampler) and s.source.enumerable and (name not in PUBLISHED or name == "mdlm_fp32")
 ]
 
 
@@ -43,13 +44,13 @@ def wide(sampler: Sampler) -> bool:
 
 
 class TestEverySampler(SamplerContract):
-    """All but those of JAX and vLLM, which have files of their own."""
+    """All but those of JAX, vLLM and SGLang, which have files of their own."""
 
     @pytest.fixture(
         params=[
             pytest.param(s, id=s.name, marks=pytest.mark.slow if wide(s) else ())
             for s in SAMPLERS.values()
-            if s not in (*JAX_LIBRARY, *VLLM)
+            if s not in (*JAX, *VLLM, *SGLANG)
         ],
     )
     def sampler(self, request) -> Sampler:
@@ -210,7 +211,7 @@ class TestLawIsEveryDecision:
     def test_inverse_cdf_in_float64_counts_its_grid(self):
         """At every sum c: the last word below c takes the token, the first at or above it the next."""
         sampler = SAMPLERS["inverse_cdf_fp64"]
-        cumulative = sampler.cumulative(row()).numpy()
+        cumulative = sampler.sums(row()).numpy()
         law = np.cumsum(sampler.law(row()).probs)
         for j, c in enumerate(cumulative[:-1]):
             first = math.ceil(c * 2**53)
@@ -270,7 +271,7 @@ class TestNoiseTables:
         race = SAMPLERS["fast_dllm_fork_fp16"]
         assert race.law(torch.tensor([8.0, 0.0])).probs.sum() == pytest.approx(1)
         with pytest.raises(InputError, match="beyond fp16"):
-            replace(race, overflow=False).law(torch.tensor([8.0, 0.0]))
+            replace(race, rule=Enumerated()).law(torch.tensor([8.0, 0.0]))
 
     def test_a_dead_token_is_drawn_when_the_live_one_has_u_zero(self):
         """One token alive, at index 1: bfloat16 draws the dead one at index 0 with probability 2^-9 + 2^-24."""
@@ -481,7 +482,7 @@ class TestInverseCdf:
     def test_what_lies_above_the_last_sum_goes_to_the_last_token_dead_or_not(self):
         logits = torch.cat([3 * torch.randn(500, generator=seeded(24)), torch.tensor([-INF])])
         sampler = SAMPLERS["inverse_cdf_fp32"]
-        short = 1 - float(sampler.cumulative(logits)[-1])
+        short = 1 - float(sampler.sums(logits)[-1])
         assert sampler.law(logits).probs[-1] == pytest.approx(max(short, 0.0), abs=2.0**-24)
 
 
@@ -644,9 +645,7 @@ class TestResolve:
         with pytest.raises(InputError, match=r"code that imports|no function"):
             resolve(spec)
 
-    @pytest.mark.parametrize(
-        "value", ["precision_lab.samplers.published.masked_diffusion:LLADA_FP64", "test_samplers:honest"]
-    )
+    @pytest.mark.parametrize("value", ["precision_lab.samplers.published.llada:LLADA_FP64", "test_samplers:honest"])
     def test_an_entry_point(self, monkeypatch, value):
         entry = precision_lab_entry("theirs", value)
         asked = []

@@ -161,6 +161,12 @@ def emulated_arithmetic(source: Source, backend: str) -> str | None:
     return f"{backend}'s arithmetic, emulated with torch's on this machine"
 
 
+def _best(scores: Tensor, tie: Tie) -> Tensor:
+    if tie == "first":
+        return scores.argmax(dim=-1)
+    return scores.shape[-1] - 1 - scores.flip(-1).argmax(dim=-1)
+
+
 @final
 @dataclass(frozen=True)
 class UniformSampler(Sampler):
@@ -201,10 +207,7 @@ class UniformSampler(Sampler):
     def decide(self, logits: Tensor, u: Tensor) -> Tensor:
         """The pure decision. logits: (..., vocab); u: (..., vocab) from :attr:`source`. Returns (...) int64."""
         scores = SCORES[self.combine](self.weights_of(logits), self.noise_of(u))
-        if self.tie == "first":
-            best = scores.argmax(dim=-1)
-        else:
-            best = scores.shape[-1] - 1 - scores.flip(-1).argmax(dim=-1)
+        best = _best(scores, self.tie)
         if self.nonfinite == "wins":
             return best
         return best.masked_fill(~torch.isfinite(scores.amax(dim=-1)), 0)

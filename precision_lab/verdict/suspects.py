@@ -15,7 +15,8 @@ from scipy import optimize, special
 from ..errors import InputError
 from ..laws.argmax import truncated_gumbel_law
 from ..laws.law import Law
-from ..samplers import SAMPLERS, UniformSampler
+from ..samplers import SAMPLERS, with_tolerance
+from ..samplers.gumbel_max import FP32_CEILING
 from ..statistics import Counts, identity_test, lattice_law
 from ..statistics.tempered import Tempered
 from ..types import Float
@@ -27,7 +28,6 @@ FAITHFUL = "faithful"
 TEMPERATURE = "temperature wrong"
 WIDEST = math.log(2.0)  # temperatures from 1/2 to 2 are thought of
 UNEXPLAINED = 1e-3  # a fit below this says that no recipe of the list explains the draws
-_CEILING_FP32 = 16.6355  # -log(-log(1 - 2^-24))
 
 # what it is called -> the sampler whose exact law it is. All of these take well under a second at 50,257 tokens.
 EXACT = {
@@ -122,7 +122,7 @@ CLOSED_FORMS: dict[str, tuple[str, Callable[[Law], Law]]] = {
     "float32 noise cast to float64": ("lattice of 24 bits from its third atom", shifted_lattice),
     "float64 noise cut at the float32 ceiling": (
         "truncated Gumbel",
-        lambda law: truncated_gumbel_law(law.log_probs, _CEILING_FP32),
+        lambda law: truncated_gumbel_law(law.log_probs, FP32_CEILING),
     ),
 }
 
@@ -135,9 +135,7 @@ def exact_law(name: str, question: Question) -> Law:
     """The law of one of our samplers at the very logits of the question; InputError where it cannot be computed."""
     import torch
 
-    sampler = SAMPLERS[name]
-    if isinstance(sampler, UniformSampler):
-        sampler = replace(sampler, tolerance=1e-9, relative=1e-3)
+    sampler = with_tolerance(SAMPLERS[name], tolerance=1e-9, relative=1e-3)
     return sampler.law(torch.from_numpy(question.logits))
 
 
