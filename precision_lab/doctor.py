@@ -1,9 +1,10 @@
-"""Is this machine's arithmetic the one our tables were measured with?"""
+"""What this machine has: versions, the word maps of torch as they are found here, and hashes of its noise tables."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from .errors import InputError
 from .provenance import git_commit, processor, versions
 
 # sha256 of the noise tables measured with torch 2.13.0 on x86-64 with AVX-512; another processor's vector logarithm may
@@ -42,19 +43,44 @@ MEASURED: dict[str, str] = {
 
 
 def checks() -> list[dict[str, Any]]:
-    """One row per fact: versions, processor, commit, and the hash of each noise table (those of 31- and 32-bit words, tens
-    of millions of values, are left to the tests)."""
+    """One row per fact: versions, processor and its vector capability, commit, the word map that each library call is found
+    to take here, and the hash of each noise table (those of 31- and 32-bit words, tens of millions of values, are left to
+    the tests).
+
+    A hash that "differs" is information: laws are computed from this machine's table. A call whose word map is unknown is
+    "unusable": it still draws, and has no exact law.
+    """
+    import torch
+
+    from .uniforms.agreement import short
+    from .uniforms.measured import confirmations
+
     rows: list[dict[str, Any]] = [
         {"what": name, "value": version, "state": "ok" if version != "not installed" else "missing"}
         for name, version in versions().items()
     ]
     rows.append({"what": "processor", "value": processor(), "state": "ok"})
+    rows.append({"what": "vector capability", "value": torch.backends.cpu.get_cpu_capability(), "state": "ok"})
     rows.append({"what": "commit", "value": git_commit() or "not a checkout", "state": "ok"})
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        for op, dtype, found, agrees in confirmations(device):
+            state = "confirmed" if agrees else "unusable"
+            rows.append({"what": f"{op} {short(dtype)} on {device}", "value": found, "state": state})
+    return rows + hashes()
+
+
+def hashes() -> list[dict[str, Any]]:
+    """The first digits of each noise table's sha256, beside those measured with torch 2.13 on x86-64 with AVX-512."""
     from .samplers import SAMPLERS, UniformSampler
 
+    rows = []
     for name, sampler in SAMPLERS.items():
         if isinstance(sampler, UniformSampler) and sampler.source.enumerable and sampler.source.bits not in (31, 32):
-            digest = sampler.noise_atoms().sha256()
-            state = "ok" if MEASURED.get(name) == digest else "differs"
+            try:
+                digest = sampler.noise_atoms().sha256()
+            except InputError as error:
+                rows.append({"what": f"noise atoms of {name}", "value": str(error), "state": "unusable"})
+                continue
+            state = "as stored" if MEASURED.get(name) == digest else "differs"
             rows.append({"what": f"noise atoms of {name}", "value": digest[:16], "state": state})
     return rows

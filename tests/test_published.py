@@ -35,12 +35,12 @@ from precision_lab.samplers.published import JAX, PUBLISHED, SGLANG, VLLM
 from precision_lab.samplers.rules import Enumerated, NanToFirst
 from precision_lab.samplers.weights import Exponentials
 from precision_lab.uniforms import TORCH_EXPONENTIAL, TORCH_RAND, Source
-from precision_lab.uniforms.cuda import Word32
+from precision_lab.uniforms.wide import WideSource
 
 INF = float("inf")
 MINE = {s.name: s for s in PUBLISHED.values() if s not in (*JAX, *VLLM, *SGLANG)}
 LISTED = [name for name, s in MINE.items() if isinstance(s, UniformSampler) and s.source.enumerable]
-WIDE = [name for name in LISTED if isinstance(MINE[name].source, Word32)]
+WIDE = [name for name in LISTED if isinstance(MINE[name].source, WideSource)]
 slow_where_wide = [pytest.param(n, marks=pytest.mark.slow) if n in WIDE else n for n in LISTED]
 
 

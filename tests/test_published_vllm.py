@@ -28,7 +28,8 @@ from precision_lab.uniforms.murmur import (
     murmur3_state,
     noise_vector,
 )
-from precision_lab.uniforms.triton import TL_RAND, TL_RAND_64, TL_RAND_GUARDED, fold, philox4x32, randint4x
+from precision_lab.uniforms.philox import philox4x32
+from precision_lab.uniforms.triton import TL_RAND, TL_RAND_64, TL_RAND_GUARDED, fold, randint4x
 from precision_lab.uniforms.wide import WideSource, merged, rounded_words
 
 S = {sampler.name: sampler for sampler in (*VLLM, *SGLANG)}
@@ -107,7 +108,7 @@ class ToySource(WideSource):
 
     def octaves(self) -> Iterator:
         for block in np.arange(64).reshape(4, 16):
-            yield (block % 37).astype(np.float32), np.ones(16, dtype=np.int64)
+            yield torch.from_numpy((block % 37).astype(np.float32)), np.ones(16, dtype=np.int64)
 
 
 class TestPush:
@@ -207,7 +208,7 @@ class TestTriton:
         """Ascending from two words at the floor to 64 at 1 - 2^-24, and 2^31 in all."""
         blocks = list(TL_RAND.octaves())
         assert sum(int(counts.sum()) for _, counts in blocks) == 1 << 31
-        assert all((np.diff(values) >= 0).all() for values, _ in blocks)
+        assert all((values.diff() >= 0).all() for values, _ in blocks)
         assert blocks[0][0][:3].tolist() == [TL_RAND.floor, TL_RAND.floor, 2 * TL_RAND.floor]
         assert blocks[0][1][:3].tolist() == [1, 1, 1]
         assert (blocks[-1][0].tolist(), blocks[-1][1].tolist()) == ([1 - 2.0**-24], [64])

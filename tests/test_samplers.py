@@ -27,7 +27,7 @@ from precision_lab.samplers.rules import Enumerated
 from precision_lab.samplers.torch_multinomial import torch_multinomial, torch_multinomial_replacement
 from precision_lab.types import Guarantee
 from precision_lab.uniforms import DTYPES, TORCH_RAND, Source
-from precision_lab.uniforms.source import _law
+from precision_lab.uniforms.source import pushed_law
 
 INF = float("inf")
 NARROW = [name for name, s in SAMPLERS.items() if s.stages.weights != "fp64"]
@@ -253,7 +253,7 @@ class TestNoiseTables:
     def test_measured_twice_is_the_same_table(self, name):
         sampler = SAMPLERS[name]
         first = sampler.noise_atoms().sha256()
-        _law.cache_clear()
+        pushed_law.cache_clear()
         assert sampler.noise_atoms().sha256() == first
         assert replace(sampler, noise_sha256=first).noise_atoms().sha256() == first
 

@@ -75,6 +75,9 @@ class JaxHighest(JaxUniform):
         return torch.where(words < 0, -torch.log(x), -torch.log1p(-x))
 
 
-JAX_LOW = {f.name: JaxLow(f"jax.random.uniform {f.name}", f, f.precision - 1) for f in (FP16, BF16, FP32)}
-JAX_HIGH = {f.name: JaxHigh(f"jax.random.gumbel high {f.name}", f, 2 * f.precision - 2) for f in (FP16, BF16, FP32)}
-JAX_HIGHEST = JaxHighest("jax.random.gumbel highest fp32", FP32, 64)
+_XLA = "JAX 0.10.2 on CPU, with XLA's logarithms"
+JAX_LOW = {f.name: JaxLow(f"jax.random.uniform {f.name}", f, f.precision - 1, whose=_XLA) for f in (FP16, BF16, FP32)}
+JAX_HIGH = {
+    f.name: JaxHigh(f"jax.random.gumbel high {f.name}", f, 2 * f.precision - 2, whose=_XLA) for f in (FP16, BF16, FP32)
+}
+JAX_HIGHEST = JaxHighest("jax.random.gumbel highest fp32", FP32, 64, whose=_XLA)

@@ -55,6 +55,18 @@ class Source(ABC):
         was."""
         return None
 
+    @property
+    def relative_bound(self) -> float:
+        """Bound r on |value / true value - 1|, before a cast, where the published value is not known to the last bit; 0
+        where it is. For sources of exponentials.
+
+        The law of a race is then off by 2 r at most. Exchange one token's E for the true one at a time: the winner changes
+        only if E lies within r of the t below which the token wins, a window of mass 2 r t e^-t. Here t is p times the
+        least E / p of the others, of density (1 - p) e^{-(1 - p) t / p} / p, so that the windows add up to
+        2 r sum p (1 - p) <= 2 r. Roundings after E, monotone, move t and not the window; the spacing of E is in r.
+        """
+        return 0.0
+
     @abstractmethod
     def from_words(self, words: Tensor) -> Tensor:
         """The published map, word -> value, in its own rounding."""
@@ -70,7 +82,7 @@ class Source(ABC):
     def push(self, function: Callable[[Tensor], Tensor]) -> Atoms:
         """The law of ``function(value)``, computed by torch in the dtype of the source; it need not be monotone. The last
         few laws are kept, as long as the same function object is asked for."""
-        return _law(self, function)
+        return pushed_law(self, function)
 
     def draw(self, shape: tuple[int, ...], *, rng: Rng) -> Tensor:
         if isinstance(rng, np.random.Generator):
@@ -83,7 +95,7 @@ class Source(ABC):
 
 
 @lru_cache(maxsize=6)  # up to 270 MB each
-def _law(source: Source, function: Callable[[Tensor], Tensor]) -> Atoms:
+def pushed_law(source: Source, function: Callable[[Tensor], Tensor]) -> Atoms:
     def mapped(values: np.ndarray) -> np.ndarray:
         return function(torch.from_numpy(np.ascontiguousarray(values)).to(source.dtype)).double().numpy()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...uniforms.cuda import CURAND
+from ...uniforms.cuda import CURAND_UNKNOWN_LOG
 from ..noise_maps import gumbel
 from ..sampler import Stages, UniformSampler
 
@@ -13,7 +13,7 @@ FLASHSAMPLING_CUDA = UniformSampler(
     publisher="FlashSampling",
     source_ref="FlashSampling/FlashSampling src/fused_mm_sampling/csrc/fmms_kernel.cu (1e5d8fa)",
     stages=Stages.all("fp32"),
-    source=CURAND,
+    source=CURAND_UNKNOWN_LOG,
     noise_of=gumbel,
     combine="add",
     backend="cuda",
