@@ -627,9 +627,9 @@ def test_a_real_vocabulary_against_mpmath(relative):
         assert law.probs[token] == pytest.approx(float(expected), rel=law.relative + 1e-8)
 
 
+@mpmath.workdps(30)
 def by_integration(probs: list[float], ceiling: float) -> list[float]:
     """P(n) = integral of the density of score n times the others' distribution functions, noise conditioned below M."""
-    mpmath.mp.dps = 30
     p, m = [mpmath.mpf(x) for x in probs], mpmath.mpf(ceiling)
     norm = mpmath.exp(-mpmath.exp(-m))
 
@@ -824,9 +824,9 @@ class TestTargetLaw:
     def test_is_the_softmax(self, logits):
         assume(max(logits) > -INF)
         law = target_law(np.array(logits))
-        mpmath.mp.dps = 40
-        weights = [mpmath.exp(mpmath.mpf(x)) for x in logits]
-        expected = np.array([float(w / mpmath.fsum(weights)) for w in weights])
+        with mpmath.workdps(40):
+            weights = [mpmath.exp(mpmath.mpf(x)) for x in logits]
+            expected = np.array([float(w / mpmath.fsum(weights)) for w in weights])
         np.testing.assert_allclose(law.probs, expected, rtol=1e-12, atol=law.error)
         assert law.guarantee is Guarantee.CERTIFIED
 
