@@ -11,13 +11,15 @@ from torch import Tensor
 
 from ...errors import InputError, PrecisionLabError
 from .anatomy import DTYPE_NAMES, Draw, GatedDraw, LibraryDraw, RaceDraw, ThresholdDraw, draws_of
-from .calling import Calling
+from .calling import Calling, global_state, start
 from .chain import NoiseMap
 from .record import DECLARE, Record, Step, record, refused
 
 # (draws, rows, vocabulary) of the calls: 4,690 draws in all, with ties and -inf among the logits.
 SHAPES = ((512, 8, 50), (3, 2, 257), (64, 3, 1000), (2, 1, 4099), (192, 2, 128))
 ENOUGH = 4096
+CPU = torch.device("cpu")
+_AT_ONCE = 1 << 22  # values of noise in one call of a function that takes one vocabulary only
 _BLUR = 8.0  # ulp of the score within which a monotone operation after the sum may make equals
 
 
@@ -34,6 +36,25 @@ class Confirmed:
     skipped: tuple[str, ...] = ()
 
 
+def shapes_for(calling: Calling, row: Tensor) -> tuple[tuple[int, int, int], ...]:
+    """:data:`SHAPES`, or calls of two and three rows of the vocabulary of ``row``, for a function that takes no other one."""
+    vocab, state = len(row), start(0, row.device)
+    takes = 0
+    for n, rows, size in SHAPES[1:]:
+        try:
+            calling.seeded(trial_logits(rows, size, 0).to(row.device, row.dtype), min(n, 2), state)
+        except PrecisionLabError:
+            raise
+        except Exception:  # whatever it is, it is told if no shape at all is taken
+            continue
+        takes += 1
+    if takes:
+        return SHAPES
+    most = max(_AT_ONCE // vocab, 6)
+    calls = -(-ENOUGH // most)
+    return tuple((max(most // (2 + k % 2), 2), 2 + k % 2, vocab) for k in range(max(calls + 1, 2)))
+
+
 def trial_logits(rows: int, vocab: int, seed: int) -> Tensor:
     """(rows, vocab) float32 of sd 3, with equal logits next to each other and a tenth of -inf in every row but the first."""
     rng = torch.Generator().manual_seed(seed)
@@ -43,7 +64,13 @@ def trial_logits(rows: int, vocab: int, seed: int) -> Tensor:
     return logits
 
 
-def confirm(calling: Calling, *, dtype: torch.dtype = torch.float32, shapes: tuple = SHAPES) -> Confirmed:
+def confirm(
+    calling: Calling,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device = CPU,
+    shapes: tuple[tuple[int, int, int], ...] = SHAPES,
+) -> Confirmed:
     """Read the function at several shapes and replay it. InputError with the first difference, or where too few draws can
     be compared."""
     done: list[tuple[int, int, int]] = []
@@ -53,8 +80,8 @@ def confirm(calling: Calling, *, dtype: torch.dtype = torch.float32, shapes: tup
     ties: set[str] = set()
     failure: Exception | None = None
     for number, (n, rows, vocab) in enumerate(shapes):
-        logits = trial_logits(rows, vocab, number).to(dtype)
-        state = torch.Generator().manual_seed(number).get_state()
+        logits = trial_logits(rows, vocab, number).to(device, dtype)
+        state = start(number, device)
         try:
             plain = calling.seeded(logits.clone(), n, state)
         except PrecisionLabError:
@@ -103,11 +130,10 @@ def _enough(calling: Calling, done: list, skipped: list[str], failure: Exception
 
 def read(calling: Calling, logits: Tensor, n: int, state: Tensor) -> tuple[Record, list[Draw]]:
     """Record one call from a generator state, and find its draws."""
-    generator = torch.Generator()
+    generator = torch.Generator(device=logits.device)
     generator.set_state(state)
     before = logits.clone()
-    with torch.random.fork_rng(devices=[]):
-        torch.random.set_rng_state(state)
+    with global_state(logits.device, state):
         taken = record(lambda given: calling(given, n, generator), logits)
     if not torch.equal(before.nan_to_num(), logits.nan_to_num()):
         raise InputError(f"logits changed in place by {calling.name}", "logits left as they were", "clone them first")
@@ -153,7 +179,7 @@ def noise_values(noise: NoiseMap) -> Tensor:
     places = noise.places()
     if places is None or bool((places < 0).any()):
         raise refused("noise in a buffer that is not all filled", "a random value for every token")
-    return noise(drawn)[places]
+    return noise(drawn)[places.to(drawn.device)]
 
 
 def _replay(draw: Draw, shape: tuple[int, int, int]) -> str:
@@ -259,10 +285,12 @@ def _threshold_ids(draw: ThresholdDraw) -> Tensor:
 def _library_ids(draw: LibraryDraw) -> Tensor:
     """``torch.multinomial`` on CPU, from the same generator state: a race of p over exponentials, or, for several draws
     with replacement, a search of 53-bit uniforms in sequential sums divided by the last."""
-    generator = torch.Generator()
+    probs = draw.probs
+    generator = torch.Generator(device=probs.device)
     assert draw.decision.state is not None
     generator.set_state(draw.decision.state)
-    probs = draw.probs
+    if not draw.races and probs.device.type != "cpu":
+        raise refused("several draws with replacement by torch.multinomial on a GPU", "one draw a call, or a CPU")
     if draw.races:
         scores = probs / torch.empty_like(probs, memory_format=torch.contiguous_format).exponential_(generator=generator)
         return scores.topk(draw.draws, dim=-1).indices if draw.draws > 1 else scores.argmax(dim=-1, keepdim=True)
@@ -274,7 +302,7 @@ def _library_ids(draw: LibraryDraw) -> Tensor:
 def sequential_sums(probs: Tensor) -> Tensor:
     """Sums one after another in the dtype of ``probs`` (float32 for half precision), divided by the last, which is 1."""
     wide = np.float64 if probs.dtype == torch.float64 else np.float32
-    sums = np.cumsum(probs.double().numpy().astype(wide), axis=-1, dtype=wide)
+    sums = np.cumsum(probs.double().cpu().numpy().astype(wide), axis=-1, dtype=wide)
     found = torch.from_numpy(sums / sums[..., -1:])
     found[..., -1] = 1
     return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,13 +22,24 @@ from ..rules import Enumerated, NanToFirst, WithinBound
 from ..rules import Race as RaceOf
 from .anatomy import DTYPE_NAMES, Draw, GatedDraw, LibraryDraw, RaceDraw, Relabel, ThresholdDraw
 from .bounds import budget, roundoff
-from .calling import Calling
+from .calling import Calling, start
 from .chain import ELEMENTWISE, LAYOUT, constant
 from .confirm import Confirmed, blur, read, sequential_sums, signature
 from .record import Step, refused
 from .source import named, source_of
 
 DRAWS = 2  # of the call that is read: the smallest number that is not one
+
+
+@dataclass(frozen=True)
+class KeyedMap:
+    """A noise map that is equal to another of the same ``key``, so that tables of its law are kept and found again."""
+
+    key: str
+    function: Callable[[Tensor], Tensor] = field(compare=False)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return self.function(values)
 
 
 @dataclass(frozen=True)
@@ -49,8 +61,7 @@ class Reading:
 def reading(calling: Calling, logits: Tensor, confirmed: Confirmed) -> Reading:
     """Read ``calling`` at one row, (vocab,), in the dtype that the row has. InputError if this is another recipe than the
     one that was confirmed, or if two draws of one call have different laws."""
-    state = torch.Generator().manual_seed(0).get_state()
-    _, draws = read(calling, logits[None].clone(), DRAWS, state)
+    _, draws = read(calling, logits[None].clone(), DRAWS, start(0, logits.device))
     found = sorted({signature(draw) for draw in draws})
     if " | ".join(found) != confirmed.signature:
         raise refused(
@@ -84,7 +95,7 @@ def _row(draw: Draw) -> Tensor:
     rows = table.reshape(-1, table.shape[-1])
     if not bool((rows.nan_to_num() == rows[0].nan_to_num()).all()):
         raise refused("draws of one call whose weights differ", "independent draws of one law")
-    return rows[0]
+    return rows[0].cpu()
 
 
 def _law(draw: Draw, vocab: int, exact: Enumerated, progress: Progress | None) -> Law:
@@ -110,9 +121,12 @@ def race_draw_law(draw: RaceDraw, exact: Enumerated, progress: Progress | None) 
         raise InputError("NaN weights", "numbers where the logits meet the noise", "check the logits and the processors")
     score = FORMATS[DTYPE_NAMES[draw.score]]
 
-    def noise_of(values: Tensor) -> Tensor:
-        return draw.noise(prepare(values)) * draw.noise_sign
+    device = draw.weights.device
 
+    def signed(values: Tensor) -> Tensor:
+        return (draw.noise(prepare(values.to(device))) * draw.noise_sign).cpu()
+
+    noise_of = KeyedMap(f"{draw.noise.formula()} {draw.noise.dtypes()} {draw.noise_sign} {draw.noise.draw.args}", signed)
     ties = planted_tie(draw)
     nonfinite = "first" if draw.nan_rows else "wins"
     race = RaceOf(source, noise_of, draw.combine, score, "first", nonfinite, name="the function")  # type: ignore[arg-type]
@@ -187,7 +201,7 @@ def planted_tie(draw: RaceDraw) -> str:
     """Which of equal best scores the decision takes here, asked with planted ties: first, last or neither."""
     operand = draw.decision.inputs[0]
     rng = torch.Generator().manual_seed(0)
-    planted = torch.randint(0, 3, tuple(operand.shape), generator=rng).to(operand.dtype)
+    planted = torch.randint(0, 3, tuple(operand.shape), generator=rng).to(draw.weights.device, operand.dtype)
     answer = draw.decision.run(lambda value: planted if value is operand else value.kept)  # type: ignore[arg-type,return-value]
     index = answer if isinstance(answer, Tensor) else answer[draw.index.output]
     rows = planted.reshape(-1, operand.shape[-1])
@@ -208,8 +222,10 @@ def _threshold_law(draw: ThresholdDraw) -> tuple[Law, float]:
     if bool(sums.isnan().any()):
         raise InputError("NaN in the cumulative sum", "numbers", "check the logits and the processors")
 
+    device = draw.sums.device
+
     def uniform_of(values: Tensor) -> Tensor:
-        return draw.noise(prepare(values))
+        return draw.noise(prepare(values.to(device))).cpu()
 
     if source.enumerable:
         law, beyond = threshold_law(sums.double().numpy(), source.push(uniform_of), draw.rule)
@@ -255,7 +271,7 @@ def _library_law(draw: LibraryDraw, exact: Enumerated, progress: Progress | None
     if not draw.races:
         sums = sequential_sums(probs[None])[0].double().numpy()
         return _labelled(inverse_cdf_law(sums, bits=53, rule="u <= c"), named("rand", torch.float64))
-    source = named("exponential", probs.dtype)
+    source = named("exponential", probs.dtype, draw.probs.device.type)
     score = FORMATS[DTYPE_NAMES[probs.dtype]]
     race = RaceOf(source, _unchanged, "divide", score, name="torch.multinomial")
     weights = probs.double().numpy()
@@ -277,7 +293,7 @@ def _gated_law(draw: GatedDraw, vocab: int, exact: Enumerated, progress: Progres
     source, prepare = source_of(draw.noise.draw)
     if not source.enumerable:
         raise refused("a gate in float64", "a uniform of at most 32 bits", "draw the gate in float32, or declare the recipe")
-    opened = open_probability(draw, source.push(lambda values: draw.noise(prepare(values))))
+    opened = open_probability(draw, source.push(lambda values: draw.noise(prepare(values.to(draw.rate.device))).cpu()))
     stays = torch.unique(draw.other)
     if stays.numel() != 1:
         raise refused("a gate whose closed side has several ids", "one row of logits, one id that stays")
@@ -297,6 +313,7 @@ def open_probability(draw: GatedDraw, uniform: Atoms) -> float:
     if not bool((rates == rates[0]).all()):
         raise refused("a gate whose rate differs between draws", "one rate for a row of logits")
     values = torch.from_numpy(uniform.values).to(draw.noise.value.dtype)
+    rates = rates.cpu()
     rate = rates[0] if draw.rate.ndim == 0 else rates[:1]
     passes = {"<": torch.lt, "<=": torch.le, ">": torch.gt, ">=": torch.ge}[draw.rule](values, rate)
     return float(np.ldexp(float(uniform.counts[passes.numpy()].sum()), -uniform.bits))
@@ -341,9 +358,9 @@ def _step_on_ids(step: Step, ids: Tensor) -> Tensor:
         table = _table(step)
         if int(ids.max()) >= len(table):
             raise refused(f"an index {int(ids.max())} into a table of {len(table)} at {step.where}", "an index inside it")
-        return table[ids]
+        return table.cpu()[ids]
     if step.name in ELEMENTWISE:
-        answer = step.run(lambda value: ids if value.is_random else constant(value))
+        answer = step.run(lambda value: ids if value.is_random else constant(value).cpu())
         return answer if isinstance(answer, Tensor) else answer[0]
     raise refused(f"ids that go through {step.name} at {step.where}", "a table of ids, clamp, or sums with constants")
 
