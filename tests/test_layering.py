@@ -20,7 +20,7 @@ LAYERS = (
     {"kernels", "mdm", "calibration"},
     {"result", "study", "store", "engine"},
     {"verdict"},
-    {"figures", "report", "testing", "bench", "defects", "doctor", "measure", "__main__", "__init__"},
+    {"figures", "report", "testing", "bench", "compare", "defects", "doctor", "measure", "__main__", "__init__"},
 )
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 RESULT = LEVEL["result"]
@@ -127,7 +127,7 @@ class TestTheHouse:
         """A reader that found nothing would pass everything."""
         source = (PACKAGE / "samplers/sampler.py").read_text()
         sampler = imported(source, ("precision_lab", "samplers", "sampler"), False)
-        assert ("precision_lab", "laws", "argmax", "argmax_law") in sampler
+        assert ("precision_lab", "laws", "law", "Law") in sampler
         assert ("torch",) in sampler
         assert ("precision_lab", "atoms", "Atoms") in sampler
         inside_a_function = imported((PACKAGE / "files.py").read_text(), ("precision_lab", "files"), False)

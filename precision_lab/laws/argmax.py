@@ -102,13 +102,17 @@ def argmax_laws(
     """:func:`argmax_law` of each row of (rows, vocab). The tables are shared, and equal rows are computed once."""
     w = np.asarray(weights, dtype=np.float64)
     if combine not in _COMBINES:
-        raise InputError(f"combine {combine!r}", "add, divide, multiply or ratio", "name how weight and noise are joined")
+        raise InputError(
+            f"combine {combine!r}", "add, divide, multiply or ratio", "name how weight and noise are joined"
+        )
     if w.ndim != 2 or not w.size or not np.isfinite(w.max(axis=1)).all() or (combine != "add" and (w < 0).any()):
         raise InputError(f"weights of shape {w.shape[1:]}", "(vocab,) numbers, not all -inf", "check the row of logits")
     if combine != "add" and noise.floor < 0:
         raise InputError("a negative atom", f"noise >= 0 for combine={combine!r}", "check the recipe")
     if score is not FP64 and (largest := float(abs(w.max(axis=1)).max())) > FP32.max:
-        raise InputError(f"a weight of {largest:.4g}", f"at most {FP32.max:.4g} for {score.name}", "use float64, or scale")
+        raise InputError(
+            f"a weight of {largest:.4g}", f"at most {FP32.max:.4g} for {score.name}", "use float64, or scale"
+        )
     w = w + 0.0
     if tie not in ("first", "last", "highest"):
         raise InputError(f"tie {tie!r}", "first, last or highest", "name which of equal scores wins")
@@ -308,7 +312,9 @@ def truncated_gumbel_law(log_probs: Float, ceiling: float) -> Law:
     if p.ndim != 1 or not p.size or not np.isclose(p.sum(), 1.0, atol=1e-6):
         raise InputError(f"log_probs of shape {p.shape} and mass {p.sum():.6g}", "(vocab,) summing to one", "normalise")
     if not ceiling >= -30:
-        raise InputError(f"a ceiling of {ceiling}", "a number, -30 or more", "name the largest Gumbel value, 16.6 in float32")
+        raise InputError(
+            f"a ceiling of {ceiling}", "a number, -30 or more", "name the largest Gumbel value, 16.6 in float32"
+        )
     order = np.argsort(p, kind="stable")
     order = order[p[order] > 0]
     q = p[order]

@@ -49,17 +49,16 @@ def best_total_variation(probs: Float, bits: int) -> float:
     return float(np.ldexp(fraction.sum(), -bits))
 
 
-def tail_ratio_of_atoms(exponentials: Float, mass: float, gaps: Float) -> Float:
-    """q / p of one token ``gap`` nats below a head that has the rest, where the token's exponential takes the given values,
-    each with probability ``mass``: (1 + e^gap) sum_k mass exp(-E_k e^gap). The head's exponential is continuous.
+def tail_ratio_of_atoms(exponentials: Float, masses: Float, gaps: Float) -> Float:
+    """q / p of one token ``gap`` nats below a head that has the rest, where the token's exponential takes the values E_k
+    with probabilities m_k: (1 + e^gap) sum_k m_k exp(-E_k e^gap). The head's exponential is continuous.
 
-    Only values up to some 40 e^-gap count, so the smallest ones suffice. 1 if the values are the grid's of a fine uniform.
+    ``exponentials``, ``masses``: (k,); only values up to some 40 e^-gap count, so the smallest ones suffice. 1 for the grid
+    of a fine uniform. Returns one ratio for each gap.
     """
-    if not 0 < mass <= 1:
-        raise InputError(f"mass = {mass}", "a probability of one word", "2^-bits")
     values = np.asarray(exponentials, dtype=np.float64)
-    found = np.empty(len(gaps))
-    for at, gap in enumerate(np.asarray(gaps, dtype=np.float64)):
-        odds = np.exp(gap)
-        found[at] = (1 + odds) * mass * np.exp(-values * odds).sum()
-    return found
+    weights = np.broadcast_to(np.asarray(masses, dtype=np.float64), values.shape)
+    if (weights < 0).any() or weights.sum() > 1 + 1e-9:
+        raise InputError(f"masses that sum to {weights.sum():.6g}", "probabilities", "one for each value")
+    odds = np.exp(np.asarray(gaps, dtype=np.float64))
+    return np.array([(1 + each) * float(weights @ np.exp(-values * each)) for each in odds])

@@ -265,7 +265,9 @@ def _race(step: Step, value: Value, relabel: Relabel) -> RaceDraw:
     if step.name == "topk":
         largest = bool(step.argument(3, "largest", True))
     if step.name in ("max", "min") and len(step.outputs) < 2:
-        raise refused(f"{step.name} without a dim at {step.where}", "the index of the best score for each row", "give dim")
+        raise refused(
+            f"{step.name} without a dim at {step.where}", "the index of the best score for each row", "give dim"
+        )
     axis = _axis(step, scores)
     walk = _Walk()
     join = _to_join(scores, walk)
@@ -313,7 +315,9 @@ def _axis(step: Step, scores: Value) -> int:
     default = -1 if step.name in ("topk", "sort") else None
     dim = step.argument(place, "dim", default)
     if step.name == "sort":
-        dim = next((a for a in step.args[1:] if isinstance(a, int) and not isinstance(a, bool)), step.kwargs.get("dim", -1))
+        dim = next(
+            (a for a in step.args[1:] if isinstance(a, int) and not isinstance(a, bool)), step.kwargs.get("dim", -1)
+        )
     if dim is None and len(scores.shape) > 1 and max(scores.shape) != torch.Size(scores.shape).numel():
         raise refused(f"{step.name} over all axes at once, at {step.where}", "one draw for each row", "give dim=-1")
     dim = -1 if dim is None else int(dim)
@@ -377,9 +381,13 @@ def _shifted(step: Step, operand: Value, walk: _Walk) -> Value:
     number = _row_number(other, step)
     if step.name in _SCALE:
         if step.name == "div" and not first_is_score:
-            raise refused(f"{number} divided by scores, at {step.where}", "operations that keep the order of the scores")
+            raise refused(
+                f"{number} divided by scores, at {step.where}", "operations that keep the order of the scores"
+            )
         if number == 0 or not number == number:
-            raise refused(f"scores times {number}, at {step.where}", "a temperature above 0", "draw greedily without noise")
+            raise refused(
+                f"scores times {number}, at {step.where}", "a temperature above 0", "draw greedily without noise"
+            )
         walk.sign = walk.sign if number > 0 else -walk.sign
         if abs(number) != 1:
             walk.blurred.append(step)
@@ -433,7 +441,9 @@ def _operands(join: Step) -> tuple[Value, Value]:
             "a sum, difference, product or quotient of weights and noise",
         )
     if join.kwargs.get("alpha", 1) != 1 or join.kwargs.get("rounding_mode") is not None:
-        raise refused(f"{join.name} with options at {join.where}", "a plain sum or quotient", "scale the noise before it")
+        raise refused(
+            f"{join.name} with options at {join.where}", "a plain sum or quotient", "scale the noise before it"
+        )
     first, second = join.args[0], join.args[1]
     if not isinstance(first, Value) or not isinstance(second, Value):
         raise refused(f"{join.name} of a number at {join.where}", "weights and noise")
@@ -472,7 +482,15 @@ def _searched(step: Step, value: Value, relabel: Relabel) -> ThresholdDraw:
     right = bool(step.kwargs.get("right", False)) or step.kwargs.get("side") == "right"
     assert sums.kept is not None
     return ThresholdDraw(
-        NoiseMap(uniform), sums.kept, formula(sums), "u < c" if right else "u <= c", "last + 1", step, value, relabel, step
+        NoiseMap(uniform),
+        sums.kept,
+        formula(sums),
+        "u < c" if right else "u <= c",
+        "last + 1",
+        step,
+        value,
+        relabel,
+        step,
     )
 
 
@@ -503,7 +521,15 @@ def _first_true(step: Step, value: Value, relabel: Relabel, compare: Step) -> Th
         raise refused(f"{step.name} of a comparison at {step.where}", "argmax, whose first True wins")
     assert sums.kept is not None
     return ThresholdDraw(
-        NoiseMap(uniform), sums.kept, formula(sums), wanted[rule], "first", step, value, relabel, compare  # type: ignore[arg-type]
+        NoiseMap(uniform),
+        sums.kept,
+        formula(sums),
+        wanted[rule],
+        "first",
+        step,
+        value,
+        relabel,
+        compare,  # type: ignore[arg-type]
     )
 
 

@@ -199,7 +199,9 @@ def _shifted(step: Step, before: Budget, numbers: list[float | None], unit: floa
         return replace(before, relative=before.relative + unit * (_REACH * before.power + abs(number)) / before.power)
     if before.power != 1:
         raise _unknown(step, before.form)
-    return replace(_rounded(before, unit), spacing=before.spacing + abs(number) * (1 + 2 * unit) + unit * (1 + abs(number)))
+    return replace(
+        _rounded(before, unit), spacing=before.spacing + abs(number) * (1 + 2 * unit) + unit * (1 + abs(number))
+    )
 
 
 def _turned(before: Budget, step: Step) -> Budget:
@@ -234,7 +236,8 @@ def _guarded(step: Step, value: Value) -> Budget:
     noise = step.args[0] if step.name == "masked_fill" else None
     if noise is None:
         noise = next(
-            (part for part in step.args[1:] if isinstance(part, Value) and part.is_random and part is not condition), None
+            (part for part in step.args[1:] if isinstance(part, Value) and part.is_random and part is not condition),
+            None,
         )
     compared = condition.step if isinstance(condition, Value) else None
     if compared is None or compared.name != "eq" or not isinstance(noise, Value):

@@ -57,8 +57,10 @@ class Calling:
         keyword = next((p.name for p in parameters if p.name in COUNTS and p.kind is p.KEYWORD_ONLY), None)
         if keyword is not None:
             count = keyword
-        elif len(places) > 1 and places[1].name != "generator" and (
-            places[1].name in COUNTS or places[1].default is inspect.Parameter.empty
+        elif (
+            len(places) > 1
+            and places[1].name != "generator"
+            and (places[1].name in COUNTS or places[1].default is inspect.Parameter.empty)
         ):
             count = ""
         wanted = {places[0].name if places else "", count, "generator"} | ({places[1].name} if count == "" else set())
@@ -70,7 +72,9 @@ class Calling:
             )
             if needed and parameter.name not in wanted:
                 raise InputError(
-                    f"{called}, which needs {parameter.name!r}", SIGNATURE, "give it a default, or use functools.partial"
+                    f"{called}, which needs {parameter.name!r}",
+                    SIGNATURE,
+                    "give it a default, or use functools.partial",
                 )
         return Calling(function, called, count, generator, takes)
 
@@ -97,7 +101,9 @@ class Calling:
     def _shaped(self, ids: Any, expected: tuple[int, ...], n: int, logits: Tensor) -> Tensor:
         if not isinstance(ids, Tensor):
             raise InputError(
-                f"a {type(ids).__name__} from {self.name}", "an integer tensor of token ids", "return ids, such as argmax"
+                f"a {type(ids).__name__} from {self.name}",
+                "an integer tensor of token ids",
+                "return ids, such as argmax",
             )
         if ids.is_floating_point() or ids.is_complex() or ids.dtype is torch.bool:
             raise InputError(f"{ids.dtype} ids from {self.name}", "an integer tensor of token ids", "return indices")

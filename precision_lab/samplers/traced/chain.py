@@ -104,7 +104,8 @@ class NoiseMap:
             behind = {operand.depends.random for operand in step.reads if operand.is_random}
             if len(behind) != 1:
                 raise refused(
-                    f"{step.name} of two random values, at {step.where}", "noise made of one random value for each token"
+                    f"{step.name} of two random values, at {step.where}",
+                    "noise made of one random value for each token",
                 )
             answer = step.run(lambda operand: self._along(operand, drawn, memo))
             return answer if isinstance(answer, Tensor) else answer[value.output]

@@ -124,7 +124,8 @@ def _enough(calling: Calling, done: list, skipped: list[str], failure: Exception
             "mend the function, or give --vocab if it is made for one vocabulary",
         ) from failure
     raise refused(
-        f"{total} draws of {calling.name} that could be replayed ({'; '.join(skipped)})", f"at least {ENOUGH}, by two shapes"
+        f"{total} draws of {calling.name} that could be replayed ({'; '.join(skipped)})",
+        f"at least {ENOUGH}, by two shapes",
     )
 
 
@@ -292,7 +293,9 @@ def _library_ids(draw: LibraryDraw) -> Tensor:
     if not draw.races and probs.device.type != "cpu":
         raise refused("several draws with replacement by torch.multinomial on a GPU", "one draw a call, or a CPU")
     if draw.races:
-        scores = probs / torch.empty_like(probs, memory_format=torch.contiguous_format).exponential_(generator=generator)
+        scores = probs / torch.empty_like(probs, memory_format=torch.contiguous_format).exponential_(
+            generator=generator
+        )
         return scores.topk(draw.draws, dim=-1).indices if draw.draws > 1 else scores.argmax(dim=-1, keepdim=True)
     sums = sequential_sums(probs)
     uniform = torch.rand((*probs.shape[:-1], draw.draws), dtype=torch.float64, generator=generator)

@@ -16,8 +16,8 @@ from .anatomy import Draw, GatedDraw, LibraryDraw, RaceDraw, ThresholdDraw
 from .law import Reading, planted_tie
 from .source import named, source_of
 
-_ENDS = 1 << 17  # words at either end of a source, where every map has its extremes
-GAPS = (12.0, 14.0, 15.0, 16.0, 17.0, 18.0, 20.0, 22.0, 24.0)
+_ENDS = 1 << 17  # words at either end of a source of 24 bits, where every map has its extremes
+_STEPS = np.array([-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0])  # nats around the ceiling at which the tail is told
 _SHORT = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -37,7 +37,9 @@ def explain(reading: Reading) -> dict[str, Any]:
 
 def _of_draw(draw: Draw) -> dict[str, Any]:
     if isinstance(draw, GatedDraw):
-        gate = {"gate": f"{draw.noise.formula()} {draw.rule} {draw.rate_formula}: then a token is drawn, else the id stays"}
+        gate = {
+            "gate": f"{draw.noise.formula()} {draw.rule} {draw.rate_formula}: then a token is drawn, else the id stays"
+        }
         return gate | _of_draw(draw.inside)
     if isinstance(draw, RaceDraw):
         return _of_race(draw)
@@ -50,7 +52,8 @@ def _of_race(draw: RaceDraw) -> dict[str, Any]:
     joins = {"add": "{w} + {g}", "divide": "{w} / {g}", "multiply": "{w} * {g}", "ratio": "-({g} / {w})"}
     noise = draw.noise.formula()
     shown = f"-({noise})" if draw.noise_sign < 0 else noise
-    ends = _extreme_exponentials(draw, source, prepare)
+    values, masses = _smallest_exponentials(draw, source, prepare)
+    ceiling = float(-np.log(values[0])) if values.size and values[0] > 0 else math.inf
     return {
         "kind": "Gumbel-max" if draw.combine == "add" else "exponential race",
         "randomness": _randomness(source, "one value for each token"),
@@ -59,57 +62,65 @@ def _of_race(draw: RaceDraw) -> dict[str, Any]:
         "score": f"{joins[draw.combine].format(w='w', g=shown)} in {_SHORT[draw.score]}",
         "decision": _decision(draw),
         "ties": _ties(planted_tie(draw)),
-        "ceiling": float(-np.log(ends.min())) if ends.size and ends.min() > 0 else math.inf,
-        "tail": _tail(ends, source),
+        "ceiling": ceiling,
+        "tail": _tail(values, masses, ceiling, source),
         "cast_after_the_draw": _late_cast(draw.noise.dtypes(), draw.score),
     }
 
 
-def _extreme_exponentials(draw: RaceDraw, source: Source, prepare: Any) -> Float:
-    """The smallest exponentials that the map makes, one for each word, ascending: what a rare token must win with. A
-    Gumbel value G is E = e^-G, a power or a scale T of it is taken out, as is a shift that all tokens share."""
-    bits = source.bits
-    count = min(_ENDS, 1 << min(bits, 62))
-    first = torch.arange(count)
-    last = (1 << bits) - 1 - first if bits < 64 else -1 - first
+def _smallest_exponentials(draw: RaceDraw, source: Source, prepare: Any) -> tuple[Float, Float]:
+    """The smallest exponentials that the map makes, ascending, and their probabilities: what a rare token must win with. A
+    Gumbel value G is E = e^-G; a power or scale T of it is taken out, as is a shift that all tokens share."""
     device = draw.weights.device
 
-    def log_exponential(words: Tensor) -> Float:
-        values = draw.noise(prepare(source.from_words(words).to(device))).double().cpu().numpy() * draw.noise_sign
+    def log_exponential(values: Tensor) -> Float:
+        noise = draw.noise(prepare(values.to(device))).double().cpu().numpy() * draw.noise_sign
         with np.errstate(divide="ignore", invalid="ignore"):
             if draw.combine == "add":
-                return -values
-            return -np.log(values) if draw.combine == "multiply" else np.log(values)
+                return -noise
+            return -np.log(noise) if draw.combine == "multiply" else np.log(noise)
 
-    ends = np.concatenate([log_exponential(first), log_exponential(last)])
-    # two words whose exponentials are known, 1 and e^-1, on either side of the uniform, give shift and scale
+    if source.enumerable and source.format.precision <= 11:
+        atoms = source.atoms()
+        drawn, masses = torch.from_numpy(atoms.values).to(source.dtype), atoms.probs
+    else:
+        count = min(max(_ENDS, 1 << max(min(source.bits, 32) - 10, 0)), 1 << min(source.bits, 62))
+        ends = torch.arange(count)
+        top = (1 << source.bits) - 1 - ends if source.bits < 64 else -1 - ends
+        drawn = source.from_words(torch.cat([ends, top]))
+        masses = np.full(len(drawn), 2.0**-source.bits)
     shift, scale = _affine(log_exponential, source)
-    with np.errstate(over="ignore"):
-        small = np.exp((ends - shift) / scale)
-    return np.sort(small[~np.isnan(small)])[:count]
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = np.exp((log_exponential(drawn) - shift) / scale)
+    kept = ~np.isnan(found)
+    order = np.argsort(found[kept], kind="stable")[: max(len(found) // 2, 1)]
+    return found[kept][order], masses[kept][order]
 
 
 def _affine(log_exponential: Any, source: Source) -> tuple[float, float]:
-    """log E as made = shift + scale log E, from the words of the quantiles P(E > 1) and P(E > 1/e)."""
+    """log E as made = shift + scale log E, from the words at the quantiles where E is 1 and 1/e."""
     size = float(2 ** min(source.bits, 62))
-    shares = np.exp(-np.exp(np.array([0.0, -1.0])))  # P(E > 1) and P(E > 1/e): where E falls as the word grows
-    falling = torch.tensor([int(share * size) for share in shares])
-    rising = torch.tensor([int((1 - share) * size) for share in shares])
-    best: tuple[float, float] = (0.0, 1.0)
-    for words in (falling, rising):
-        high, low = log_exponential(words)
+    shares = np.exp(-np.exp(np.array([0.0, -1.0])))  # P(E > 1) and P(E > 1/e)
+    for falling in (True, False):
+        words = torch.tensor([int((share if falling else 1 - share) * size) for share in shares])
+        high, low = log_exponential(source.from_words(words))
         scale = float(high - low)
-        if scale > 0 and math.isfinite(scale):
-            best = (float(high), scale)
-    return best
+        if scale > 0.1 and math.isfinite(scale):
+            # two words of a coarse grid give the scale to a few per cent only: a plain map is believed to be one
+            plain = abs(scale - 1) < 0.05 and abs(high) < 0.05
+            return (0.0, 1.0) if plain else (float(high), scale)
+    return 0.0, 1.0
 
 
-def _tail(ends: Float, source: Source) -> str:
-    """q / p of one rare token under a head that has the rest, by gap in nats: what its smallest exponentials still win."""
-    if not ends.size:
-        return "not known"
-    ratios = tail_ratio_of_atoms(ends, 2.0**-source.bits, np.array(GAPS))
-    return ", ".join(f"{gap:g}: {ratio:.3g}" for gap, ratio in zip(GAPS, ratios, strict=True))
+def _tail(values: Float, masses: Float, ceiling: float, source: Source) -> str:
+    """q / p of one rare token under a head that has the rest, by gap in nats around the ceiling."""
+    if source.bits > 32 and source.format.precision > 11:
+        return f"right to some {source.bits * math.log(2) - 4:.0f} nats under the head"
+    if not math.isfinite(ceiling):
+        ceiling = source.bits * math.log(2)
+    gaps = np.round(ceiling) + _STEPS
+    ratios = tail_ratio_of_atoms(values, masses, gaps)
+    return ", ".join(f"{gap:g} nats: {ratio:.3g}" for gap, ratio in zip(gaps, ratios, strict=True))
 
 
 def _decision(draw: RaceDraw) -> str:
@@ -165,7 +176,11 @@ def _of_library(draw: LibraryDraw) -> dict[str, Any]:
     if draw.races:
         source = named("exponential", dtype, device)
         how = f"argmax of p / exponential_ in {_SHORT[dtype]}" if draw.draws == 1 else "the largest p / exponential_"
-        one = "each draw by itself" if draw.draws == 1 else f"{draw.draws} without replacement; the law is that of the first"
+        one = (
+            "each draw by itself"
+            if draw.draws == 1
+            else f"{draw.draws} without replacement; the law is that of the first"
+        )
         each = "one value for each token"
     else:
         source = named("rand", torch.float64)
@@ -200,5 +215,9 @@ def _shared(axes: tuple[str, ...]) -> str:
 
 def _calling(reading: Reading) -> str:
     calling = reading.calling
-    count = {None: "one draw for each row", "": "n draws for each row"}.get(calling.count, f"{calling.count} draws a row")
-    return f"{calling.takes} in, {count}, {'its own argument generator' if calling.generator else 'the global generator'}"
+    count = {None: "one draw for each row", "": "n draws for each row"}.get(
+        calling.count, f"{calling.count} draws a row"
+    )
+    return (
+        f"{calling.takes} in, {count}, {'its own argument generator' if calling.generator else 'the global generator'}"
+    )

@@ -72,7 +72,9 @@ def reading(calling: Calling, logits: Tensor, confirmed: Confirmed) -> Reading:
     first = draws[0]
     for other in draws[1:]:
         if not _same_weights(first, other):
-            raise refused(f"{calling.name}, whose draws of one call have different weights", "independent draws of one law")
+            raise refused(
+                f"{calling.name}, whose draws of one call have different weights", "independent draws of one law"
+            )
     return Reading(calling, confirmed, first, len(logits))
 
 
@@ -118,7 +120,9 @@ def race_draw_law(draw: RaceDraw, exact: Enumerated, progress: Progress | None) 
     source, prepare = source_of(draw.noise.draw)
     weights = _row(draw).double().numpy()
     if np.isnan(weights).any():
-        raise InputError("NaN weights", "numbers where the logits meet the noise", "check the logits and the processors")
+        raise InputError(
+            "NaN weights", "numbers where the logits meet the noise", "check the logits and the processors"
+        )
     score = FORMATS[DTYPE_NAMES[draw.score]]
 
     device = draw.weights.device
@@ -126,7 +130,9 @@ def race_draw_law(draw: RaceDraw, exact: Enumerated, progress: Progress | None) 
     def signed(values: Tensor) -> Tensor:
         return (draw.noise(prepare(values.to(device))) * draw.noise_sign).cpu()
 
-    noise_of = KeyedMap(f"{draw.noise.formula()} {draw.noise.dtypes()} {draw.noise_sign} {draw.noise.draw.args}", signed)
+    noise_of = KeyedMap(
+        f"{draw.noise.formula()} {draw.noise.dtypes()} {draw.noise_sign} {draw.noise.draw.args}", signed
+    )
     ties = planted_tie(draw)
     nonfinite = "first" if draw.nan_rows else "wins"
     race = RaceOf(source, noise_of, draw.combine, score, "first", nonfinite, name="the function")  # type: ignore[arg-type]
@@ -174,7 +180,8 @@ def _bounded_law(draw: RaceDraw, race: RaceOf, weights: Float) -> Law:
     form = found.form if draw.noise_sign > 0 else found.form.replace("minus ", "", 1)
     if form not in forms[draw.combine]:
         raise refused(
-            f"noise {draw.noise.formula()} in {draw.combine}, which is no exponential race", "Gumbel or exponential noise"
+            f"noise {draw.noise.formula()} in {draw.combine}, which is no exponential race",
+            "Gumbel or exponential noise",
         )
     unit, power = roundoff(draw.score), found.power
     relative = found.relative
@@ -292,7 +299,9 @@ def _gated_law(draw: GatedDraw, vocab: int, exact: Enumerated, progress: Progres
     inside = _law(draw.inside, vocab, exact, progress)
     source, prepare = source_of(draw.noise.draw)
     if not source.enumerable:
-        raise refused("a gate in float64", "a uniform of at most 32 bits", "draw the gate in float32, or declare the recipe")
+        raise refused(
+            "a gate in float64", "a uniform of at most 32 bits", "draw the gate in float32, or declare the recipe"
+        )
     opened = open_probability(draw, source.push(lambda values: draw.noise(prepare(values.to(draw.rate.device))).cpu()))
     stays = torch.unique(draw.other)
     if stays.numel() != 1:
@@ -357,7 +366,9 @@ def _step_on_ids(step: Step, ids: Tensor) -> Tensor:
     if step.name in ("gather", "take_along_dim", "index_select", "embedding", "take", "index"):
         table = _table(step)
         if int(ids.max()) >= len(table):
-            raise refused(f"an index {int(ids.max())} into a table of {len(table)} at {step.where}", "an index inside it")
+            raise refused(
+                f"an index {int(ids.max())} into a table of {len(table)} at {step.where}", "an index inside it"
+            )
         return table.cpu()[ids]
     if step.name in ELEMENTWISE:
         answer = step.run(lambda value: ids if value.is_random else constant(value).cpu())
@@ -380,4 +391,3 @@ def _table(step: Step) -> Tensor:
 def _log(probs: Float) -> Float:
     with np.errstate(divide="ignore"):
         return np.log(probs)
-

@@ -260,9 +260,7 @@ class _Recorder(TorchDispatchMode):
             at = [*old.step.kwargs["at"], at[1]]
         part = Step(len(self.steps), None, "write", parts, {"at": at}, step.where)
         self.steps.append(part)
-        value = Value(
-            tuple(tensor.shape), tensor.dtype, tensor.is_contiguous(), old.depends | new.depends, part
-        )
+        value = Value(tuple(tensor.shape), tensor.dtype, tensor.is_contiguous(), old.depends | new.depends, part)
         if value.is_random and not tensor.is_floating_point():
             value.kept = tensor.clone()
         part.outputs.append(value)

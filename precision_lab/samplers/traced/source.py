@@ -29,7 +29,9 @@ def source_of(step: Step) -> tuple[Source, Callable[[Tensor], Tensor]]:
         return named("rand", dtype, device), _unchanged
     if step.name == "exponential":
         if step.argument(1, "lambd", 1.0) != 1.0:
-            raise refused(f"exponential_ of rate {step.argument(1, 'lambd')} at {step.where}", "rate 1", "scale it after")
+            raise refused(
+                f"exponential_ of rate {step.argument(1, 'lambd')} at {step.where}", "rate 1", "scale it after"
+            )
         return named("exponential", dtype, device), _unchanged
     if step.name == "uniform":
         low, high = float(step.argument(1, "from", 0.0)), float(step.argument(2, "to", 1.0))

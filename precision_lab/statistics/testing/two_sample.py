@@ -120,7 +120,9 @@ def _problem(
         pool, first, n_a = pool[drawn], a.counts[drawn], a.n
         if a.n + b.n >= _MOST_POOLED:
             got = f"{a.n} and {b.n} draws"
-            raise InputError(got, f"fewer than {_MOST_POOLED:.0e} together", "fewer draws, or test each against its law")
+            raise InputError(
+                got, f"fewer than {_MOST_POOLED:.0e} together", "fewer draws, or test each against its law"
+            )
 
         def shuffled(rows: int) -> Array:
             return rng.multivariate_hypergeometric(pool, n_a, size=rows, method="marginals")
