@@ -41,12 +41,7 @@ from precision_lab.uniforms.wide import WideSource
 INF = float("inf")
 MINE = {s.name: s for s in PUBLISHED.values() if s not in (*JAX, *VLLM, *SGLANG)}
 LISTED = [name for name, s in MINE.items() if isinstance(s, UniformSampler) and s.source.enumerable]
-<<<<<<< HEAD
 WIDE = [name for name in LISTED if isinstance(MINE[name].source, WideSource)]
-slow_where_wide = [pytest.param(n, marks=pytest.mark.slow) if n in WIDE else n for n in LISTED]
-=======
-WIDE = [name for name in LISTED if isinstance(MINE[name].source, Word32)]
->>>>>>> anymachine
 
 
 class TestTheGallery:

@@ -50,8 +50,9 @@ class FunctionSampler(Sampler):
         return None
 
     def sample(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
-        generator = rng
-        if not isinstance(generator, torch.Generator):
+        if isinstance(rng, torch.Generator):
+            generator = rng
+        else:
             generator = torch.Generator().manual_seed(int(words((1,), 62, rng=rng)))
         before = logits.clone()
         calling = self.calling

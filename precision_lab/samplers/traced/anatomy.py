@@ -26,6 +26,7 @@ _SQUASH = {"_softmax", "softmax", "_log_softmax", "log_softmax", "exp", "sigmoid
 _CASTS = {"_to_copy", "to", "copy"}
 
 Combine = Literal["add", "divide", "multiply", "ratio"]
+Rule = Literal["u < c", "u <= c"]
 
 
 @dataclass(eq=False)
@@ -74,7 +75,7 @@ class ThresholdDraw:
     noise: NoiseMap
     sums: Tensor  # as they are compared, the vocabulary last
     weights_formula: str
-    rule: Literal["u < c", "u <= c"]
+    rule: Rule
     beyond: Literal["last + 1", "first"]
     decision: Step
     index: Value
@@ -429,7 +430,8 @@ def _masked(step: Step, walk: _Walk) -> Value:
     number = float(filled.kept.reshape(-1)[0]) if isinstance(filled, Value) else float(filled)  # type: ignore[union-attr]
     if walk.sign * number != -float("inf") and number > -1e30:
         raise refused(f"scores replaced by {number:g} at {step.where}", "-inf for tokens that are ruled out")
-    assert isinstance(mask, Value) and mask.kept is not None and isinstance(scores, Value)
+    assert isinstance(mask, Value) and isinstance(scores, Value)
+    assert mask.kept is not None
     walk.masks.append(mask.kept if out else ~mask.kept)
     return scores
 
@@ -514,7 +516,9 @@ def _first_true(step: Step, value: Value, relabel: Relabel, compare: Step) -> Th
     """``(sums > u).argmax()``: the first True; 0 where there is none. ``argmin``: the first False."""
     uniform, sums, rule = _sides(compare)
     _one_uniform(uniform, compare)
-    wanted = {"<": "u < c", "<=": "u <= c"} if step.name in _LARGEST else {">": "u <= c", ">=": "u < c"}
+    wanted: dict[str, Rule] = {"<": "u < c", "<=": "u <= c"}
+    if step.name in _SMALLEST:
+        wanted = {">": "u <= c", ">=": "u < c"}
     if rule not in wanted:
         raise refused(f"{step.name} of u {rule} c at {step.where}", "the first token whose sum exceeds the uniform")
     if step.name not in ("argmax", "argmin", "max", "min"):
@@ -529,7 +533,7 @@ def _first_true(step: Step, value: Value, relabel: Relabel, compare: Step) -> Th
         step,
         value,
         relabel,
-        compare,  # type: ignore[arg-type]
+        compare,
     )
 
 
@@ -543,7 +547,7 @@ def _counted(step: Step, value: Value, relabel: Relabel) -> ThresholdDraw:
     if rule not in (">", ">="):
         raise refused(f"a count of u {rule} c at {step.where}", "a count of the sums below the uniform")
     assert sums.kept is not None
-    passed: Literal["u < c", "u <= c"] = "u <= c" if rule == ">" else "u < c"
+    passed: Rule = "u <= c" if rule == ">" else "u < c"
     return ThresholdDraw(NoiseMap(uniform), sums.kept, formula(sums), passed, "last + 1", step, value, relabel, compare)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError, PrecisionLabError
+from ...types import Array
 from .anatomy import DTYPE_NAMES, Draw, GatedDraw, LibraryDraw, RaceDraw, ThresholdDraw, draws_of
 from .calling import Calling, global_state, start
 from .chain import NoiseMap
@@ -147,7 +148,7 @@ def _own_generator(step: Step, generator: torch.Generator, calling: Calling) -> 
     used = step.kwargs.get("generator")
     if used is None:
         return
-    if used._cdata != generator._cdata:
+    if used._cdata != generator._cdata:  # type: ignore[attr-defined]  # the same C++ object
         raise refused(
             f"{calling.name}, which draws {step.name} from a generator of its own, at {step.where}",
             "draws from the generator that it is given, or torch's global one",
@@ -305,7 +306,7 @@ def _library_ids(draw: LibraryDraw) -> Tensor:
 def sequential_sums(probs: Tensor) -> Tensor:
     """Sums one after another in the dtype of ``probs`` (float32 for half precision), divided by the last, which is 1."""
     wide = np.float64 if probs.dtype == torch.float64 else np.float32
-    sums = np.cumsum(probs.double().cpu().numpy().astype(wide), axis=-1, dtype=wide)
+    sums: Array = np.cumsum(probs.double().cpu().numpy().astype(wide), axis=-1, dtype=wide)
     found = torch.from_numpy(sums / sums[..., -1:])
     found[..., -1] = 1
     return found

@@ -18,7 +18,6 @@ from ._binomial import check_rates, smallest
 from ._monte_carlo import critical_tail, detected_shift, monte_carlo, needed_resamples, quantile
 from .result import TestResult, asserting
 
-
 _MOST_POOLED = 10**9  # of NumPy's multivariate hypergeometric draws
 
 
