@@ -194,7 +194,7 @@ def explain(
     format: FormatOption = Format.TABLE,
 ) -> None:
     """How a function draws: source and bits, noise map, weights, join, dtypes, decision, ties, ceiling, smallest tail."""
-    from .compare import explained
+    from .explain import explained
 
     emit([explained(_sampler(sampler, takes), vocab, dtype=dtype.value, device=device.value)], format)
 

@@ -9,19 +9,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from .errors import InputError
+from .explain import given_logits
 from .laws.law import Law, target_law
 from .samplers import FunctionSampler, Sampler, UniformSampler
-from .samplers.traced.explain import explain
 from .statistics import effective_temperature, kl_divergence, max_log_ratio, suppressed_mass, total_variation
 from .statistics.unmasking import unmasking
 from .targets import Target
-from .targets.synthetic import mdm_step, zipf
-from .uniforms import DTYPES
-
-LOGITS = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
+from .targets.synthetic import mdm_step
 
 
 def in_use(target: Target, use: str) -> Target:
@@ -40,19 +36,6 @@ def in_use(target: Target, use: str) -> Target:
     steps = int(match[1])
     logits = mdm_step(target.logits, 1 / steps)
     return Target(f"{target.name}, step 1 of {steps}", logits, target.provenance, mask=len(logits) - 1)
-
-
-def given_logits(sampler: Sampler, target: Target, dtype: str = "float32", device: str = "cpu") -> torch.Tensor:
-    """The row that the sampler is given: for a function in ``dtype``, as a model would hand it over; for a recipe, which
-    casts by itself, in float64. InputError for a dtype that is none, and for a device that is not there."""
-    if dtype not in LOGITS:
-        raise InputError(f"dtype {dtype!r}", ", ".join(LOGITS), "choose one")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda", "a CUDA device that torch sees", "leave --device out, or look at: doctor")
-    row = torch.from_numpy(np.asarray(target.logits, dtype=np.float64))
-    if isinstance(sampler, FunctionSampler):
-        row = row.to(DTYPES[LOGITS[dtype]])
-    return row.to(device)
 
 
 def telling(sampler: Sampler) -> Sampler:
@@ -109,20 +92,3 @@ def _as_wide(law: Law, vocab: int) -> Law:
         return law
     extra = np.full(vocab - law.vocab, -np.inf)
     return replace(law, log_probs=np.concatenate([law.log_probs, extra]))
-
-
-def explained(sampler: Sampler, vocab: int = 1000, *, dtype: str = "float32", device: str = "cpu") -> dict[str, Any]:
-    """One row in words: how a function draws, read at a Zipf row of ``vocab`` tokens; of a recipe, what it declares."""
-    if isinstance(sampler, FunctionSampler):
-        row = given_logits(sampler, Target("zipf", zipf(vocab), "synthetic"), dtype, device)
-        return explain(sampler.reading(row))
-    return {
-        "sampler": sampler.name,
-        "publisher": sampler.publisher,
-        "source": sampler.source_ref,
-        "dtypes": str(sampler.stages),
-        "randomness": sampler.source.name if isinstance(sampler, UniformSampler) else "",
-        "bits_per_draw": sampler.bits_per_draw(vocab),
-        "ceiling": sampler.ceiling,
-        "arithmetic": sampler.emulated or "this machine's, confirmed",
-    }

@@ -430,7 +430,8 @@ def _masked(step: Step, walk: _Walk) -> Value:
     number = float(filled.kept.reshape(-1)[0]) if isinstance(filled, Value) else float(filled)  # type: ignore[union-attr]
     if walk.sign * number != -float("inf") and number > -1e30:
         raise refused(f"scores replaced by {number:g} at {step.where}", "-inf for tokens that are ruled out")
-    assert isinstance(mask, Value) and isinstance(scores, Value)
+    assert isinstance(mask, Value)
+    assert isinstance(scores, Value)
     assert mask.kept is not None
     walk.masks.append(mask.kept if out else ~mask.kept)
     return scores

@@ -160,6 +160,11 @@ def _written(operation: Any) -> set[int | str]:
 
 
 class _Recorder(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: the wrapper that hides a mode from torch.compile imports the compiler, which takes more than a second."""
+        return False
+
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
         self.steps: list[Step] = []
