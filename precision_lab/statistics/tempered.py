@@ -14,7 +14,6 @@ from ..laws.law import Law
 from ..types import Float, Guarantee, Int
 from .divergence import difference, relative_entropy
 
-
 _UNDERFLOW = 1e-290  # a mean below has lost digits of its smallest terms
 
 
