@@ -385,7 +385,7 @@ class TestNoRowIsSlow:
         with monkeypatch_context() as patch:
             patch.setattr(_sweep, "sweep", counted)
             law = argmax_law(weights, fine_noise(combine), combine=combine, score=score)
-        assert abs(law.probs.sum() - 1) <= 1e-9
+        assert -1e-9 <= 1 - law.probs.sum() <= law.vocab * law.error + 1e-9
         assert law.error <= 1.1e-10
         return sum(atoms + tokens for atoms, tokens in done) - 3000 * len(done) * len(weights)
 
@@ -394,7 +394,9 @@ class TestNoRowIsSlow:
         st.sampled_from(COMBINES),
         st.sampled_from([FP16, BF16, FP32, FP64]),
         st.integers(1, 1000),
-        st.lists(st.floats(-FP32.max, FP32.max, width=32) | st.floats(-1100, 50) | st.just(-INF), min_size=1, max_size=6),
+        st.lists(
+            st.floats(-FP32.max, FP32.max, width=32) | st.floats(-1100, 50) | st.just(-INF), min_size=1, max_size=6
+        ),
         st.floats(0, 10),
         st.booleans(),
     )
