@@ -12,7 +12,7 @@ MOMENTS = 6  # terms of the binomial series for a class of equal tokens
 SMALL = 2.0**-5  # largest (members x odds) at which it is used: the remainder is below SMALL^6 / 6! = 1.3e-12, relative
 ADD, DIVIDE, MULTIPLY, RATIO = 0, 1, 2, 3  # how weight and noise make a score: see :func:`score`
 AS_COMPUTED, TO_BF16, TO_FP16 = 0, 1, 2  # the second rounding of a score
-_HUGE = np.finfo(np.float64).max
+INFINITE = np.finfo(np.float64).max  # the key of a score of +inf; that of NaN is inf
 jit = njit(nogil=True, cache=True, error_model="numpy")
 
 
@@ -49,7 +49,7 @@ def score(weight, noise, combine, format):
     key = np.float64(s)
     if math.isnan(key):
         return np.inf
-    return _HUGE if key == np.inf else key
+    return INFINITE if key == np.inf else key
 
 
 @jit

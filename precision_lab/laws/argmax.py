@@ -29,6 +29,7 @@ from .law import Law
 
 Combine = Literal["add", "divide", "multiply", "ratio"]
 Tie = Literal["first", "last", "highest"]
+Nonfinite = Literal["wins", "first index"]
 _COMBINES: dict[str, int] = {"add": 0, "divide": 1, "multiply": 2, "ratio": 3}  # the codes of :mod:`._sweep`
 _ROUNDINGS = {"bf16": 1, "fp16": 2}  # codes too; 0, the score as computed
 Progress = Callable[[float], None]
@@ -46,6 +47,7 @@ def argmax_law(
     combine: Combine,
     score: FloatFormat,
     tie: Tie = "first",
+    nonfinite: Nonfinite = "wins",
     tolerance: float = 1e-10,
     relative: float = 1e-7,
     progress: Progress | None = None,
@@ -59,6 +61,9 @@ def argmax_law(
     weights follow IEEE arithmetic: NaN (0 / 0, 0 inf, inf - inf) wins, as in torch's argmax and argmin, and a zero weight
     in a ratio, noise / 0 = inf, loses. Zeros are +0.
     ``tie``: which of equal best scores wins; "last" and "highest" both mean the highest index.
+    ``nonfinite``: what a score of NaN or +inf does. "wins": as in argmax, NaN before +inf. "first index": one anywhere in
+    the row sends the row to index 0, as does ``softmax(scores).max()``, whose softmax is NaN throughout; ties go to the
+    first index then. A token whose every score is NaN or infinite has probability 0 there, exactly, unless it is token 0.
 
     Stops when no token can still gain more than ``tolerance``, nor, above 1e-15, more than ``relative`` of what it has:
     what is left below a threshold is bounded by each token's own mass there times P. So ``Law.error`` <= tolerance + 2e-12
@@ -69,8 +74,17 @@ def argmax_law(
     row = np.asarray(weights, dtype=np.float64)
     if row.ndim != 1:
         raise InputError(f"weights of shape {row.shape}", "(vocab,) numbers", "give one row, or use argmax_laws")
-    options = {"combine": combine, "score": score, "tie": tie, "tolerance": tolerance, "relative": relative}
-    return argmax_laws(row[None], noise, progress=progress, **options)[0]  # type: ignore[arg-type]
+    return argmax_laws(
+        row[None],
+        noise,
+        combine=combine,
+        score=score,
+        tie=tie,
+        nonfinite=nonfinite,
+        tolerance=tolerance,
+        relative=relative,
+        progress=progress,
+    )[0]
 
 
 def race_law(
@@ -95,12 +109,63 @@ def argmax_laws(
     combine: Combine,
     score: FloatFormat,
     tie: Tie = "first",
+    nonfinite: Nonfinite = "wins",
     tolerance: float = 1e-10,
     relative: float = 1e-7,
     progress: Progress | None = None,
 ) -> list[Law]:
     """:func:`argmax_law` of each row of (rows, vocab). The tables are shared, and equal rows are computed once."""
-    w = np.asarray(weights, dtype=np.float64)
+    w = _checked(np.asarray(weights, dtype=np.float64), noise, combine, score)
+    if tie not in ("first", "last", "highest"):
+        raise InputError(f"tie {tie!r}", "first, last or highest", "name which of equal scores wins")
+    if nonfinite not in ("wins", "first index") or (nonfinite != "wins" and tie != "first"):
+        got = f"nonfinite {nonfinite!r} with tie {tie!r}"
+        raise InputError(got, "'wins', or 'first index' with ties to the first", "name what a NaN score does")
+    if not (0 < tolerance < 1 and relative > 0):
+        raise InputError(f"tolerance {tolerance}, relative {relative}", "a mass below 1, a ratio", "leave the defaults")
+    distinct, which = np.unique(w, axis=0, return_inverse=True) if len(w) > 1 else (w, np.zeros(1, dtype=np.int64))
+    table = _Table.of(noise, combine, score)
+    races = []
+    for row in distinct:
+        ordered = row if tie == "first" else row[::-1]
+        races.append(_Race.of(ordered, table, tolerance, relative, finite_only=nonfinite == "first index"))
+    laws = []
+    for done, race in enumerate(races):
+        how = f"enumeration of {len(noise.values)} noise atoms, ties to the {tie} index"
+        probs, missing = race.solve(lambda part, done=done: progress and progress((done + part) / len(races)))  # type: ignore[misc]
+        if nonfinite == "first index":
+            probs[0] += race.left_out
+            how += ", rows with a score of NaN or +inf to index 0"
+        error = _ARITHMETIC + float(missing.max())
+        laws.append(
+            Law.from_probs(
+                probs if tie == "first" else probs[::-1],
+                how,
+                error,
+                Guarantee.EXACT if error < 1e-11 else Guarantee.CERTIFIED,
+                relative=_ARITHMETIC + float((missing / np.maximum(probs, FLOOR)).max()),
+            )
+        )
+    return [laws[k] for k in which.reshape(-1)]
+
+
+def nonfinite_probs(weights: Float, noise: Atoms, *, combine: Combine, score: FloatFormat) -> Float:
+    """(vocab,) the probability of each token that its score is NaN or +inf, exact: whole words over 2^bits.
+
+    Arguments and errors as of :func:`argmax_law`; scores that round to +inf count.
+    """
+    from . import _sweep
+
+    row = np.asarray(weights, dtype=np.float64)
+    row = _checked(row[None], noise, combine, score)[0]
+    table, order = _Table.of(noise, combine, score), np.argsort(-row)
+    held, at = row.astype(table.noise.dtype), np.zeros(len(row), dtype=np.int64)
+    _sweep.locate(held, order, table.noise, table.combine, table.format, _sweep.INFINITE, at)
+    return np.ldexp((table.remaining[0] - table.remaining[at]).astype(np.float64), -noise.bits)
+
+
+def _checked(w: Float, noise: Atoms, combine: Combine, score: FloatFormat) -> Float:
+    """(rows, vocab) weights that make a race, zeros as +0; else InputError."""
     if combine not in _COMBINES:
         raise InputError(
             f"combine {combine!r}", "add, divide, multiply or ratio", "name how weight and noise are joined"
@@ -113,28 +178,7 @@ def argmax_laws(
         raise InputError(
             f"a weight of {largest:.4g}", f"at most {FP32.max:.4g} for {score.name}", "use float64, or scale"
         )
-    w = w + 0.0
-    if tie not in ("first", "last", "highest"):
-        raise InputError(f"tie {tie!r}", "first, last or highest", "name which of equal scores wins")
-    if not (0 < tolerance < 1 and relative > 0):
-        raise InputError(f"tolerance {tolerance}, relative {relative}", "a mass below 1, a ratio", "leave the defaults")
-    distinct, which = np.unique(w, axis=0, return_inverse=True) if len(w) > 1 else (w, np.zeros(1, dtype=np.int64))
-    table = _Table.of(noise, combine, score)
-    races = [_Race.of(row if tie == "first" else row[::-1], table, tolerance, relative) for row in distinct]
-    laws = []
-    for done, race in enumerate(races):
-        probs, missing = race.solve(lambda part, done=done: progress and progress((done + part) / len(races)))  # type: ignore[misc]
-        error = _ARITHMETIC + float(missing.max())
-        laws.append(
-            Law.from_probs(
-                probs if tie == "first" else probs[::-1],
-                f"enumeration of {len(noise.values)} noise atoms, ties to the {tie} index",
-                error,
-                Guarantee.EXACT if error < 1e-11 else Guarantee.CERTIFIED,
-                relative=_ARITHMETIC + float((missing / np.maximum(probs, FLOOR)).max()),
-            )
-        )
-    return [laws[k] for k in which.reshape(-1)]
+    return w + 0.0
 
 
 @dataclass(frozen=True)
@@ -177,12 +221,13 @@ class _Race:
     members: Int  # (vocab,) tokens, grouped by class, ascending in each
     order: Int  # (classes,) by falling weight
     edges: list[float]
+    start: Int  # (classes,) atoms that are left out, best first: those of scores that are not finite, or none
     tolerance: float
     relative: float
     events: int
 
     @staticmethod
-    def of(row: Float, table: _Table, tolerance: float, relative: float) -> _Race:
+    def of(row: Float, table: _Table, tolerance: float, relative: float, *, finite_only: bool = False) -> _Race:
         from . import _sweep
 
         if (size := len(row) * 300 * _threads()) > _BYTES // 2:
@@ -199,6 +244,9 @@ class _Race:
             np.argsort(inverse, kind="stable"),
             np.argsort(-weights),
         )
+        start = np.zeros(len(weights), dtype=np.int64)
+        if finite_only:
+            _sweep.locate(weights, order, table.noise, table.combine, table.format, _sweep.INFINITE, start)
         top, wide = float(weights.max()), weights.astype(np.float64)
         with np.errstate(over="ignore", under="ignore"):
             rates = (np.exp(wide - top) if table.combine == _COMBINES["add"] else wide / (top or 1.0)) * sizes
@@ -209,6 +257,7 @@ class _Race:
         for x in (*sorted([near, 1.1 * near, far, *(near * 2.0**k for k in range(1, 24))]), math.inf):
             limit = _sweep.threshold(x, top, table.combine)
             _sweep.locate(weights, order, table.noise, table.combine, table.format, limit, pos)
+            pos = np.maximum(pos, start)
             left = math.exp(_sweep.log_product(table.remaining, first, pos))
             if left <= stop and pos.any():
                 break
@@ -223,7 +272,7 @@ class _Race:
         else:  # most of the work, where the top token is exhausted, is beyond
             beyond = np.linspace(near, x, half + 1) if x < math.inf else [*np.geomspace(near, 1e9 * near, half), x]
             edges = [*np.linspace(0, near, half + 1).tolist(), *list(map(float, beyond))[1:]]
-        return _Race(table, weights, first, members, order, edges, tolerance, relative, events)
+        return _Race(table, weights, first, members, order, edges, start, tolerance, relative, events)
 
     def solve(self, progress: Progress | None) -> tuple[Float, Float]:
         """Probabilities, and a bound on what each can lack. Segments are added in their order, whoever finishes first."""
@@ -251,6 +300,13 @@ class _Race:
         return probs, missing
 
     @property
+    def left_out(self) -> float:
+        """P(some token has one of the scores that are left out)."""
+        from . import _sweep
+
+        return -math.expm1(_sweep.log_product(self.table.remaining, self.first, self.start))
+
+    @property
     def stop(self) -> float:
         return min(self.tolerance, self.relative * FLOOR)
 
@@ -258,10 +314,11 @@ class _Race:
         """Where each class stands at a threshold, and P there."""
         from . import _sweep
 
-        t, pos = self.table, np.zeros(len(self.weights), dtype=np.int64)
+        t, pos = self.table, self.start.copy()
         if x > 0:
             limit = _sweep.threshold(x, float(self.weights.max()), t.combine)
             _sweep.locate(self.weights, self.order, t.noise, t.combine, t.format, limit, pos)
+            pos = np.maximum(pos, self.start)
         return pos, math.exp(_sweep.log_product(t.remaining, self.first, pos))
 
     def _beyond(self) -> list[Array]:

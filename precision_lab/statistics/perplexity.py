@@ -165,8 +165,10 @@ class Scores:
 
 
 def pool(nats: Float, tokens: Int, how: str, batch: int = 8) -> float:
-    """The pooled perplexity of S and T, (n,) each, inf beyond e^709: see :class:`Definition`. ``batch``: of "batches", as
-    even as n allows."""
+    """The pooled perplexity of S and T, (n,) each, inf beyond e^709: see :class:`Definition`.
+
+    ``batch``: of "batches", as even as n allows.
+    """
     if how == "tokens":
         return _exp(nats.sum() / tokens.sum())
     if how == "batches":

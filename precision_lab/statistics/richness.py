@@ -136,6 +136,8 @@ def _counts(draws: Draws) -> Counts:
 def _renumbered(draws: ArrayLike) -> Int:
     """Tokens (sequences, length) numbered from 0 by rank, since only which are alike counts, and ids may be large."""
     rows = check_tokens(draws)
+    if rows.min() < 0:
+        raise InputError(f"a token of {rows.min()}", "ids of 0 or more", "leave out the padding")
     return np.unique(rows, return_inverse=True)[1].reshape(rows.shape).astype(np.int64)
 
 
