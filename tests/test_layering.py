@@ -125,11 +125,15 @@ class TestTheHouse:
 
     def test_the_reader_sees_the_imports_that_exist(self):
         """A reader that found nothing would pass everything."""
-        source = (PACKAGE / "samplers/sampler.py").read_text()
-        sampler = imported(source, ("precision_lab", "samplers", "sampler"), False)
-        assert ("precision_lab", "laws", "law", "Law") in sampler
-        assert ("torch",) in sampler
-        assert ("precision_lab", "atoms", "Atoms") in sampler
+        source = (PACKAGE / "samplers/rules.py").read_text()
+        rules = imported(source, ("precision_lab", "samplers", "rules"), False)
+        assert ("precision_lab", "laws", "argmax", "argmax_law") in rules
+        assert ("torch", "Tensor") in rules
+        assert ("precision_lab", "atoms", "Atoms") in rules
+        weights = imported(
+            (PACKAGE / "samplers/weights.py").read_text(), ("precision_lab", "samplers", "weights"), False
+        )
+        assert ("torch",) in weights
         inside_a_function = imported((PACKAGE / "files.py").read_text(), ("precision_lab", "files"), False)
         assert ("precision_lab", "provenance", "file_sha256") in inside_a_function
 

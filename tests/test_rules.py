@@ -25,7 +25,7 @@ from precision_lab.errors import InputError
 from precision_lab.formats import FP16, FP32, FP64
 from precision_lab.laws.argmax import argmax_law
 from precision_lab.laws.law import target_law
-from precision_lab.samplers import SAMPLERS, Sampler, Stages, UniformSampler, with_tolerance
+from precision_lab.samplers import SAMPLERS, Sampler, Stages, UniformSampler, chunks, with_tolerance
 from precision_lab.samplers.inverse_cdf import InverseCDF
 from precision_lab.samplers.noise_maps import gumbel, negative_log, unchanged
 from precision_lab.samplers.rules import (
@@ -290,6 +290,31 @@ class TestWithinBound:
             "torch_multinomial_fp32": 3 * 2.0**-52 + 5 * 2.0**-24,
         }.items():
             assert SAMPLERS[name].law(torch.tensor([0.0, -1.0, -3.0])).error == pytest.approx(expected, rel=1e-12)
+
+
+class TestChunks:
+    @pytest.mark.parametrize(
+        ("rows_outermost", "expected"),
+        [
+            (False, [[0, 1], [2], [3, 4], [5], [6, 7], [8]]),
+            (True, [[0, 1], [2, 3], [4, 5], [6], [7], [8]]),
+        ],
+    )
+    def test_the_generator_is_used_in_the_order_said(self, monkeypatch, rows_outermost, expected):
+        """Three rows, two at a time, and three draws, one at a time: a counter, chunk by chunk and in its places."""
+        monkeypatch.setattr(chunks, "VALUES_IN_MEMORY", 20)
+        counter = itertools.count()
+        calls: list[list[int]] = []
+
+        def decide(part: torch.Tensor, count: int) -> torch.Tensor:
+            calls.append([next(counter) for _ in range(count * len(part))])
+            return torch.tensor(calls[-1]).reshape(count, len(part))
+
+        out = chunks.draw_in_chunks(decide, torch.zeros(3, 5), 3, values_per_row=10, rows_outermost=rows_outermost)
+        assert calls == expected
+        assert out.tolist() == (
+            [[0, 1, 6], [2, 3, 7], [4, 5, 8]] if rows_outermost else [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+        )
 
 
 class TestWeights:

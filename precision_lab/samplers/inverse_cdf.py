@@ -39,13 +39,15 @@ class InverseCDF(Sampler):
     token.
 
     ``source``: of u, one a token drawn; ``sums``: (rows, vocab) logits to rounded cumulative sums, non-decreasing;
-    ``scaled``: u times the last sum is compared in place of u.
+    ``scaled``: u times the last sum is compared in place of u. ``values_per_row``: what one draw of one row counts for
+    where draws are made in chunks, on which the order of use of the generator depends; None: the vocabulary.
     """
 
     source: Source
     sums: Callable[[Tensor], Tensor]
     rule: Literal["u < c", "u <= c"] = "u < c"
     scaled: bool = False
+    values_per_row: int | None = None
 
     @property
     def ceiling(self) -> float:
@@ -69,7 +71,8 @@ class InverseCDF(Sampler):
         def decide_part(part: Tensor, count: int) -> Tensor:
             return self.decide(part, self.source.draw((count, len(part)), rng=rng))
 
-        return draw_in_chunks(decide_part, logits, n, values_per_row=64, rows_outermost=True)
+        values_per_row = self.values_per_row or logits.shape[-1]
+        return draw_in_chunks(decide_part, logits, n, values_per_row=values_per_row, rows_outermost=True)
 
     def row_law(self, logits: Tensor) -> Law:
         """Exact, but for the rounding of u times the last sum, where ``scaled``: two units in the last place of u.
@@ -96,4 +99,5 @@ def inverse_cdf(format: str) -> InverseCDF:
         stages=Stages.all(format),
         source=TORCH_RAND[format],
         sums=SoftmaxSums(format),
+        values_per_row=64,
     )

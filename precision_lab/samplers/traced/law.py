@@ -23,9 +23,9 @@ from ..rules import Race as RaceOf
 from .anatomy import DTYPE_NAMES, Draw, GatedDraw, LibraryDraw, RaceDraw, Relabel, ThresholdDraw
 from .bounds import budget, roundoff
 from .calling import Calling, start
-from .chain import ELEMENTWISE, LAYOUT, constant
+from .chain import ELEMENTWISE, LAYOUT, NoiseMap, constant
 from .confirm import Confirmed, blur, read, sequential_sums, signature
-from .record import Step, refused
+from .record import Step, Value, refused
 from .source import named, source_of
 
 DRAWS = 2  # of the call that is read: the smallest number that is not one
@@ -153,6 +153,14 @@ def race_draw_law(draw: RaceDraw, exact: Enumerated, progress: Progress | None) 
     return _labelled(found, source)
 
 
+def _key(noise: NoiseMap) -> str:
+    """What a map of one value is: two maps with one key are one map. A map that holds numbers of a row has no fixed key."""
+    draw = noise.draw
+    numbers = [argument for argument in draw.args if not isinstance(argument, Value | list | tuple)]
+    own = f" of {id(noise)}" if noise.reads_logits else ""
+    return f"{noise.formula()} {noise.dtypes()} {draw.name} {numbers} {draw.kwargs.get('from')} {draw.kwargs.get('to')}{own}"
+
+
 def _labelled(law: Law, source: Source) -> Law:
     if source.emulated is None:
         return law
@@ -235,7 +243,10 @@ def _threshold_law(draw: ThresholdDraw) -> tuple[Law, float]:
         return draw.noise(prepare(values.to(device))).cpu()
 
     if source.enumerable:
-        law, beyond = threshold_law(sums.double().numpy(), source.push(uniform_of), draw.rule)
+        counted = threshold_law(sums.double().numpy(), source.push(KeyedMap(_key(draw.noise), uniform_of)), draw.rule)
+        how = f"counts of a 2^{counted.bits} grid below the rounded sum ({draw.rule})"
+        law = Law.from_probs(counted.probs, how, 2.0**-53, Guarantee.EXACT)
+        beyond = float(np.ldexp(float(counted.beyond), -counted.bits))
     else:
         law, beyond = _searched_law(draw, source, uniform_of, sums)
     if draw.beyond == "first":
