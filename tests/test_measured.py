@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import zipfile
 
 import numpy as np
@@ -110,6 +111,7 @@ class TestAgreement:
         with pytest.raises(InputError, match="no known word map"):
             source.from_words(torch.arange(4))
         assert source.draw((3,), rng=seeded(0)).shape == (3,)
+        assert "unknown" in source.emulated
         assert {(o, d): agrees for o, d, _, agrees in confirmations()}[op, dtype] is False
 
     def test_one_stray_draw_in_4096_is_seen(self, fresh):
@@ -531,3 +533,27 @@ class TestMeasure:
         source = TORCH_CUDA_RAND["bf16"]
         there = measure.OnDevice(source.name, source.format, 32, "cpu", source, measure.unchanged)
         assert there.atoms().sha256() == source.atoms().sha256()
+
+
+@pytest.mark.slow  # ten seconds of compilation
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+class TestInductorOnThisCPU:
+    def test_compiled_draws_are_of_the_grid(self):
+        """Exact in one direction: each of 2^20 compiled draws is a value of the source, which has 70 million of some 10^9
+        floats in [0, 1); a third of them are on no 24-bit grid."""
+        torch.manual_seed(1)
+        u = torch.compile(torch.rand_like)(torch.empty(1 << 20))
+        nearest = (u.double() / float(np.float32(SCALE))).round().long()
+        shifts = torch.tensor([0, -128, -64, -32, -16, -8, -4, -2, -1, 1, 2, 4, 8, 16, 32, 64, 128])
+        words = (nearest[:, None] + shifts).clamp(0, (1 << 31) - 1)
+        assert (COMPILED_RAND.from_words(words) == u[:, None]).any(dim=1).all()
+        assert 0.2 < float(((u.double() * 2.0**24) % 1 != 0).double().mean()) < 0.5
+
+    def test_compiled_exponentials_are_of_the_grid(self):
+        """1 - e^-E is on the grid to the rounding of float32, and values below 2^-8 are -log(1 - k 2^-24)."""
+        torch.manual_seed(2)
+        e = torch.compile(lambda x: torch.empty_like(x).exponential_())(torch.empty(1 << 20)).double()
+        small = e[e < 2.0**-8]
+        k = -torch.expm1(-small) * 2.0**24
+        assert len(small) > 3000
+        assert float((k - k.round()).abs().max()) < 0.02

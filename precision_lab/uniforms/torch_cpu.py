@@ -32,7 +32,11 @@ class TorchSource(Source):
 
     @property
     def emulated(self) -> str | None:
-        if self.word_map is None or self.word_map == word_map_here(self.op, self.dtype):
+        try:
+            here = word_map_here(self.op, self.dtype)
+        except InputError:
+            return f"{self.name}, whose word map on this machine is unknown"
+        if self.word_map is None or self.word_map == here:
             return None
         return f"{self.name} as torch {self.word_map.read_in} has it, evaluated by torch on this CPU"
 
