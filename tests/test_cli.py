@@ -26,6 +26,7 @@ from precision_lab.mdm import corpus as corpora
 from precision_lab.mdm.corpus import Corpus
 from precision_lab.mdm.denoiser import DenoiserConfig
 from precision_lab.mdm.train import TrainConfig, load_model, train
+from precision_lab.provenance import versions
 from precision_lab.samplers import SAMPLERS
 from precision_lab.targets import TARGETS, Capture, load_capture, save_capture
 from precision_lab.uniforms import measured
@@ -402,7 +403,7 @@ class TestDoctor:
         code, out, err = cli("doctor", "-f", "json")
         assert (code, err) == (0, "")
         rows = {row["what"]: row for row in strict(out)}
-        assert rows["torch"]["value"] == torch.__version__
+        assert rows["torch"]["value"] == versions()["torch"]
         assert (
             rows["noise atoms of gumbel_max_bf16"]["value"] == SAMPLERS["gumbel_max_bf16"].noise_atoms().sha256()[:16]
         )

@@ -29,19 +29,28 @@ INF = float("inf")
 ULP = 2.0**-50  # room for the exp(log(p)) of a Law
 
 
+def torch_score(weight: torch.Tensor, noise: torch.Tensor, combine: str) -> torch.Tensor:
+    """The score whose largest wins; of a ratio, whose least wins, the negative."""
+    if combine == "add":
+        return weight + noise
+    if combine == "divide":
+        return weight / noise
+    return weight * noise if combine == "multiply" else -(noise / weight)
+
+
 def torch_bf16_score(combine: str) -> Callable[[float, float], float]:
     """bfloat16 scalars are torch's: no NumPy type, and no code of the law."""
 
     def score(weight: float, noise: float) -> float:
         a, b = (torch.tensor(x, dtype=torch.float64).to(torch.bfloat16) for x in (weight, noise))
-        return float(a + b if combine == "add" else a / b)
+        return float(torch_score(a, b, combine))
 
     return score
 
 
 @cache
 def reference_score(combine: str, name: str) -> Callable[[float, float], float]:
-    scalar = {"fp16": np.float16, "fp32": np.float32}
+    scalar = {"fp16": np.float16, "fp32": np.float32, "fp64": np.float64}
     return cache(torch_bf16_score(combine) if name == "bf16" else numpy_score(combine, scalar[name]))
 
 
@@ -70,10 +79,10 @@ def random_atoms(rng: np.random.Generator, combine: str, fmt, bits: int) -> Atom
     values = rng.normal(0, 2, size) if kind else rng.integers(-2, 3, size).astype(float)
     if kind == 2:
         values *= fmt.max / 8
-    if combine == "divide":
+    if combine != "add":
         values = abs(values)
     if kind == 3:
-        special = [0.0, INF] if combine == "divide" else [-INF, INF, 0.0]
+        special = [-INF, INF, 0.0] if combine == "add" else [0.0, INF]
         values[rng.random(size) < 0.4] = rng.choice(special)
         values[rng.integers(size)] = rng.choice(special)
     return Atoms.of(fmt.round(values), 1, bits)
@@ -84,9 +93,9 @@ def random_weights(rng: np.random.Generator, combine: str, fmt, vocab: int) -> n
     w = rng.normal(0, 2, vocab) if kind else rng.integers(-1, 2, vocab).astype(float)
     if kind == 2:
         w *= fmt.max / 16
-    w = fmt.round(abs(w) if combine == "divide" else w)
+    w = fmt.round(w if combine == "add" else abs(w))
     if rng.random() < 0.4:
-        w[rng.integers(vocab)] = 0.0 if combine == "divide" else -INF
+        w[rng.integers(vocab)] = -INF if combine == "add" else 0.0
     if rng.random() < 0.3:
         w[rng.integers(vocab)] = w[rng.integers(vocab)]  # equal logits
     if combine == "add" and np.isneginf(w).all():
@@ -130,12 +139,15 @@ class TestReference:
         ]
 
 
+COMBINES = ("add", "divide", "multiply", "ratio")
+
+
 class TestAgainstEnumeration:
-    """60 random cases for each recipe, 720 in all: V <= 4, at most 8 words, every kind of IEEE trouble among them."""
+    """60 random cases for each recipe, 2,880 in all: V <= 4, at most 8 words, every kind of IEEE trouble among them."""
 
     @pytest.mark.parametrize("tie", ["first", "last", "highest"])
-    @pytest.mark.parametrize("fmt", [FP16, BF16, FP32], ids=lambda f: f.name)
-    @pytest.mark.parametrize("combine", ["add", "divide"])
+    @pytest.mark.parametrize("fmt", [FP16, BF16, FP32, FP64], ids=lambda f: f.name)
+    @pytest.mark.parametrize("combine", COMBINES)
     def test_law_is_the_enumeration(self, combine, fmt, tie):
         rng = np.random.default_rng([*combine.encode(), fmt.precision, len(tie)])
         for _ in range(60):
@@ -171,6 +183,14 @@ class TestAgainstEnumeration:
         ([1.0, 2.0, 3.0], [0.0], "add"),  # one atom: no randomness
         ([1.0], [0.0, INF], "divide"),  # one token
         ([-INF, -3.0, -INF], [0.0, -INF], "add"),  # one token alive
+        ([1.0, 0.0], [0.0, 1.0], "multiply"),  # every product zero, or only the second
+        ([0.0, 1.0], [1.0, INF], "multiply"),  # 0 inf is NaN and wins; 1 inf is infinite
+        ([0.0, 0.5, 0.5], [INF, INF, 0.0, 2.0], "multiply"),
+        ([60000.0, 65504.0], [1.0, 2.0], "multiply"),  # float16 overflows: ties at infinity
+        ([1.0, 0.0], [0.0, 1.0], "ratio"),  # 0/0 is NaN and wins; 1/0 is infinite and loses
+        ([0.0, 0.0], [1.0, 2.0], "ratio"),  # every ratio infinite: the first index
+        ([0.0, 0.5, 0.5], [0.0, INF, 1.0, 1.0], "ratio"),  # inf / w = inf, as high as that of a zero weight
+        ([2.0**-14, 1.0], [8.0, 16.0], "ratio"),  # float16 overflows: inf loses
     )
 
     @pytest.mark.parametrize("tie", ["first", "last"])
@@ -180,6 +200,24 @@ class TestAgainstEnumeration:
         atoms = Atoms.of(np.array(values), 1, round(math.log2(len(values))))
         w = fmt.round(np.array(weights))
         assert_is(argmax_law(w, atoms, combine=combine, score=fmt, tie=tie), exactly(w, atoms, combine, fmt.name, tie))
+
+    @pytest.mark.parametrize("fmt", ["float16", "bfloat16", "float32", "float64"])
+    @pytest.mark.parametrize("combine", COMBINES)
+    def test_law_is_what_torch_picks(self, combine, fmt):
+        """torch's own tensors, argmax and argmin over all words of three tokens: 25 random cases a recipe."""
+        dtype, score = getattr(torch, fmt), {"float16": FP16, "bfloat16": BF16, "float32": FP32, "float64": FP64}[fmt]
+        rng = np.random.default_rng([*combine.encode(), *fmt.encode()])
+        for _ in range(25):
+            atoms, weights = random_atoms(rng, combine, score, 2), random_weights(rng, combine, score, 3)
+            words = np.repeat(atoms.values, atoms.counts)
+            noise = torch.tensor(words[np.indices((4, 4, 4)).reshape(3, -1).T]).to(dtype)
+            w = torch.tensor(weights).to(dtype)
+            if combine == "ratio":
+                picked = (noise / w).argmin(dim=-1)
+            else:
+                picked = torch_score(w, noise, combine).argmax(dim=-1)
+            expected = np.bincount(picked.numpy(), minlength=3) / 64
+            assert_is(argmax_law(weights, atoms, combine=combine, score=score), expected)
 
     def test_the_largest_float32_is_not_infinity(self):
         """A finite score of 3.4e38 loses to +inf, and +inf loses to NaN."""
@@ -203,9 +241,19 @@ class TestBadInput:
         with pytest.raises(InputError, match="weights of shape"):
             argmax_law(np.array([0.5, -0.5]), self.ATOMS, combine="divide", score=FP32)
 
-    def test_negative_exponential(self):
+    @pytest.mark.parametrize("combine", ["divide", "multiply", "ratio"])
+    def test_negative_exponential(self, combine):
         with pytest.raises(InputError, match="negative atom"):
-            argmax_law(np.array([0.5, 0.5]), Atoms.of(np.array([-1.0, 1.0]), 1, 1), combine="divide", score=FP32)
+            argmax_law(np.array([0.5, 0.5]), Atoms.of(np.array([-1.0, 1.0]), 1, 1), combine=combine, score=FP32)
+
+    def test_unknown_combine(self):
+        with pytest.raises(InputError, match="add, divide, multiply or ratio"):
+            argmax_law(np.array([0.5, 0.5]), self.ATOMS, combine="subtract", score=FP32)
+
+    @pytest.mark.parametrize("score", [FP16, BF16, FP32], ids=lambda f: f.name)
+    def test_a_weight_that_float32_does_not_hold(self, score):
+        with pytest.raises(InputError, match="use float64"):
+            argmax_law(np.array([1e39, 0.0]), self.ATOMS, combine="add", score=score)
 
     @pytest.mark.parametrize("tie", ["", "second", None])
     def test_tie(self, tie):
@@ -579,9 +627,9 @@ def test_a_real_vocabulary_against_mpmath(relative):
         assert law.probs[token] == pytest.approx(float(expected), rel=law.relative + 1e-8)
 
 
+@mpmath.workdps(30)
 def by_integration(probs: list[float], ceiling: float) -> list[float]:
     """P(n) = integral of the density of score n times the others' distribution functions, noise conditioned below M."""
-    mpmath.mp.dps = 30
     p, m = [mpmath.mpf(x) for x in probs], mpmath.mpf(ceiling)
     norm = mpmath.exp(-mpmath.exp(-m))
 
@@ -776,9 +824,9 @@ class TestTargetLaw:
     def test_is_the_softmax(self, logits):
         assume(max(logits) > -INF)
         law = target_law(np.array(logits))
-        mpmath.mp.dps = 40
-        weights = [mpmath.exp(mpmath.mpf(x)) for x in logits]
-        expected = np.array([float(w / mpmath.fsum(weights)) for w in weights])
+        with mpmath.workdps(40):
+            weights = [mpmath.exp(mpmath.mpf(x)) for x in logits]
+            expected = np.array([float(w / mpmath.fsum(weights)) for w in weights])
         np.testing.assert_allclose(law.probs, expected, rtol=1e-12, atol=law.error)
         assert law.guarantee is Guarantee.CERTIFIED
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from contract import SamplerContract
 from scipy import stats
+from wide_tables import check_runs_of_words
 
 from precision_lab.errors import InputError
 from precision_lab.formats import FP32, FloatFormat
@@ -32,6 +33,7 @@ from precision_lab.uniforms.philox import philox4x32
 from precision_lab.uniforms.triton import TL_RAND, TL_RAND_64, TL_RAND_GUARDED, fold, randint4x
 from precision_lab.uniforms.wide import WideSource, merged, rounded_words
 
+<<<<<<< HEAD
 S = {sampler.name: sampler for sampler in (*VLLM, *SGLANG)}
 # Measured with torch 2.13.0 on x86-64 with AVX-512.
 TABLES = {
@@ -40,6 +42,9 @@ TABLES = {
     "vllm_murmur32": "94d71db0dc30a8c01ba80ad065f6570df80585bdb930c033c93eaa435af66b35",
     "vllm_diffusion_gemma": "55ae01075ad2869f7c2f66bf16a215a04341d2e11e7cf24a5a9dc5c8d1ceb90e",
 }
+=======
+S = {sampler.name: sampler for sampler in VLLM}
+>>>>>>> anymachine
 
 
 SLOW = [pytest.mark.slow]  # a table takes 5 s and 600 MB
@@ -358,10 +363,13 @@ class TestTables:
         ],
     )
     def test_ceilings(self, name, ceiling):
-        assert S[name].ceiling == pytest.approx(ceiling, abs=1e-6)
+        if ceiling == math.inf:
+            assert S[name].ceiling == math.inf
+        else:  # six digits noted, and an ulp of this machine's logarithm
+            assert abs(S[name].ceiling - ceiling) <= 1e-6 + np.spacing(np.float32(ceiling))
 
+    @mpmath.workdps(50)
     def test_ceilings_to_50_digits(self):
-        mpmath.mp.dps = 50
         log, log1p = mpmath.log, mpmath.log1p
         ulp = 2.0**-19
         assert S["tl_rand"].ceiling == pytest.approx(float(-log(-log1p(-(mpmath.mpf(2) ** -24)))), abs=ulp)
@@ -401,11 +409,8 @@ def lattice_reach(gap: float, n: int) -> float:
 
 def check_table(name: str) -> None:
     atoms = S[name].noise_atoms()
-    assert atoms.bits == S[name].source.bits
     assert atoms.ceiling == S[name].ceiling
-    if torch.backends.cpu.get_cpu_capability() != "AVX512":
-        pytest.skip("the tables were measured with AVX-512's logarithm")
-    assert atoms.sha256() == TABLES[name]
+    check_runs_of_words(S[name])
 
 
 class TestFlipped:

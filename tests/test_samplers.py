@@ -242,9 +242,9 @@ class TestTheHinge:
         assert 0 < (single != brain).double().mean() < 0.1
 
 
+@mpmath.workdps(50)
 def ceiling_of(u: float, guard: float = 0.0) -> float:
     """-log E at E = guard - log(u + guard), to 50 digits."""
-    mpmath.mp.dps = 50
     return float(-mpmath.log(guard - mpmath.log(mpmath.mpf(u))))
 
 

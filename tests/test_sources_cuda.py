@@ -395,6 +395,7 @@ def test_a_law_belongs_to_its_class():
     assert CURAND.push(cast).ceiling == 1.0
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(
     not torch.cuda.is_available(), reason="no CUDA device: its logarithm and its generator are not measured"
 )

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from ..atoms import Atoms
 from ..errors import InputError
 from ..types import Float, Guarantee
 from .law import Law
@@ -35,3 +36,11 @@ def inverse_cdf_law(
     cdf[-1] = 1.0
     probs = np.diff(np.concatenate([[0.0], cdf]))
     return Law.from_probs(probs, f"counts of a 2^{bits} grid below the rounded sum ({rule})", 2.0**-53, Guarantee.EXACT)
+
+
+def threshold_law(cumulative: Float, uniform: Atoms, rule: Literal["u < c", "u <= c"]) -> tuple[Law, float]:
+    """temporary"""
+    c = np.maximum.accumulate(np.asarray(cumulative, dtype=np.float64))
+    upto = uniform.below(c, inclusive=rule == "u <= c")
+    probs = np.diff(np.concatenate([[0.0], upto]))
+    return Law.from_probs(probs, f"counts below ({rule})", 2.0**-53, Guarantee.EXACT), 1.0 - float(upto[-1])

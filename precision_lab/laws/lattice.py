@@ -47,3 +47,19 @@ def best_total_variation(probs: Float, bits: int) -> float:
     lifted = np.argsort(-fraction, kind="stable")[: max(spare, 0)]
     fraction[lifted] = 0.0  # these got one word more than they lost
     return float(np.ldexp(fraction.sum(), -bits))
+
+
+def tail_ratio_of_atoms(exponentials: Float, mass: float, gaps: Float) -> Float:
+    """q / p of one token ``gap`` nats below a head that has the rest, where the token's exponential takes the given values,
+    each with probability ``mass``: (1 + e^gap) sum_k mass exp(-E_k e^gap). The head's exponential is continuous.
+
+    Only values up to some 40 e^-gap count, so the smallest ones suffice. 1 if the values are the grid's of a fine uniform.
+    """
+    if not 0 < mass <= 1:
+        raise InputError(f"mass = {mass}", "a probability of one word", "2^-bits")
+    values = np.asarray(exponentials, dtype=np.float64)
+    found = np.empty(len(gaps))
+    for at, gap in enumerate(np.asarray(gaps, dtype=np.float64)):
+        odds = np.exp(gap)
+        found[at] = (1 + odds) * mass * np.exp(-values * odds).sum()
+    return found

@@ -1,8 +1,8 @@
 """From a record to its parts: which draws make an id, where noise meets the logits, and what decides.
 
-The ids are followed back to the operations that chose them. Each is a :class:`Race` (the best of rounded scores), a
-:class:`Threshold` (one uniform against a cumulative sum), a :class:`Library` draw (``torch.multinomial``), or a
-:class:`Gate` (a uniform that decides whether one of these comes at all). What cannot be followed is refused by name.
+The ids are followed back to the operations that chose them. Each is a :class:`RaceDraw` (the best of rounded scores), a
+:class:`ThresholdDraw` (one uniform against a cumulative sum), a :class:`LibraryDraw` draw (``torch.multinomial``), or a
+:class:`GatedDraw` (a uniform that decides whether one of these comes at all). What cannot be followed is refused by name.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Relabel:
 
 
 @dataclass(eq=False)
-class Race:
+class RaceDraw:
     """The index of the best score(weights, noise). ``weights``: as they meet the noise, with the sign that makes the largest
     score win; ``shape``: of the scores; ``axis``: the axis of the vocabulary.
 
@@ -67,7 +67,7 @@ class Race:
 
 
 @dataclass(eq=False)
-class Threshold:
+class ThresholdDraw:
     """The first index whose sum exceeds (``u < c``) or reaches (``u <= c``) a uniform; ``beyond``: the index that comes
     where no sum does: "last + 1" or "first"."""
 
@@ -85,7 +85,7 @@ class Threshold:
 
 
 @dataclass(eq=False)
-class Library:
+class LibraryDraw:
     """``torch.multinomial(probs, n, replacement)``."""
 
     probs: Tensor
@@ -105,7 +105,7 @@ class Library:
 
 
 @dataclass(eq=False)
-class Gate:
+class GatedDraw:
     """``where(u < rate, token, other)``: ``inside`` if the gate opens; ``other``: the ids that stay if not."""
 
     noise: NoiseMap
@@ -121,7 +121,7 @@ class Gate:
     kind = "gate"
 
 
-Draw = Race | Threshold | Library | Gate
+Draw = RaceDraw | ThresholdDraw | LibraryDraw | GatedDraw
 
 
 def draws_of(record: Record) -> list[Draw]:
@@ -146,7 +146,7 @@ def _no_draw(record: Record) -> str:
 
 
 def _reads_logits(draw: Draw) -> bool:
-    if isinstance(draw, Gate):
+    if isinstance(draw, GatedDraw):
         return _reads_logits(draw.inside)
     return draw.weights_formula.count("l") > 0
 
@@ -193,7 +193,7 @@ def _one_random_input(step: Step) -> Value | None:
     return operand
 
 
-def _library(step: Step, value: Value, relabel: Relabel) -> Library:
+def _library(step: Step, value: Value, relabel: Relabel) -> LibraryDraw:
     probs = step.inputs[0]
     if probs.is_random:
         raise refused(
@@ -201,7 +201,7 @@ def _library(step: Step, value: Value, relabel: Relabel) -> Library:
         )
     draws, replacement = int(step.argument(1, "num_samples")), bool(step.argument(2, "replacement", False))
     assert probs.kept is not None
-    return Library(probs.kept, formula(probs), draws, replacement, step, value, relabel)
+    return LibraryDraw(probs.kept, formula(probs), draws, replacement, step, value, relabel)
 
 
 def _decided(step: Step, value: Value, relabel: Relabel) -> Draw:
@@ -257,7 +257,7 @@ class _Walk:
     masks: list[Tensor] = field(default_factory=list)  # True where a token is ruled out, in the shape of the scores
 
 
-def _race(step: Step, value: Value, relabel: Relabel) -> Race:
+def _race(step: Step, value: Value, relabel: Relabel) -> RaceDraw:
     scores = step.inputs[0]
     largest = step.name in _LARGEST
     if step.name == "sort":
@@ -289,7 +289,7 @@ def _race(step: Step, value: Value, relabel: Relabel) -> Race:
         count = int(step.argument(1, "k"))
     elif step.name == "sort":
         count = scores.shape[axis]
-    return Race(
+    return RaceDraw(
         noise=NoiseMap(noise_operand),
         noise_sign=noise_sign,
         weights=weights,
@@ -461,7 +461,7 @@ def _combination(join: Step, noise: Value, weights: Tensor, sign: int) -> tuple[
 # -- cumulative sums
 
 
-def _searched(step: Step, value: Value, relabel: Relabel) -> Threshold:
+def _searched(step: Step, value: Value, relabel: Relabel) -> ThresholdDraw:
     """``searchsorted(sums, u)`` and ``bucketize(u, sums)``."""
     if step.name == "searchsorted":
         sums, uniform = step.args[0], step.args[1]
@@ -471,7 +471,7 @@ def _searched(step: Step, value: Value, relabel: Relabel) -> Threshold:
         raise refused(f"{step.name} in random sums at {step.where}", "one uniform searched in a cumulative sum")
     right = bool(step.kwargs.get("right", False)) or step.kwargs.get("side") == "right"
     assert sums.kept is not None
-    return Threshold(
+    return ThresholdDraw(
         NoiseMap(uniform), sums.kept, formula(sums), "u < c" if right else "u <= c", "last + 1", step, value, relabel, step
     )
 
@@ -492,7 +492,7 @@ def _one_uniform(uniform: Value, compare: Step) -> None:
         raise refused(f"a uniform for each token, compared at {compare.where}", "one uniform for each draw")
 
 
-def _first_true(step: Step, value: Value, relabel: Relabel, compare: Step) -> Threshold:
+def _first_true(step: Step, value: Value, relabel: Relabel, compare: Step) -> ThresholdDraw:
     """``(sums > u).argmax()``: the first True; 0 where there is none. ``argmin``: the first False."""
     uniform, sums, rule = _sides(compare)
     _one_uniform(uniform, compare)
@@ -502,12 +502,12 @@ def _first_true(step: Step, value: Value, relabel: Relabel, compare: Step) -> Th
     if step.name not in ("argmax", "argmin", "max", "min"):
         raise refused(f"{step.name} of a comparison at {step.where}", "argmax, whose first True wins")
     assert sums.kept is not None
-    return Threshold(
+    return ThresholdDraw(
         NoiseMap(uniform), sums.kept, formula(sums), wanted[rule], "first", step, value, relabel, compare  # type: ignore[arg-type]
     )
 
 
-def _counted(step: Step, value: Value, relabel: Relabel) -> Threshold:
+def _counted(step: Step, value: Value, relabel: Relabel) -> ThresholdDraw:
     """``(sums < u).sum(-1)``: how many sums the uniform has passed."""
     compare = _comparison(step.inputs[0])
     if compare is None:
@@ -518,13 +518,13 @@ def _counted(step: Step, value: Value, relabel: Relabel) -> Threshold:
         raise refused(f"a count of u {rule} c at {step.where}", "a count of the sums below the uniform")
     assert sums.kept is not None
     passed: Literal["u < c", "u <= c"] = "u <= c" if rule == ">" else "u < c"
-    return Threshold(NoiseMap(uniform), sums.kept, formula(sums), passed, "last + 1", step, value, relabel, compare)
+    return ThresholdDraw(NoiseMap(uniform), sums.kept, formula(sums), passed, "last + 1", step, value, relabel, compare)
 
 
 # -- gates
 
 
-def _gate(step: Step, relabel: Relabel) -> Gate:
+def _gate(step: Step, relabel: Relabel) -> GatedDraw:
     condition, first, second = step.inputs[0], step.args[1], step.args[2]
     compare = _comparison(_without_true(condition))
     if compare is None:
@@ -545,7 +545,7 @@ def _gate(step: Step, relabel: Relabel) -> Gate:
     text = formula(rate) if isinstance(rate, Value) else f"{rate:g}"
     number = rate.kept if isinstance(rate, Value) else torch.tensor(float(rate), dtype=uniform.dtype)
     assert number is not None
-    return Gate(NoiseMap(uniform), number, text, rule, found[0], inside, kept, step, step.outputs[0])
+    return GatedDraw(NoiseMap(uniform), number, text, rule, found[0], inside, kept, step, step.outputs[0])
 
 
 def _gate_sides(compare: Step) -> tuple[Value, Value | float, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,9 +112,26 @@ class Calling:
         return ids.reshape(n, len(logits))
 
     def seeded(self, logits: Tensor, n: int, state: Tensor) -> Tensor:
-        """One call from a state of the generator; torch's global generator is left as it was."""
-        generator = torch.Generator()
+        """One call from a state of a generator on the device of the logits; torch's global one is left as it was."""
+        generator = torch.Generator(device=logits.device)
         generator.set_state(state)
-        with torch.random.fork_rng(devices=[]):
-            torch.random.set_rng_state(state)
+        with global_state(logits.device, state):
             return self(logits, n, generator)
+
+
+@contextmanager
+def global_state(device: torch.device, state: Tensor) -> Iterator[None]:
+    """torch's global generator of a device in a given state, and afterwards as it was."""
+    if device.type == "cuda":
+        with torch.random.fork_rng(devices=[device]):
+            torch.cuda.set_rng_state(state, device)
+            yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.random.set_rng_state(state)
+        yield
+
+
+def start(seed: int, device: torch.device) -> Tensor:
+    """The state of a generator of a device after seeding."""
+    return torch.Generator(device=device).manual_seed(seed).get_state()

@@ -253,7 +253,7 @@ def _formula_of(value: Value, memo: dict[int, str], limit: int) -> str:
         if isinstance(argument, Value):
             shown.append(_formula(argument, memo, limit))
         elif isinstance(argument, bool | int | float) and step.name not in ("_softmax", "_log_softmax", "softmax"):
-            shown.append(f"{argument:g}" if isinstance(argument, float) else str(argument))
+            shown.append(repr(argument))
         elif isinstance(argument, list | tuple):
             shown += [_formula(part, memo, limit) for part in argument if isinstance(part, Value)]
     name = _NAMES.get(step.name, step.name)
@@ -271,4 +271,4 @@ def _number(value: Value) -> str:
     flat = value.kept.reshape(-1)
     if flat.dtype == torch.bool or not bool((flat == flat[0]).all()):
         return f"c{list(value.shape)}" if value.kept.numel() > 1 else "c"
-    return f"{flat[0].item():.9g}"
+    return repr(flat[0].item())

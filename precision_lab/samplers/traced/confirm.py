@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError, PrecisionLabError
-from .anatomy import DTYPE_NAMES, Draw, Gate, Library, Race, Threshold, draws_of
-from .calling import Calling
+from .anatomy import DTYPE_NAMES, Draw, GatedDraw, LibraryDraw, RaceDraw, ThresholdDraw, draws_of
+from .calling import Calling, global_state, start
 from .chain import NoiseMap
 from .record import DECLARE, Record, Step, record, refused
 
 # (draws, rows, vocabulary) of the calls: 4,690 draws in all, with ties and -inf among the logits.
 SHAPES = ((512, 8, 50), (3, 2, 257), (64, 3, 1000), (2, 1, 4099), (192, 2, 128))
 ENOUGH = 4096
+CPU = torch.device("cpu")
+_AT_ONCE = 1 << 22  # values of noise in one call of a function that takes one vocabulary only
 _BLUR = 8.0  # ulp of the score within which a monotone operation after the sum may make equals
 
 
@@ -34,6 +36,25 @@ class Confirmed:
     skipped: tuple[str, ...] = ()
 
 
+def shapes_for(calling: Calling, row: Tensor) -> tuple[tuple[int, int, int], ...]:
+    """:data:`SHAPES`, or calls of two and three rows of the vocabulary of ``row``, for a function that takes no other one."""
+    vocab, state = len(row), start(0, row.device)
+    takes = 0
+    for n, rows, size in SHAPES[1:]:
+        try:
+            calling.seeded(trial_logits(rows, size, 0).to(row.device, row.dtype), min(n, 2), state)
+        except PrecisionLabError:
+            raise
+        except Exception:  # whatever it is, it is told if no shape at all is taken
+            continue
+        takes += 1
+    if takes:
+        return SHAPES
+    most = max(_AT_ONCE // vocab, 6)
+    calls = -(-ENOUGH // most)
+    return tuple((max(most // (2 + k % 2), 2), 2 + k % 2, vocab) for k in range(max(calls + 1, 2)))
+
+
 def trial_logits(rows: int, vocab: int, seed: int) -> Tensor:
     """(rows, vocab) float32 of sd 3, with equal logits next to each other and a tenth of -inf in every row but the first."""
     rng = torch.Generator().manual_seed(seed)
@@ -43,7 +64,13 @@ def trial_logits(rows: int, vocab: int, seed: int) -> Tensor:
     return logits
 
 
-def confirm(calling: Calling, *, dtype: torch.dtype = torch.float32, shapes: tuple = SHAPES) -> Confirmed:
+def confirm(
+    calling: Calling,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device = CPU,
+    shapes: tuple[tuple[int, int, int], ...] = SHAPES,
+) -> Confirmed:
     """Read the function at several shapes and replay it. InputError with the first difference, or where too few draws can
     be compared."""
     done: list[tuple[int, int, int]] = []
@@ -53,8 +80,8 @@ def confirm(calling: Calling, *, dtype: torch.dtype = torch.float32, shapes: tup
     ties: set[str] = set()
     failure: Exception | None = None
     for number, (n, rows, vocab) in enumerate(shapes):
-        logits = trial_logits(rows, vocab, number).to(dtype)
-        state = torch.Generator().manual_seed(number).get_state()
+        logits = trial_logits(rows, vocab, number).to(device, dtype)
+        state = start(number, device)
         try:
             plain = calling.seeded(logits.clone(), n, state)
         except PrecisionLabError:
@@ -103,11 +130,10 @@ def _enough(calling: Calling, done: list, skipped: list[str], failure: Exception
 
 def read(calling: Calling, logits: Tensor, n: int, state: Tensor) -> tuple[Record, list[Draw]]:
     """Record one call from a generator state, and find its draws."""
-    generator = torch.Generator()
+    generator = torch.Generator(device=logits.device)
     generator.set_state(state)
     before = logits.clone()
-    with torch.random.fork_rng(devices=[]):
-        torch.random.set_rng_state(state)
+    with global_state(logits.device, state):
         taken = record(lambda given: calling(given, n, generator), logits)
     if not torch.equal(before.nan_to_num(), logits.nan_to_num()):
         raise InputError(f"logits changed in place by {calling.name}", "logits left as they were", "clone them first")
@@ -130,13 +156,13 @@ def _own_generator(step: Step, generator: torch.Generator, calling: Calling) -> 
 
 def signature(draw: Draw) -> str:
     """What a reading is, without numbers that a shape may change."""
-    if isinstance(draw, Gate):
+    if isinstance(draw, GatedDraw):
         return f"gate {draw.noise.formula()} {draw.rule} then {signature(draw.inside)}"
     weights = re.sub(r"(?<![\w])-?\d[\d.]*(e[+-]?\d+)?|c\[[^\]]*\]|c\b", "#", draw.weights_formula)
-    if isinstance(draw, Library):
+    if isinstance(draw, LibraryDraw):
         return f"multinomial of {weights}, replacement {draw.replacement}, {'one' if draw.draws == 1 else 'several'}"
     noise = f"{draw.noise.formula()} {[str(dtype) for dtype in draw.noise.dtypes()]}"
-    if isinstance(draw, Threshold):
+    if isinstance(draw, ThresholdDraw):
         return f"{draw.rule} of {weights} by {noise}, beyond: {draw.beyond}"
     blurred = [step.name for step in draw.blurred]
     return f"{draw.combine} {weights} by {noise} in {draw.score}, {blurred}, {draw.decision.name}"
@@ -153,19 +179,19 @@ def noise_values(noise: NoiseMap) -> Tensor:
     places = noise.places()
     if places is None or bool((places < 0).any()):
         raise refused("noise in a buffer that is not all filled", "a random value for every token")
-    return noise(drawn)[places]
+    return noise(drawn)[places.to(drawn.device)]
 
 
 def _replay(draw: Draw, shape: tuple[int, int, int]) -> str:
     """Ids of the reading against those recorded; which of equal scores won, where equals were seen."""
     index = draw.index.kept
     assert index is not None
-    if isinstance(draw, Race):
+    if isinstance(draw, RaceDraw):
         return _compare_race(draw, index, shape)
-    if isinstance(draw, Gate):
+    if isinstance(draw, GatedDraw):
         _same(_gate_ids(draw), index, draw, shape)
         return _replay(draw.inside, shape)
-    found = _threshold_ids(draw) if isinstance(draw, Threshold) else _library_ids(draw)
+    found = _threshold_ids(draw) if isinstance(draw, ThresholdDraw) else _library_ids(draw)
     _same(found, index, draw, shape)
     return "none seen"
 
@@ -186,7 +212,7 @@ def _difference(at: int, mine: int, theirs: int, draw: Draw, shape: tuple[int, i
     )
 
 
-def race_scores(draw: Race) -> Tensor:
+def race_scores(draw: RaceDraw) -> Tensor:
     """The rounded scores, in the shape of the join."""
     noise = noise_values(draw.noise) * draw.noise_sign
     if draw.combine == "add":
@@ -200,7 +226,7 @@ def race_scores(draw: Race) -> Tensor:
     return scores.to(draw.score)
 
 
-def _compare_race(draw: Race, index: Tensor, shape: tuple[int, int, int]) -> str:
+def _compare_race(draw: RaceDraw, index: Tensor, shape: tuple[int, int, int]) -> str:
     """Every recorded index has the best score: the first of the best, the last, or, behind a blurring operation, one of
     those within a few ulp. An infinite or NaN score in a row that a softmax makes NaN gives index 0."""
     scores = race_scores(draw)
@@ -234,14 +260,14 @@ def _compare_race(draw: Race, index: Tensor, shape: tuple[int, int, int]) -> str
     return "neither the first nor the last"
 
 
-def blur(draw: Race) -> float:
+def blur(draw: RaceDraw) -> float:
     """How much of a score, relative to 1 + its size, the operations after the join can round away."""
     digits = {"fp16": 11, "bf16": 8, "fp32": 24, "fp64": 53}
     narrowest = min(digits[DTYPE_NAMES[step.outputs[0].dtype]] for step in draw.blurred)
     return _BLUR * len(draw.blurred) * 2.0**-narrowest
 
 
-def _threshold_ids(draw: Threshold) -> Tensor:
+def _threshold_ids(draw: ThresholdDraw) -> Tensor:
     uniform = noise_values(draw.noise)
     index = draw.index.kept
     assert index is not None
@@ -256,13 +282,15 @@ def _threshold_ids(draw: Threshold) -> Tensor:
     return first
 
 
-def _library_ids(draw: Library) -> Tensor:
+def _library_ids(draw: LibraryDraw) -> Tensor:
     """``torch.multinomial`` on CPU, from the same generator state: a race of p over exponentials, or, for several draws
     with replacement, a search of 53-bit uniforms in sequential sums divided by the last."""
-    generator = torch.Generator()
+    probs = draw.probs
+    generator = torch.Generator(device=probs.device)
     assert draw.decision.state is not None
     generator.set_state(draw.decision.state)
-    probs = draw.probs
+    if not draw.races and probs.device.type != "cpu":
+        raise refused("several draws with replacement by torch.multinomial on a GPU", "one draw a call, or a CPU")
     if draw.races:
         scores = probs / torch.empty_like(probs, memory_format=torch.contiguous_format).exponential_(generator=generator)
         return scores.topk(draw.draws, dim=-1).indices if draw.draws > 1 else scores.argmax(dim=-1, keepdim=True)
@@ -274,13 +302,13 @@ def _library_ids(draw: Library) -> Tensor:
 def sequential_sums(probs: Tensor) -> Tensor:
     """Sums one after another in the dtype of ``probs`` (float32 for half precision), divided by the last, which is 1."""
     wide = np.float64 if probs.dtype == torch.float64 else np.float32
-    sums = np.cumsum(probs.double().numpy().astype(wide), axis=-1, dtype=wide)
+    sums = np.cumsum(probs.double().cpu().numpy().astype(wide), axis=-1, dtype=wide)
     found = torch.from_numpy(sums / sums[..., -1:])
     found[..., -1] = 1
     return found
 
 
-def _gate_ids(draw: Gate) -> Tensor:
+def _gate_ids(draw: GatedDraw) -> Tensor:
     uniform = noise_values(draw.noise)
     inside = draw.inside_ids.kept
     assert inside is not None
@@ -301,18 +329,18 @@ def sharing(draws: list[Draw], n: int, rows: int, vocab: int) -> set[str]:
     found: set[str] = set()
     used: list[int] = []
     for draw in draws:
-        inner = draw.inside if isinstance(draw, Gate) else draw
-        if isinstance(inner, Library):
+        inner = draw.inside if isinstance(draw, GatedDraw) else draw
+        if isinstance(inner, LibraryDraw):
             continue
         used += [step.number for step in inner.noise.draws]
-        if isinstance(inner, Race) and len({n, rows, vocab}) == 3:
+        if isinstance(inner, RaceDraw) and len({n, rows, vocab}) == 3:
             found |= _shared_axes(inner, {n * rows: "draws and rows", n: "draws", rows: "rows", vocab: "tokens"})
     if len(used) > len(set(used)):
         found.add("several draws")
     return found
 
 
-def _shared_axes(draw: Race, names: dict[int, str]) -> set[str]:
+def _shared_axes(draw: RaceDraw, names: dict[int, str]) -> set[str]:
     places = draw.noise.places()
     if places is None:
         return set()

@@ -206,7 +206,7 @@ class _Recorder(TorchDispatchMode):
 
         step = Step(len(self.steps), func, name, tree_map(as_value, args), tree_map(as_value, kwargs), where)
         if name == "multinomial":
-            step.state = (kwargs.get("generator") or torch.default_generator).get_state()
+            step.state = (kwargs.get("generator") or _global_generator(leaves[0].device)).get_state()
         result = func(*args, **kwargs)
         self.steps.append(step)
         if is_random(step):
@@ -304,6 +304,12 @@ def _reads(name: str, depends: Depends, where: str) -> InputError:
 def _named(depends: Depends) -> str:
     parts = ["the logits"] * depends.logits + ["a random draw"] * bool(depends.random)
     return " and ".join(parts)
+
+
+def _global_generator(device: torch.device) -> torch.Generator:
+    if device.type == "cuda":
+        return torch.cuda.default_generators[device.index or 0]
+    return torch.default_generator
 
 
 def _storage(tensor: Tensor) -> int:
