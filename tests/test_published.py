@@ -41,12 +41,7 @@ from precision_lab.uniforms.wide import WideSource
 INF = float("inf")
 MINE = {s.name: s for s in PUBLISHED.values() if s not in (*JAX, *VLLM, *SGLANG)}
 LISTED = [name for name, s in MINE.items() if isinstance(s, UniformSampler) and s.source.enumerable]
-<<<<<<< HEAD
 WIDE = [name for name in LISTED if isinstance(MINE[name].source, WideSource)]
-slow_where_wide = [pytest.param(n, marks=pytest.mark.slow) if n in WIDE else n for n in LISTED]
-=======
-WIDE = [name for name in LISTED if isinstance(MINE[name].source, Word32)]
->>>>>>> anymachine
 
 
 class TestTheGallery:
@@ -116,6 +111,8 @@ TOP = {
     "torch_gumbel_softmax_fp16": (INF, lambda: INF),
     "torch_gumbel_softmax_cuda_fp32": (16.64, lambda: gumbel_of(mpmath.mpf(2) ** -24)),
     "torch_cuda_race_fp32": (16.64, lambda: gumbel_of(mpmath.mpf(2) ** -24)),
+    "torch_compiled_race_fp32": (16.64, lambda: gumbel_of(mpmath.mpf(2) ** -24)),
+    "torch_compiled_gumbel_fp32": (16.64, lambda: gumbel_of(-mpmath.log(mpmath.mpf(1 - 2.0**-24)))),
     "flashinfer_logits": (15.94, lambda: gumbel_of(-mpmath.log(mpmath.mpf(1 - 2.0**-23)))),
     "flashsampling_cuda": (INF, lambda: INF),
     "tensorflow_gpu": (15.94, lambda: gumbel_of(-mpmath.log(mpmath.mpf(1 - 2.0**-23)))),

@@ -33,18 +33,7 @@ from precision_lab.uniforms.philox import philox4x32
 from precision_lab.uniforms.triton import TL_RAND, TL_RAND_64, TL_RAND_GUARDED, fold, randint4x
 from precision_lab.uniforms.wide import WideSource, merged, rounded_words
 
-<<<<<<< HEAD
 S = {sampler.name: sampler for sampler in (*VLLM, *SGLANG)}
-# Measured with torch 2.13.0 on x86-64 with AVX-512.
-TABLES = {
-    "tl_rand": "54ef11d8690e4a58c48a3cb7e1d8a2cf72277ab6ffbe0a1ddeeb4910ed274a5c",
-    "tl_rand_flipped": "9c06a1ae89736e887357310f13de43e25e7c11df831da2ca54d5dca091631f18",
-    "vllm_murmur32": "94d71db0dc30a8c01ba80ad065f6570df80585bdb930c033c93eaa435af66b35",
-    "vllm_diffusion_gemma": "55ae01075ad2869f7c2f66bf16a215a04341d2e11e7cf24a5a9dc5c8d1ceb90e",
-}
-=======
-S = {sampler.name: sampler for sampler in VLLM}
->>>>>>> anymachine
 
 
 SLOW = [pytest.mark.slow]  # a table takes 5 s and 600 MB
