@@ -1,4 +1,5 @@
-"""What this machine has: versions, the word maps of torch as they are found here, and hashes of its noise tables."""
+"""What this machine has: versions, the word maps of torch as they are found here, and hashes of its noise
+tables."""
 
 from __future__ import annotations
 
@@ -7,8 +8,9 @@ from typing import Any
 from .errors import InputError
 from .provenance import git_commit, processor, versions
 
-# sha256 of the noise tables measured with torch 2.13.0 on x86-64 with AVX-512; another processor's vector logarithm may
-# differ in the last place. Laws are always computed from the table measured on the machine at hand.
+# sha256 of the noise tables measured with torch 2.13.0 on x86-64 with AVX-512; another processor's vector
+# logarithm may differ in the last place. Laws are always computed from the table measured on the machine at
+# hand.
 MEASURED: dict[str, str] = {
     "gumbel_max_fp16": "d4fb988a24bebec0cb64dc306ccf75918e3f42f16ba69b1e02b6ba6d698e134a",
     "gumbel_max_bf16": "5d787d20d36c7b067de178ca6470e04a6ab76cf5186f3381b2d9ee012dacf008",
@@ -45,13 +47,12 @@ MEASURED: dict[str, str] = {
 
 
 def checks() -> list[dict[str, Any]]:
-    """One row per fact: versions, processor and its vector capability, commit, the word map that each library call is found
-    to take here, and the hash of each noise table (those of 31- and 32-bit words, tens of millions of values, are left to
-    the tests).
+    """One row per fact: versions, processor and its vector capability, commit, the word map that each library
+    call is found to take here, and the hash of each noise table (those of 31- and 32-bit words, tens of
+    millions of values, are left to the tests).
 
-    A hash that "differs" is information: laws are computed from this machine's table. A call whose word map is unknown is
-    "unusable": it still draws, and has no exact law.
-    """
+    A hash that "differs" is information: laws are computed from this machine's table. A call whose word map
+    is unknown is "unusable": it still draws, and has no exact law."""
     import torch
 
     from .uniforms.agreement import short
@@ -72,7 +73,8 @@ def checks() -> list[dict[str, Any]]:
 
 
 def hashes() -> list[dict[str, Any]]:
-    """The first digits of each noise table's sha256, beside those measured with torch 2.13 on x86-64 with AVX-512."""
+    """The first digits of each noise table's sha256, beside those measured with torch 2.13 on x86-64 with
+    AVX-512."""
     from .samplers import SAMPLERS, UniformSampler
 
     rows = []

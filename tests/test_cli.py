@@ -31,7 +31,20 @@ from precision_lab.samplers import SAMPLERS
 from precision_lab.targets import TARGETS, Capture, load_capture, save_capture
 from precision_lab.uniforms import measured
 
-COMMANDS = ["run", "law", "ls", "train", "capture", "bench", "gallery", "measure", "doctor", "check", "audit", "perplexity"]
+COMMANDS = [
+    "run",
+    "law",
+    "ls",
+    "train",
+    "capture",
+    "bench",
+    "gallery",
+    "measure",
+    "doctor",
+    "check",
+    "audit",
+    "perplexity",
+]
 HEAVY = ["torch", "numpy", "scipy", "pandas", "matplotlib"]
 
 

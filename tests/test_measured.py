@@ -1,4 +1,5 @@
-"""Word maps found by measurement, tables in files, CUDA's fast logarithm, and the generators of ``torch.compile``."""
+"""Word maps found by measurement, tables in files, CUDA's fast logarithm, and the generators of
+``torch.compile``."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ def older(op: str, dtype: torch.dtype, shape: tuple[int, ...], rng: torch.Genera
 
 
 def shifted(op: str, dtype: torch.dtype, shape: tuple[int, ...], rng: torch.Generator) -> torch.Tensor:
-    """A torch that nobody has: the same words, half a unit higher, or an exponential by the other logarithm."""
+    """A torch that nobody has: the same words, half a unit higher, or an exponential by the other
+    logarithm."""
     u = torch.rand(shape, dtype=torch.float64, generator=rng)
     return (u + 2.0**-12 if op == "rand" else -torch.log(u)).to(dtype)
 
@@ -73,8 +75,8 @@ class TestAgreement:
     @pytest.mark.parametrize("op", ["rand", "exponential_"])
     @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
     def test_every_call_of_this_torch_is_known(self, fresh, op, dtype):
-        """No false failures: two paths from the same words. A map that differed in a share s of its values would agree
-        with probability (1 - s)^4096: 1.7 % at s = 0.1 %."""
+        """No false failures: two paths from the same words. A map that differed in a share s of its values
+        would agree with probability (1 - s)^4096: 1.7 % at s = 0.1 %."""
         source = confirmed(op, dtype)
         assert source.emulated is None
         assert source.dtype is dtype
@@ -269,14 +271,16 @@ class TestFastLog:
         assert e[4] == fast_log_table()[-1]
 
     def test_smallest_values_and_the_words_they_have(self):
-        """Exact: 383 words at 2^-24 (k = 1 and u = 1), then 257 and 255 by turns, as 5.4e9 draws of an H100 had it."""
+        """Exact: 383 words at 2^-24 (k = 1 and u = 1), then 257 and 255 by turns, as 5.4e9 draws of an H100
+        had it."""
         top = torch.arange((1 << 32) - 4096, 1 << 32)
         values, counts = TORCH_CUDA_EXPONENTIAL["fp32"].from_words(top).unique(return_counts=True)
         assert values[:3].tolist() == [2.0**-24, 6.827632148542762e-08, 1.2834213691803598e-07]
         assert counts[:5].tolist() == [383, 257, 255, 257, 255]
 
     def test_the_bound_covers_what_it_says(self):
-        """A race of three tokens whose exponentials are off by up to r in the worst pattern keeps its law to 2 r."""
+        """A race of three tokens whose exponentials are off by up to r in the worst pattern keeps its law to
+        2 r."""
         weights = np.array([0.6, 0.3, 0.1])
         exact = grid(14, centred=True, format=FP32).atoms().push(lambda u: -np.log(u))
         r = 2.0**-8
@@ -286,8 +290,9 @@ class TestFastLog:
             assert 0 < np.abs(other - base).max() < 2 * r
 
 
-# What an H100 drew: P(tail) over its true value and one standard deviation, by gap, of argmax(p / exponential_()) and of
-# torch.multinomial (245,760 draws at 14, 184,320 at 15, 76,800 at 16, 28,800 at 17; torch 2.11.0+cu130).
+# What an H100 drew: P(tail) over its true value and one standard deviation, by gap, of argmax(p /
+# exponential_()) and of torch.multinomial (245,760 draws at 14, 184,320 at 15, 76,800 at 16, 28,800 at 17;
+# torch 2.11.0+cu130).
 DRAWN = {
     14: ((1.04056, 0.00649), (1.04992, 0.00652)),
     15: ((1.11092, 0.00772), (1.10495, 0.00770)),
@@ -310,8 +315,8 @@ def tail_ratio(sampler: str, gap: int) -> tuple[float, Law]:
 class TestTheTailOnCuda:
     @pytest.mark.parametrize("gap", DRAWN)
     def test_the_law_is_what_a_gpu_drew(self, gap):
-        """Within 4 standard deviations of both; the data are fixed, so it fails always or never. The accurate logarithm
-        gives 0.998, 0.984, 0.905, 0.589: off by 6 to 19 of them."""
+        """Within 4 standard deviations of both; the data are fixed, so it fails always or never. The accurate
+        logarithm gives 0.998, 0.984, 0.905, 0.589: off by 6 to 19 of them."""
         ratio, law = tail_ratio("torch_cuda_race_fp32", gap)
         for drawn, deviation in DRAWN[gap]:
             assert abs(ratio - drawn) < 4 * deviation
@@ -473,7 +478,8 @@ class TestTableSource:
         assert (law.values.tolist(), law.counts.tolist()) == ([0.0, 0.5, 1.5], [3, 4, 9])
 
     def test_draws_by_both_generators(self, source):
-        """600 draws of each: every value of at least 2/16 is seen; false-fail rate below 3 (7/8)^600 < 1e-34."""
+        """600 draws of each: every value of at least 2/16 is seen; false-fail rate below 3 (7/8)^600 <
+        1e-34."""
         for rng in (seeded(1), np.random.default_rng(1)):
             drawn = source.draw((600,), rng=rng)
             assert {0.0, 0.5, 1.5} <= set(drawn.tolist())
@@ -529,7 +535,8 @@ class TestMeasure:
             measure.measure("exponential_", "fp32", "cuda", tmp_path / "t.npz")
 
     def test_the_blocks_that_a_device_is_given_are_every_word(self):
-        """The same object with this CPU as its device has the law of the source; half precision keeps it small."""
+        """The same object with this CPU as its device has the law of the source; half precision keeps it
+        small."""
         source = TORCH_CUDA_RAND["bf16"]
         there = measure.OnDevice(source.name, source.format, 32, "cpu", source, measure.unchanged)
         assert there.atoms().sha256() == source.atoms().sha256()
@@ -539,8 +546,8 @@ class TestMeasure:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 class TestInductorOnThisCPU:
     def test_compiled_draws_are_of_the_grid(self):
-        """Exact in one direction: each of 2^20 compiled draws is a value of the source, which has 70 million of some 10^9
-        floats in [0, 1); a third of them are on no 24-bit grid."""
+        """Exact in one direction: each of 2^20 compiled draws is a value of the source, which has 70 million
+        of some 10^9 floats in [0, 1); a third of them are on no 24-bit grid."""
         torch.manual_seed(1)
         u = torch.compile(torch.rand_like)(torch.empty(1 << 20))
         nearest = (u.double() / float(np.float32(SCALE))).round().long()
