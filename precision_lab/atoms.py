@@ -21,7 +21,8 @@ COUNTS = ("|u1", "<u2", "<u4", "<i8")
 
 @dataclass(frozen=True)
 class Atoms:
-    """P(X = values[k]) = counts[k] / 2^bits.  values: (k,) float64, ascending, distinct, no NaN; counts: (k,) int64 > 0."""
+    """P(X = values[k]) = counts[k] / 2^bits.  values: (k,) float64, ascending, distinct, no NaN; counts: (k,)
+    int64 > 0."""
 
     values: Float
     counts: Int
@@ -89,9 +90,9 @@ class Atoms:
         return digest.hexdigest()
 
     def save(self, path: Path | str, metadata: Mapping[str, Any]) -> None:
-        """Write the table as a NumPy archive (.npz, nothing pickled), atomically: ``values`` (float32 where that holds
-        them), ``counts`` (the narrowest integers), ``bits``, and ``metadata`` as JSON, to which the table's sha256 is
-        added. Say in it what was measured, on which device, driver and torch.
+        """Write the table as a NumPy archive (.npz, nothing pickled), atomically: ``values`` (float32 where
+        that holds them), ``counts`` (the narrowest integers), ``bits``, and ``metadata`` as JSON, to which
+        the table's sha256 is added. Say in it what was measured, on which device, driver and torch.
 
         Raises InputError for metadata that JSON cannot hold, or a name that does not end in .npz.
         """
@@ -112,11 +113,11 @@ class Atoms:
 
     @staticmethod
     def load(path: Path | str) -> tuple[Atoms, dict[str, Any]]:
-        """What :meth:`save` wrote: the table and its metadata. Nothing is unpickled, and no more than 2^27 rows are read.
+        """What :meth:`save` wrote: the table and its metadata. Nothing is unpickled, and no more than 2^27
+        rows are read.
 
-        Raises InputError if the file is missing, cut short, of other dtypes or shapes, not a law (NaN, counts that do not
-        sum), or has another sha256 than its metadata say.
-        """
+        Raises InputError if the file is missing, cut short, of other dtypes or shapes, not a law (NaN, counts
+        that do not sum), or has another sha256 than its metadata say."""
         path = Path(path)
         dtypes = {"values": ("<f4", "<f8"), "counts": COUNTS, "bits": ("<i8",), "metadata": ("|u1",)}
         held = read_npz(path, dtypes=dtypes, most=MOST_ROWS)

@@ -1,7 +1,7 @@
 """Reading and writing files so that nothing is lost and nothing is executed.
 
-Every write goes to a neighbour first and is renamed over the target, so a reader sees the old file or the new one.
-"""
+Every write goes to a neighbour first and is renamed over the target, so a reader sees the old file or the new
+one."""
 
 from __future__ import annotations
 
@@ -79,11 +79,12 @@ def read_safetensors(path: Path, *, sha256: str | None = None) -> dict[str, Any]
 
 
 def read_npz(path: Path, *, dtypes: dict[str, tuple[str, ...]], most: int) -> dict[str, Array]:
-    """The arrays of a NumPy archive, whose headers are checked before anything is read and which is never unpickled.
+    """The arrays of a NumPy archive, whose headers are checked before anything is read and which is never
+    unpickled.
 
-    ``dtypes``: for each array that the file must hold, the dtypes allowed, such as ``"<f8"``; ``most``: items at most in
-    one. Raises InputError if the file is missing, not named .npz, cut short, or holds something else.
-    """
+    ``dtypes``: for each array that the file must hold, the dtypes allowed, such as ``"<f8"``; ``most``: items
+    at most in one. Raises InputError if the file is missing, not named .npz, cut short, or holds something
+    else."""
     if path.suffix != ".npz":
         raise InputError(f"a file {path.name}", "a name that ends in .npz", "give the table that was written")
     if not path.is_file():
@@ -100,7 +101,8 @@ def read_npz(path: Path, *, dtypes: dict[str, tuple[str, ...]], most: int) -> di
 
 
 def _npz_member(archive: zipfile.ZipFile, name: str, allowed: tuple[str, ...], most: int) -> Array:
-    """One array. ValueError for another dtype, more than ``most`` items, or a length that its header does not give."""
+    """One array. ValueError for another dtype, more than ``most`` items, or a length that its header does not
+    give."""
     import numpy as np
 
     info = archive.getinfo(f"{name}.npy")

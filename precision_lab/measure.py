@@ -1,4 +1,5 @@
-"""Noise tables of the machine at hand: every word of a generator through the arithmetic of the device, counted."""
+"""Noise tables of the machine at hand: every word of a generator through the arithmetic of the device,
+counted."""
 
 from __future__ import annotations
 
@@ -54,11 +55,10 @@ class OnDevice(WideSource):
 def noise_table(op: str, dtype: torch.dtype, device: str = "cpu") -> tuple[Atoms, dict[str, Any]]:
     """The law of one noise value on this machine, and what to write beside it.
 
-    ``op``: "rand", "exponential_", "gumbel" (-log(-log(rand))) or "race" (-log(rand)), each in ``dtype``; ``device``: "cpu"
-    or "cuda". The generator's word map is confirmed first, by native draws.
-    Raises InputError for another op, dtype or device, for a device that is not there, where no known word map fits, and
-    for a law too fine to list.
-    """
+    ``op``: "rand", "exponential_", "gumbel" (-log(-log(rand))) or "race" (-log(rand)), each in ``dtype``;
+    ``device``: "cpu" or "cuda". The generator's word map is confirmed first, by native draws. Raises
+    InputError for another op, dtype or device, for a device that is not there, where no known word map fits,
+    and for a law too fine to list."""
     if op not in FORMULAS:
         raise InputError(f"op {op!r}", ", ".join(FORMULAS), "choose one")
     call, noise_of = FORMULAS[op]
@@ -95,7 +95,8 @@ def driver(device: str) -> str:
 
 
 def measure(op: str, dtype: str, device: str, out: Path) -> dict[str, Any]:
-    """Write :func:`noise_table` to ``out`` (.npz) and return one row about it. ``dtype``: fp16, bf16, fp32 or fp64."""
+    """Write :func:`noise_table` to ``out`` (.npz) and return one row about it. ``dtype``: fp16, bf16, fp32 or
+    fp64."""
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r}", ", ".join(DTYPES), "choose one")
     if out.suffix != ".npz":

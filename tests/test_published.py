@@ -111,6 +111,8 @@ TOP = {
     "torch_gumbel_softmax_fp16": (INF, lambda: INF),
     "torch_gumbel_softmax_cuda_fp32": (16.64, lambda: gumbel_of(mpmath.mpf(2) ** -24)),
     "torch_cuda_race_fp32": (16.64, lambda: gumbel_of(mpmath.mpf(2) ** -24)),
+    "torch_compiled_race_fp32": (16.64, lambda: gumbel_of(mpmath.mpf(2) ** -24)),
+    "torch_compiled_gumbel_fp32": (16.64, lambda: gumbel_of(-mpmath.log(mpmath.mpf(1 - 2.0**-24)))),
     "flashinfer_logits": (15.94, lambda: gumbel_of(-mpmath.log(mpmath.mpf(1 - 2.0**-23)))),
     "flashsampling_cuda": (INF, lambda: INF),
     "tensorflow_gpu": (15.94, lambda: gumbel_of(-mpmath.log(mpmath.mpf(1 - 2.0**-23)))),

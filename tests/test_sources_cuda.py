@@ -1,4 +1,5 @@
-"""Sources of 32-bit words (curand, rocRAND, torch on CUDA), of grids, and of NumPy's own generator: word by word."""
+"""Sources of 32-bit words (curand, rocRAND, torch on CUDA), of grids, and of NumPy's own generator: word by
+word."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ def nearest(x: Fraction) -> Fraction:
 
 
 def telling_words(seed: int) -> np.ndarray:
-    """All words within 2 of a power of two, of a midpoint of floats beside it, or of an end; and half a million others."""
+    """All words within 2 of a power of two, of a midpoint of floats beside it, or of an end; and half a
+    million others."""
     edges = [0, TOTAL - 1]
     for exponent in range(1, 33):
         for shift in range(exponent):
@@ -66,7 +68,8 @@ def word_to_float(words: np.ndarray) -> np.ndarray:
 
 
 def value_of_word(atoms: Atoms, words: np.ndarray) -> np.ndarray:
-    """The value that a table of a map that never falls gives to each word: the first whose cumulative count exceeds it."""
+    """The value that a table of a map that never falls gives to each word: the first whose cumulative count
+    exceeds it."""
     return atoms.values[np.searchsorted(np.cumsum(atoms.counts), words, side="right")]
 
 
@@ -180,8 +183,8 @@ class TestTorchOnCuda:
 
     @pytest.mark.parametrize(("format", "zero"), [("fp16", (1 << 20) + 256), ("bf16", (1 << 23) + 128)])
     def test_probability_of_zero(self, format, zero):
-        """Words that round to 1 (from halfway below 1 on, 128 words earlier where float32 rounds) are moved to 0; and in
-        float16 the 128 words of u <= 2^-25 are 0 already."""
+        """Words that round to 1 (from halfway below 1 on, 128 words earlier where float32 rounds) are moved
+        to 0; and in float16 the 128 words of u <= 2^-25 are 0 already."""
         atoms = TORCH_CUDA_RAND[format].atoms()
         assert (atoms.floor, int(atoms.counts[0])) == (0.0, zero)
         assert atoms.ceiling == FORMATS[format].largest_below_one
@@ -196,7 +199,8 @@ class TestTorchOnCuda:
 
     @pytest.mark.parametrize("format", ["fp16", "bf16", "fp32"])
     def test_exponential_word_by_word(self, format):
-        """The float32 value is the table's for u >= 7/8, an ulp from -log in double elsewhere; a cast rounds once more."""
+        """The float32 value is the table's for u >= 7/8, an ulp from -log in double elsewhere; a cast rounds
+        once more."""
         words = torch.from_numpy(telling_words(8))
         e, u = TORCH_CUDA_EXPONENTIAL[format].from_words(words), CURAND.from_words(words).double()
         assert e.dtype is {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[format]
@@ -215,8 +219,8 @@ class TestTorchOnCuda:
 
     @pytest.mark.parametrize("format", ["fp16", "bf16"])
     def test_exponential_table(self, format):
-        """E falls as the word grows: counted from above. The 383 words with u >= 1 - 2^-24 share 2^-24; in float16 the
-        257 of the next value, 1.15 2^-24, round to it."""
+        """E falls as the word grows: counted from above. The 383 words with u >= 1 - 2^-24 share 2^-24; in
+        float16 the 257 of the next value, 1.15 2^-24, round to it."""
         words = telling_words(9)
         atoms = TORCH_CUDA_EXPONENTIAL[format].atoms()
         upward = Atoms(-atoms.values[::-1], atoms.counts[::-1].copy(), 32)
@@ -246,7 +250,8 @@ class TestTorchOnCuda:
 
     @pytest.mark.parametrize("source", WORD32, ids=lambda s: s.name)
     def test_draws(self, source):
-        """Both generators, same seed same draw; the words are uniform on 32 bits: 2^16 draws of the top bit, 6 sd."""
+        """Both generators, same seed same draw; the words are uniform on 32 bits: 2^16 draws of the top bit,
+        6 sd."""
         for make in (seeded, np.random.default_rng):
             u = source.draw((1 << 16,), rng=make(3))
             assert u.dtype is source.dtype
@@ -342,7 +347,8 @@ class TestLibraries:
         np.testing.assert_array_equal(got.numpy(), trick)
 
     def test_numpy_takes_the_high_bits(self):
-        """NumPy's own floats from its own words: PCG64 gives float32 the low half of a word, then the high half."""
+        """NumPy's own floats from its own words: PCG64 gives float32 the low half of a word, then the high
+        half."""
         raw = np.random.PCG64(5).random_raw(1000)
         halves = np.stack([raw & 0xFFFFFFFF, raw >> np.uint64(32)], axis=1).ravel().astype(np.int64)
         single = np.random.Generator(np.random.PCG64(5)).random(2000, dtype=np.float32)
@@ -369,8 +375,9 @@ class TestLibraries:
             NUMPY_FP64.atoms()
 
     def test_numpy_exponential_can_be_zero(self):
-        """``standard_exponential(dtype=float32)``, a ziggurat: its first word w gives 0 if w < 2^9, whatever the layer, and
-        only then; so P(0) >= 2^-23, and rejected tries (1 - 1 / (256 v), v the area of a layer) make it 1.011 2^-23."""
+        """``standard_exponential(dtype=float32)``, a ziggurat: its first word w gives 0 if w < 2^9, whatever
+        the layer, and only then; so P(0) >= 2^-23, and rejected tries (1 - 1 / (256 v), v the area of a
+        layer) make it 1.011 2^-23."""
 
         def first_word(word: int) -> float:
             bits = np.random.PCG64(0)
@@ -408,8 +415,8 @@ class TestOnThisGPU:
             assert torch.equal(source.finish(words.cuda()).cpu(), source.finish(words))
 
     def test_exponential_is_that_of_the_table(self):
-        """4,096 draws, word by word: to the last bit for u >= 7/8, to the bound beyond. The accurate logarithm differs
-        from the table in most of some 500 draws."""
+        """4,096 draws, word by word: to the last bit for u >= 7/8, to the bound beyond. The accurate
+        logarithm differs from the table in most of some 500 draws."""
         for source in TORCH_CUDA_EXPONENTIAL.values():
             assert source.agrees(*draws_and_words("exponential_", source.dtype, "cuda"))
             assert source.emulated is None
@@ -419,7 +426,8 @@ class TestOnThisGPU:
             assert source.agrees(*draws_and_words("rand", source.dtype, "cuda"))
 
     def test_the_library_draws_from_the_tables(self):
-        """Exact in one direction: a value outside the table is impossible. 2^24 draws see the extremes' order only."""
+        """Exact in one direction: a value outside the table is impossible. 2^24 draws see the extremes' order
+        only."""
         rng = torch.Generator("cuda").manual_seed(4)
         for format, source in TORCH_CUDA_RAND.items():
             drawn = torch.rand(1 << 24, generator=rng, device="cuda", dtype=source.dtype).double().cpu().numpy()

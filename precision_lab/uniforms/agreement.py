@@ -1,9 +1,10 @@
-"""Which word map this machine's torch really takes: its own draws against the maps, from the same generator state.
+"""Which word map this machine's torch really takes: its own draws against the maps, from the same generator
+state.
 
 The generator is put in the same state twice. Once the library draws; once its raw words are read (on CPU by
-``Tensor.random_``, on CUDA by computing Philox), and each known map is applied to them. Some milliseconds a dtype, at the
-first use, and never at import. What was found is kept in memory and noted in ``agreement.json`` of the cache folder.
-"""
+``Tensor.random_``, on CUDA by computing Philox), and each known map is applied to them. Some milliseconds a
+dtype, at the first use, and never at import. What was found is kept in memory and noted in ``agreement.json``
+of the cache folder."""
 
 from __future__ import annotations
 
@@ -32,16 +33,18 @@ def native_draws(op: str, dtype: torch.dtype, device: str, shape: tuple[int, ...
 
 
 def cpu_words(n: int, bits: int, *, rng: torch.Generator) -> Tensor:
-    """The low ``bits`` bits of the next ``n`` words, (n,) int64: of 32-bit words up to 31 bits, else of pairs of them."""
+    """The low ``bits`` bits of the next ``n`` words, (n,) int64: of 32-bit words up to 31 bits, else of pairs
+    of them."""
     kind = torch.int32 if bits <= 31 else torch.int64
     words = torch.empty(n, dtype=kind).random_(generator=rng).long()
     return words & ((1 << bits) - 1)
 
 
 def cuda_words(n: int, seed: int) -> Tensor:
-    """The word of each of the first ``n`` <= 4096 values that a CUDA generator of that seed makes in one call: thread i has
-    Philox's subsequence i, and keeps the first of its four outputs. aten/src/ATen/native/cuda/DistributionTemplates.h,
-    ``distribution_elementwise_grid_stride_kernel``, as published."""
+    """The word of each of the first ``n`` <= 4096 values that a CUDA generator of that seed makes in one
+    call: thread i has Philox's subsequence i, and keeps the first of its four outputs.
+    aten/src/ATen/native/cuda/DistributionTemplates.h, ``distribution_elementwise_grid_stride_kernel``, as
+    published."""
     return torch.from_numpy(philox4x32((0, 0, np.arange(n), 0), (seed, seed >> 32))[0].astype(np.int64))
 
 
@@ -69,7 +72,8 @@ def short(dtype: torch.dtype) -> str:
 
 @cache
 def word_map_here(op: str, dtype: torch.dtype) -> WordMap:
-    """The map that 4,096 CPU draws of ``op`` ("rand", "exponential_") agree with. Raises InputError if no map does."""
+    """The map that 4,096 CPU draws of ``op`` ("rand", "exponential_") agree with. Raises InputError if no map
+    does."""
     native, words = draws_and_words(op, dtype, "cpu")
     for word_map in candidates(op, dtype):
         if word_map.agrees(native, words):

@@ -1,8 +1,8 @@
 """32-bit words as curand, rocRAND and torch on CUDA turn them into numbers, with exact laws of 2^32 words.
 
-So u is *not* fp32((x + 1/2) 2^-32): two roundings, and above 2^-8 the counts alternate between 255 and 257 of 256. The
-arithmetic is a CPU's, but for the logarithm of ``exponential_``, whose table was measured on an H100: :mod:`.fast_log`.
-"""
+So u is *not* fp32((x + 1/2) 2^-32): two roundings, and above 2^-8 the counts alternate between 255 and 257 of
+256. The arithmetic is a CPU's, but for the logarithm of ``exponential_``, whose table was measured on an
+H100: :mod:`.fast_log`."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Rocrand(WideSource):
 
 @dataclass(frozen=True)
 class TorchCudaSource(WideSource):
-    """A library call of torch on CUDA. Confirmed here only where a CUDA device draws so: 4,096 values against the map of
-    the Philox words that it must have used."""
+    """A library call of torch on CUDA. Confirmed here only where a CUDA device draws so: 4,096 values against
+    the map of the Philox words that it must have used."""
 
     op: ClassVar[str] = ""
 
@@ -81,12 +81,13 @@ class TorchCudaRand(TorchCudaSource):
 
 @dataclass(frozen=True)
 class TorchCudaExponential(TorchCudaSource):
-    """``Tensor.exponential_`` on CUDA: -__logf(u) in float32 of curand's u, 2^-24 where u >= 1 - 2^-24, then cast. So the
-    guard lifts u = 1 - 2^-24, of 8.2e-9, to 2^-24; the next value, 6.8e-8, is below the 2^-23 that is right.
-    pytorch aten/src/ATen/core/TransformationHelper.h ``transformation::exponential``, ATen/NumericUtils.h ``at::log``.
+    """``Tensor.exponential_`` on CUDA: -__logf(u) in float32 of curand's u, 2^-24 where u >= 1 - 2^-24, then
+    cast. So the guard lifts u = 1 - 2^-24, of 8.2e-9, to 2^-24; the next value, 6.8e-8, is below the 2^-23
+    that is right. pytorch aten/src/ATen/core/TransformationHelper.h ``transformation::exponential``,
+    ATen/NumericUtils.h ``at::log``.
 
-    For u >= 7/8 the value is the one measured on an H100; below, it is known to :attr:`relative_bound` before the cast.
-    """
+    For u >= 7/8 the value is the one measured on an H100; below, it is known to :attr:`relative_bound` before
+    the cast."""
 
     op = "exponential_"
 

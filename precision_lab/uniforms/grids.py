@@ -16,12 +16,12 @@ from .source import Source
 
 @dataclass(frozen=True)
 class Grid(Source):
-    """k 2^-bits, or (k + 1/2) 2^-bits if ``centred``, k uniform on [0, 2^bits), rounded to ``format`` (to nearest, ties to
-    even): exact up to ``format.precision`` bits, one fewer if centred; beyond, the top can round to 1.
+    """k 2^-bits, or (k + 1/2) 2^-bits if ``centred``, k uniform on [0, 2^bits), rounded to ``format`` (to
+    nearest, ties to even): exact up to ``format.precision`` bits, one fewer if centred; beyond, the top can
+    round to 1.
 
-    ``whose``: the library whose generator this grid stands for, if any. Raises InputError unless 1 <= bits <= 53 and the
-    format is float32 or float64.
-    """
+    ``whose``: the library whose generator this grid stands for, if any. Raises InputError unless 1 <= bits <=
+    53 and the format is float32 or float64."""
 
     centred: bool = False
     whose: str = field(default="", kw_only=True, compare=False)
@@ -58,8 +58,8 @@ def grid(bits: int, *, centred: bool = False, format: FloatFormat = FORMATS["fp3
     return Grid(f"{'centred ' if centred else ''}{bits}-bit grid, {format.name}", format, bits, centred)
 
 
-# tensorflow/core/lib/random/random_distributions_utils.h: the low 23 bits are the mantissa of a float in [1, 2), less 1;
-# in double, 52 bits.
+# tensorflow/core/lib/random/random_distributions_utils.h: the low 23 bits are the mantissa of a float in [1,
+# 2), less 1; in double, 52 bits.
 _TENSORFLOW = "TensorFlow's Philox and its logarithm, logf on CUDA or the C library's on CPU"
 TENSORFLOW_FP32 = Grid("tensorflow uniform float32", FORMATS["fp32"], 23, whose=_TENSORFLOW)
 TENSORFLOW_FP64 = Grid("tensorflow uniform float64", FORMATS["fp64"], 52, whose=_TENSORFLOW)

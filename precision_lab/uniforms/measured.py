@@ -16,12 +16,13 @@ _CUDA: dict[str, dict[str, Source]] = {"rand": {**TORCH_CUDA_RAND}, "exponential
 
 
 def confirmed(op: str, dtype: torch.dtype, device: str = "cpu") -> Source:
-    """The source whose word map this machine's own draws agree with, on 4,096 draws from the same generator state.
+    """The source whose word map this machine's own draws agree with, on 4,096 draws from the same generator
+    state.
 
-    ``op``: "rand" (``torch.rand``) or "exponential_" (``Tensor.exponential_``); ``dtype``: float16, bfloat16, float32 or,
-    on CPU, float64; ``device``: "cpu", or "cuda" for the first CUDA device. The measurement is made once a process.
-    Raises InputError for another op, dtype or device, for a device that is not there, and where no known map fits.
-    """
+    ``op``: "rand" (``torch.rand``) or "exponential_" (``Tensor.exponential_``); ``dtype``: float16, bfloat16,
+    float32 or, on CPU, float64; ``device``: "cpu", or "cuda" for the first CUDA device. The measurement is
+    made once a process. Raises InputError for another op, dtype or device, for a device that is not there,
+    and where no known map fits."""
     if op not in OPS:
         raise InputError(f"op {op!r}", " or ".join(OPS), "name a call of torch")
     kind = device.split(":")[0]
@@ -41,7 +42,8 @@ def confirmed(op: str, dtype: torch.dtype, device: str = "cpu") -> Source:
 
 
 def confirmations(device: str = "cpu") -> list[tuple[str, torch.dtype, str, bool]]:
-    """For each op and dtype of a device: the word map confirmed here, or why none was, and whether one was."""
+    """For each op and dtype of a device: the word map confirmed here, or why none was, and whether one
+    was."""
     rows: list[tuple[str, torch.dtype, str, bool]] = []
     for op in OPS:
         for dtype in DTYPES.values():

@@ -1,8 +1,8 @@
 """Hashed uniforms: MurmurHash3_x86_32 of (seed, position, token), as vLLM 0.33 and SGLang draw them.
 
-The words are a pure function of their place, and everything that one position's tokens share is a state of 32 bits: in all
-there are 2^32 vectors of noise. Each word by itself is as good as uniform; two positions whose states collide are equal.
-"""
+The words are a pure function of their place, and everything that one position's tokens share is a state of 32
+bits: in all there are 2^32 vectors of noise. Each word by itself is as good as uniform; two positions whose
+states collide are equal."""
 
 from __future__ import annotations
 
@@ -35,15 +35,16 @@ def _words(x: Array | int) -> tuple[Array, Array]:
 
 
 def murmur3_state(seed: Array | int, position: Array | int, *, domain: int = 0) -> Array:
-    """The uint32 that all tokens of (seed, position) share: the hash after the seed's two words and the position's low
-    one. Arrays broadcast."""
+    """The uint32 that all tokens of (seed, position) share: the hash after the seed's two words and the
+    position's low one. Arrays broadcast."""
     low, high = _words(seed)
     with np.errstate(over="ignore"):
         return _mix(_mix(_mix(np.asarray(domain, dtype=np.uint32), low), high), _words(position)[0])
 
 
 def murmur3_32(seed: Array | int, position: Array | int, token: Array | int, *, domain: int = 0) -> Array:
-    """MurmurHash3_x86_32 of the 16 bytes (seed: 8, position: 4, token: 4), little-endian, hash seed ``domain``. uint32."""
+    """MurmurHash3_x86_32 of the 16 bytes (seed: 8, position: 4, token: 4), little-endian, hash seed
+    ``domain``. uint32."""
     with np.errstate(over="ignore"):
         h = _mix(murmur3_state(seed, position, domain=domain), _words(token)[0]) ^ np.uint32(16)
         h = (h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B)
@@ -53,7 +54,8 @@ def murmur3_32(seed: Array | int, position: Array | int, token: Array | int, *, 
 
 @dataclass(frozen=True)
 class MurmurUniform(WideSource):
-    """float32((k + 1/2) 2^-32) of a 32-bit k, correctly rounded: the sum of two exact 16-bit halves. From 2^-33 to 1."""
+    """float32((k + 1/2) 2^-32) of a 32-bit k, correctly rounded: the sum of two exact 16-bit halves. From
+    2^-33 to 1."""
 
     centred = True
 

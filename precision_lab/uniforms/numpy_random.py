@@ -1,5 +1,5 @@
-"""``numpy.random.Generator.random`` (2.4): the high 24 bits of a 32-bit word, or the high 53 of 64, as a fraction.
-numpy/random/src/distributions/distributions.c, ``next_float`` and ``next_double``."""
+"""``numpy.random.Generator.random`` (2.4): the high 24 bits of a 32-bit word, or the high 53 of 64, as a
+fraction. numpy/random/src/distributions/distributions.c, ``next_float`` and ``next_double``."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class NumpyRandom(Source):
 
 @cache
 def numpy_agrees(bits: int) -> bool:
-    """Whether 4,096 draws of this machine's NumPy are the map (``bits`` 24 or 53) of the raw words of the same PCG64,
-    which float32 takes by halves, the low one first."""
+    """Whether 4,096 draws of this machine's NumPy are the map (``bits`` 24 or 53) of the raw words of the
+    same PCG64, which float32 takes by halves, the low one first."""
     raw = np.random.PCG64(20260713).random_raw(4096)
     rng = np.random.Generator(np.random.PCG64(20260713))
     if bits == 53:

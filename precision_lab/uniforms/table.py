@@ -1,4 +1,5 @@
-"""A measured table as a source like any other: values and counts, from a file that :meth:`Atoms.save` wrote."""
+"""A measured table as a source like any other: values and counts, from a file that :meth:`Atoms.save`
+wrote."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from .wide import torch_words
 
 @dataclass(frozen=True)
 class TableSource(Source):
-    """Value of a word: the first whose cumulative count exceeds it. ``metadata``: what was measured, and where.
+    """Value of a word: the first whose cumulative count exceeds it. ``metadata``: what was measured, and
+    where.
 
     Raises InputError for a table whose bits are not the source's, or whose values its format does not hold.
     """
@@ -39,7 +41,8 @@ class TableSource(Source):
 
     @staticmethod
     def load(path: Path | str) -> TableSource:
-        """From a file of :meth:`Atoms.save`; the metadata name the format ("fp16", "bf16", "fp32", "fp64")."""
+        """From a file of :meth:`Atoms.save`; the metadata name the format ("fp16", "bf16", "fp32",
+        "fp64")."""
         atoms, metadata = Atoms.load(path)
         if metadata.get("format") not in FORMATS:
             got = f"{path} of format {metadata.get('format')!r}"

@@ -1,4 +1,5 @@
-"""torch on CPU: ``torch.rand`` and ``Tensor.exponential_``, by the word map that this machine's torch is found to take."""
+"""torch on CPU: ``torch.rand`` and ``Tensor.exponential_``, by the word map that this machine's torch is
+found to take."""
 
 from __future__ import annotations
 
@@ -20,8 +21,9 @@ from .word_maps import OWN_DIGITS, WordMap
 
 @dataclass(frozen=True)
 class TorchSource(Source):
-    """A library call of torch. ``word_map``: the map it is taken to have; left out, the one measured here at first use, and
-    an InputError where none fits. Drawing with a torch.Generator is the library's own call and needs no map."""
+    """A library call of torch. ``word_map``: the map it is taken to have; left out, the one measured here at
+    first use, and an InputError where none fits. Drawing with a torch.Generator is the library's own call and
+    needs no map."""
 
     word_map: WordMap | None = field(default=None, kw_only=True)
     op: ClassVar[str] = ""
@@ -32,7 +34,11 @@ class TorchSource(Source):
 
     @property
     def emulated(self) -> str | None:
-        if self.word_map is None or self.word_map == word_map_here(self.op, self.dtype):
+        try:
+            here = word_map_here(self.op, self.dtype)
+        except InputError:
+            return f"{self.name}, whose word map on this machine is unknown"
+        if self.word_map is None or self.word_map == here:
             return None
         return f"{self.name} as torch {self.word_map.read_in} has it, evaluated by torch on this CPU"
 
@@ -45,9 +51,9 @@ class TorchSource(Source):
 
 @dataclass(frozen=True)
 class TorchRand(TorchSource):
-    """``torch.rand`` on CPU: float32 is the low 24 bits of a word times 2^-24, float64 53 bits times 2^-53. float16 and
-    bfloat16 are that float32 value rounded to nearest, with a result of 1 moved to 0 (2.13), or the low 11 or 8 bits of
-    the word (2.11 and before): then their word of 24 bits has idle ones."""
+    """``torch.rand`` on CPU: float32 is the low 24 bits of a word times 2^-24, float64 53 bits times 2^-53.
+    float16 and bfloat16 are that float32 value rounded to nearest, with a result of 1 moved to 0 (2.13), or
+    the low 11 or 8 bits of the word (2.11 and before): then their word of 24 bits has idle ones."""
 
     op = "rand"
 
@@ -66,7 +72,8 @@ def _own_digits_atoms(digits: int) -> Atoms:
 
 @cache
 def _rounded_float32_atoms(name: str) -> Atoms:
-    """Rounding is monotone: the words of a value are those between its boundaries, the midpoints, where ties go to even."""
+    """Rounding is monotone: the words of a value are those between its boundaries, the midpoints, where ties
+    go to even."""
     every = torch.arange(1 << 15, dtype=torch.int16).view(DTYPES[name]).double().numpy()
     values = every[every <= 1]  # bit patterns of what is not negative, in order
     middle = (values[1:] + values[:-1]) / 2
@@ -88,11 +95,12 @@ class TorchExponential(TorchSource):
         return self.format.precision <= 11
 
     def atoms(self) -> Atoms:
-        """P(E rounds to v) from the 53-bit lattice: the count of k with -log1p(-k 2^-53) on v's side of each boundary.
+        """P(E rounds to v) from the 53-bit lattice: the count of k with -log1p(-k 2^-53) on v's side of each
+        boundary.
 
-        torch rounds the double to float32 first and that to the format, so a float32 value that lies halfway takes its
-        own neighbourhood to the even side. A boundary is right to two units of 2^-53 (the rounding of log1p itself).
-        """
+        torch rounds the double to float32 first and that to the format, so a float32 value that lies halfway
+        takes its own neighbourhood to the even side. A boundary is right to two units of 2^-53 (the rounding
+        of log1p itself)."""
         if not self.enumerable:
             raise InputError(f"{self.name}, over 2^28 atoms", "float16 or bfloat16", "use its certified law")
         _ = self.word_map_used  # refuses a library that draws otherwise

@@ -1,4 +1,5 @@
-"""Triton's random numbers: Philox4x32-10 and ``tl.rand`` (triton-lang/triton python/triton/language/random.py, 3.9)."""
+"""Triton's random numbers: Philox4x32-10 and ``tl.rand`` (triton-lang/triton
+python/triton/language/random.py, 3.9)."""
 
 from __future__ import annotations
 
@@ -19,20 +20,23 @@ SCALE = 4.6566127342e-10  # as a float32, 2^-31 (1 - 2^-24): one ulp below 2^-31
 
 
 def randint4x(seed: Array | int, offset: Array | int) -> tuple[Array, ...]:
-    """``tl.randint4x(seed, offset)`` for 64-bit seeds and offsets: four uint32 arrays. ``tl.randint`` is the first."""
+    """``tl.randint4x(seed, offset)`` for 64-bit seeds and offsets: four uint32 arrays. ``tl.randint`` is the
+    first."""
     seed, offset = np.asarray(seed).astype(np.uint64), np.asarray(offset).astype(np.uint64)
     return philox4x32((offset, offset >> np.uint64(32), 0, 0), (seed, seed >> np.uint64(32)))
 
 
 def fold(word: Array) -> Array:
-    """The 31 bits that ``tl.rand`` keeps of a uint32: x read as int32, ~x where it is negative. Two words to each value."""
+    """The 31 bits that ``tl.rand`` keeps of a uint32: x read as int32, ~x where it is negative. Two words to
+    each value."""
     signed = np.asarray(word, dtype=np.uint32).view(np.int32)
     return np.where(signed < 0, ~signed, signed)
 
 
 @dataclass(frozen=True)
 class TlRand(WideSource):
-    """``tl.rand``, raised to ``floor``: float32(k) * float32(SCALE) of a 31-bit k, so {0} U [2^-31 - 2^-55, 1 - 2^-24]."""
+    """``tl.rand``, raised to ``floor``: float32(k) * float32(SCALE) of a 31-bit k, so {0} U [2^-31 - 2^-55, 1
+    - 2^-24]."""
 
     floor: float
 

@@ -1,9 +1,8 @@
 """Words of 31 or 32 bits and the float32 that they round to: drawn with torch, counted by integers.
 
-One family, :class:`WideSource`: curand, rocRAND, ``tl.rand`` and hashes. Such a map begins with word -> float32(word),
-ties to even; its law is counted binade by binade (84 million values for 32 bits), and only these go through the rest of
-the map, block by block.
-"""
+One family, :class:`WideSource`: curand, rocRAND, ``tl.rand`` and hashes. Such a map begins with word ->
+float32(word), ties to even; its law is counted binade by binade (84 million values for 32 bits), and only
+these go through the rest of the map, block by block."""
 
 from __future__ import annotations
 
@@ -24,17 +23,19 @@ _BLOCK = 1 << 18  # values at a time: arrays that stay in the processor's cache
 
 
 def torch_words(shape: tuple[int, ...], bits: int, *, rng: torch.Generator) -> Tensor:
-    """Uniform integers in [0, 2^bits) as int64; for 64 bits the pattern of the word, its sign bit included."""
+    """Uniform integers in [0, 2^bits) as int64; for 64 bits the pattern of the word, its sign bit
+    included."""
     low, high = (-(1 << 63), None) if bits == 64 else (0, 1 << bits)
     return torch.empty(shape, dtype=torch.int64, device=rng.device).random_(low, high, generator=rng)
 
 
 def rounded_words(bits: int, *, centred: bool = False, precision: int = 24) -> Iterator[tuple[Float, Int]]:
-    """The values that the words w = 0 .. 2^bits - 1 (or w + 1/2, ``centred``) round to in a binary format of ``precision``
-    bits (at most ``bits``), ties to even, and how many words go to each: ascending, in blocks, by integers alone.
+    """The values that the words w = 0 .. 2^bits - 1 (or w + 1/2, ``centred``) round to in a binary format of
+    ``precision`` bits (at most ``bits``), ties to even, and how many words go to each: ascending, in blocks,
+    by integers alone.
 
-    In ticks of 1 (or 1/2) a word is X = w (or 2 w + 1). A value V with spacing S above it is an integer of ticks, and X
-    rounds to V or below if 2 X < 2 V + S, or if they are equal and the significand of V is even.
+    In ticks of 1 (or 1/2) a word is X = w (or 2 w + 1). A value V with spacing S above it is an integer of
+    ticks, and X rounds to V or below if 2 X < 2 V + S, or if they are equal and the significand of V is even.
     """
     ticks, first = (2, 1) if centred else (1, 0)
     octaves = bits + ticks - precision  # above the first 2^precision ticks; then 2^bits itself
@@ -86,7 +87,8 @@ class WordSource(Source):
 
 @dataclass(frozen=True)
 class WideSource(WordSource):
-    """A uniform of 31 or 32 bits that begins with float32(word): some 80 million atoms, listed an octave at a time."""
+    """A uniform of 31 or 32 bits that begins with float32(word): some 80 million atoms, listed an octave at a
+    time."""
 
     centred: ClassVar[bool] = False  # whether it is float32(word + 1/2)
 
@@ -110,8 +112,8 @@ class WideSource(WordSource):
         return wide_law.__wrapped__(self, unchanged)  # 1.3 GB: not kept
 
     def push(self, function: Callable[[Tensor], Tensor]) -> Atoms:
-        """The law of ``function(value)``, float32 or narrower, with no table of the values in between: up to 80 million
-        atoms, 1.3 GB, so only the last few are kept. The function need not be monotone."""
+        """The law of ``function(value)``, float32 or narrower, with no table of the values in between: up to
+        80 million atoms, 1.3 GB, so only the last few are kept. The function need not be monotone."""
         return wide_law(self, function)
 
 

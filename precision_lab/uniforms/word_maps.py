@@ -1,9 +1,8 @@
 """The maps, generator's word -> value, by which releases of torch have filled a CPU tensor.
 
 Read in ``aten/src/ATen/core/TransformationHelper.h``, ``core/DistributionsHelper.h`` and
-``native/cpu/DistributionTemplates.h`` of torch 2.11 and 2.13. Which of them this machine's torch takes is measured:
-:mod:`.agreement`.
-"""
+``native/cpu/DistributionTemplates.h`` of torch 2.11 and 2.13. Which of them this machine's torch takes is
+measured: :mod:`.agreement`."""
 
 from __future__ import annotations
 
@@ -18,10 +17,11 @@ DIGITS = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24, torch.float64
 
 @dataclass(frozen=True)
 class WordMap:
-    """One map. ``read_in``: the releases of torch whose code says so. ``apply``: (words, dtype) -> values of that dtype.
+    """One map. ``read_in``: the releases of torch whose code says so. ``apply``: (words, dtype) -> values of
+    that dtype.
 
-    Draws agree with it if each is within ``relative`` of the map's value and at most a share of ``strays`` differ from it.
-    """
+    Draws agree with it if each is within ``relative`` of the map's value and at most a share of ``strays``
+    differ from it."""
 
     name: str
     read_in: str
@@ -37,7 +37,8 @@ class WordMap:
 
 
 def own_digits(words: Tensor, dtype: torch.dtype) -> Tensor:
-    """k 2^-d, d the digits of the dtype's significand (11, 8, 24 or 53), k the low d bits of the word. Exact."""
+    """k 2^-d, d the digits of the dtype's significand (11, 8, 24 or 53), k the low d bits of the word.
+    Exact."""
     digits = DIGITS[dtype]
     wide = torch.float64 if dtype is torch.float64 else torch.float32
     return ((words & ((1 << digits) - 1)).to(wide) * 2.0**-digits).to(dtype)

@@ -1,4 +1,5 @@
-"""CuPy's Gumbel noise on CUDA, run here with a CPU's logarithms. ``cupy.argmax`` lets NaN win, as torch's does."""
+"""CuPy's Gumbel noise on CUDA, run here with a CPU's logarithms in place of CUDA's accurate logf.
+``cupy.argmax`` lets NaN win, as torch's does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""FlashInfer: base-2 Gumbel noise on CUDA, run here with a CPU's logarithms."""
+"""FlashInfer: base-2 Gumbel noise on CUDA, run here with a CPU's logarithms.
+
+The kernel is built with -use_fast_math, so its log2f is lg2.approx; nobody measured here what that does to
+the noise."""
 
 from __future__ import annotations
 
