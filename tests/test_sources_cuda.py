@@ -401,13 +401,10 @@ class TestOnThisGPU:
             assert torch.equal(source.finish(words.cuda()).cpu(), source.finish(words))
 
     def test_exponentials_differ_by_the_logarithm_alone(self):
-        """A GPU's ``__logf`` is within 2^-21.41 of the logarithm for u in [1/2, 2] and within 3 ulp elsewhere (CUDA C++
-        Programming Guide, intrinsic functions), ours within 1 ulp: E near 22 has an ulp of 2^-19."""
         words = torch.from_numpy(word_to_float(telling_words(3)))
         source = TORCH_CUDA_EXPONENTIAL["fp32"]
         here, there = source.finish(words).double(), source.finish(words.cuda()).cpu().double()
-        ulp = torch.ldexp(torch.ones_like(here), torch.frexp(here).exponent - FP32.precision)
-        assert ((here - there).abs() <= (4 * ulp).clamp(min=2.0**-21)).all()
+        assert float((here - there).abs().max()) <= 2.0**-21
         assert float(there.min()) == 2.0**-24
 
     def test_the_library_draws_from_the_tables(self):
