@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from precision_lab import SAMPLERS, figures
+from precision_lab.devices import of_run
 from precision_lab.mdm import decode
 from precision_lab.mdm.cost import call_worth, expected_draws, expected_nfe
 from precision_lab.mdm.denoiser import Denoiser, DenoiserConfig
@@ -28,7 +29,7 @@ from precision_lab.statistics import cluster_bootstrap
 from precision_lab.study import Study
 
 ROOT, STEPS, N = Path(__file__).parent.parent, (1000, 2000, 5000, 10_000), 10_000
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = of_run()
 SHAPE = {"layers": 4, "width": 256, "vocab": 50_257, "length": 1024, "timed": 10, "hits": 4, "of": 21}
 LARGE = SHAPE | {"layers": 12, "width": 768, "hits": 2}
 GRID = {

@@ -83,6 +83,29 @@ def emit(rows: list[dict[str, Any]], format: Format) -> None:
         Console(width=width, highlight=False, markup=False, emoji=False).print(table)  # [vocab=5] is not a tag
 
 
+class Device(StrEnum):
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Logits(StrEnum):
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+
+
+class Takes(StrEnum):
+    LOGITS = "logits"
+    LOG_PROBS = "log_probs"
+    PROBS = "probs"
+
+
+DeviceOption = Annotated[Device, typer.Option(help="Where the function runs, and whose arithmetic its law is.")]
+LogitsOption = Annotated[Logits, typer.Option(help="In what dtype a function is given its logits.")]
+TakesOption = Annotated[Takes, typer.Option(help="What a function is given.")]
+
+
 @app.command()
 def run(
     experiments: Annotated[list[str] | None, typer.Argument(help="Names; all if none is given.")] = None,
@@ -90,14 +113,14 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for table, manifest and figure.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every cell's own stream.")] = 0,
-    device: Annotated[
-        str, typer.Option(help="cpu, or auto (which is cpu: the samplers' atoms are those of CPU).")
-    ] = "auto",
+    device: Annotated[Device, typer.Option(help="Where experiments that can choose run: timings, draws.")] = Device.CPU,
 ) -> None:
     """Run experiments: measure, tabulate, draw. Interrupt at will; the same command resumes."""
-    if device not in ("auto", "cpu"):
-        raise InputError(f"device {device!r}", "auto or cpu", "the atom tables shipped are measured on CPU")
-    from . import engine, report
+    import os
+
+    from . import devices, engine, report
+
+    os.environ[devices.VARIABLE] = devices.checked(device.value)
 
     folder = out or Path("results" if profile is Profile.QUICK else f"results/{profile}")
     names = experiments or list(engine.experiments())
@@ -124,29 +147,6 @@ def _rows_of(target: str, row: int | None) -> Any:
     if row is not None:
         raise InputError("--row with a synthetic target", "a file of logits", "leave --row out")
     return parse_target(target)
-
-
-class Device(StrEnum):
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class Logits(StrEnum):
-    FLOAT16 = "float16"
-    BFLOAT16 = "bfloat16"
-    FLOAT32 = "float32"
-    FLOAT64 = "float64"
-
-
-class Takes(StrEnum):
-    LOGITS = "logits"
-    LOG_PROBS = "log_probs"
-    PROBS = "probs"
-
-
-DeviceOption = Annotated[Device, typer.Option(help="Where the function runs, and whose arithmetic its law is.")]
-LogitsOption = Annotated[Logits, typer.Option(help="In what dtype a function is given its logits.")]
-TakesOption = Annotated[Takes, typer.Option(help="What a function is given.")]
 
 
 def _sampler(spec: str, takes: Takes) -> Any:
@@ -248,6 +248,7 @@ def check(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     timeout: Annotated[float, typer.Option(help="Seconds that one call may take.")] = 60.0,
     ledger: Annotated[Path | None, typer.Option(help="Folder that keeps the evidence of earlier runs.")] = None,
+    device: Annotated[Device, typer.Option(help="Where the sampler draws.")] = Device.CPU,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Verdict on a sampler: exit 0 pass, 1 fail, 3 inconclusive; and which known recipe its draws look like."""
@@ -264,6 +265,7 @@ def check(
         seed=seed,
         timeout=timeout,
         ledger=ledger,
+        device=device.value,
     )
     show(report, format)
 
@@ -391,13 +393,13 @@ def train(
         raise InputError(f"width = {width}", "a multiple of 64", "heads have 64 numbers each")
     import torch
 
+    from . import devices
     from .mdm import corpus
     from .mdm.denoiser import DenoiserConfig
     from .mdm.train import TrainConfig
     from .mdm.train import train as fit
 
-    if device is Device.CUDA and not torch.cuda.is_available():
-        raise InputError("device cuda", "a CUDA device that torch sees", "leave --device out, or look at: doctor")
+    devices.checked(device.value)
     torch.set_num_threads(threads)
     shape = DenoiserConfig(vocab, layers, heads=width // 64, width=width, causal=kind is Kind.AR, timed=timed)
     config = TrainConfig(shape, steps, batch, length, evaluate_every=save_every, device=device.value)
@@ -420,17 +422,20 @@ def capture(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write (.safetensors).")] = None,
     rows: Annotated[int, typer.Option(help="Rows of logits.")] = 25,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.CPU,
 ) -> None:
     """Record logits of a real model on real held-out text, at several mask ratios."""
     import numpy as np
     import torch
 
+    from . import devices
     from .files import read_json
     from .mdm import capture as recorder
     from .mdm import corpus
     from .provenance import file_sha256
     from .targets import save_capture
 
+    devices.checked(device.value)
     rng = np.random.Generator(np.random.Philox(seed))
     path = out or Path("models") / model / "logits.safetensors"
     if model is Model.MDM:
@@ -443,7 +448,8 @@ def capture(
         text = torch.from_numpy(np.load(held_out, allow_pickle=False).astype(np.int64))
         weights = manifest["weights_sha256"]
         note = {"weights_sha256": weights, "text": "held-out windows, one masked position a row", "seed": seed}
-        taken = recorder.capture_mdm(denoiser, text, rows=rows, rng=rng, manifest=note)
+        note["device"] = devices.described(device.value)
+        taken = recorder.capture_mdm(denoiser.to(device.value), text, rows=rows, rng=rng, manifest=note)
     else:
         from .mdm import smollm2
         from .mdm.sources import SOURCES, documents
@@ -455,7 +461,8 @@ def capture(
         source = smollm2.SMOLLM2
         note = {"package": source.requirement, "package_sha256": source.sha256, "licence": source.licence, "seed": seed}
         note["text"] = "held-out documents of chitchat and wikipedia, next token at a random position"
-        taken = recorder.capture_smollm2(network, text, rows=rows, rng=rng, manifest=note)
+        note["device"] = devices.described(device.value)
+        taken = recorder.capture_smollm2(network.to(device.value), text, rows=rows, rng=rng, manifest=note)
     save_capture(path, taken)
     print(f"{len(taken.logits)} rows of {taken.logits.shape[1]} logits -> {path}")
 
@@ -465,12 +472,13 @@ def bench(
     vocab: Annotated[int, typer.Option(help="Vocabulary.")] = 8192,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 7,
     laws: Annotated[bool, typer.Option("--laws", help="Time exact laws by vocabulary and bits instead.")] = False,
+    device: Annotated[Device, typer.Option(help="Where samplers draw; laws are computed on the CPU.")] = Device.CPU,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Cost beside fidelity: every sampler in one run, as ratios to gumbel_max_fp32; or the cost of exact laws."""
     from . import bench as measure
 
-    emit(measure.bench_laws() if laws else measure.bench(vocab=vocab, rounds=rounds), format)
+    emit(measure.bench_laws() if laws else measure.bench(vocab=vocab, rounds=rounds, device=device.value), format)
 
 
 @app.command()

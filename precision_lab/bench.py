@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from .atoms import Atoms
+from .devices import checked
 from .formats import BF16, FP32
 from .laws.argmax import argmax_law
 from .laws.law import target_law
@@ -23,19 +24,25 @@ from .targets.synthetic import mdm_step, normal, uniform, zipf
 RIVAL = "gumbel_max_fp32"
 
 
-def bench(*, vocab: int = 8192, rows: int = 64, rounds: int = 7, unmask: float = 1e-3) -> list[dict[str, Any]]:
+def bench(
+    *, vocab: int = 8192, rows: int = 64, rounds: int = 7, unmask: float = 1e-3, device: str = "cpu"
+) -> list[dict[str, Any]]:
     """One row per sampler on an ancestral step of Zipf(1): median time per token, ratio to gumbel_max_fp32 (median and
     range over rounds; the rounds visit the samplers in turn, so a drifting machine drifts for all), total variation
-    from the target and seconds to compute the law."""
+    from the target and seconds to compute the law. ``device``: where the samplers draw; the law is that of the recipe as
+    it is declared, computed on the CPU."""
     logits = torch.from_numpy(mdm_step(zipf(vocab), unmask)).float()
-    batch, target = logits.expand(rows, -1).contiguous(), target_law(logits.double().numpy())
+    batch = logits.expand(rows, -1).contiguous().to(checked(device))
+    target = target_law(logits.double().numpy())
     seconds: dict[str, list[float]] = {name: [] for name in SAMPLERS}
     for round_ in range(rounds + 1):
         print(f"round {round_}/{rounds}", file=sys.stderr)
         for name, sampler in SAMPLERS.items():
-            rng = torch.Generator().manual_seed(round_)
+            rng = torch.Generator(device=device).manual_seed(round_)
+            _wait(device)
             started = time.perf_counter()
             sampler.draw(batch, 1, rng=rng)
+            _wait(device)
             seconds[name].append(time.perf_counter() - started)
     table = []
     for name, sampler in SAMPLERS.items():
@@ -56,6 +63,12 @@ def bench(*, vocab: int = 8192, rows: int = 64, rounds: int = 7, unmask: float =
             }
         )
     return sorted(table, key=lambda row: float(np.nan_to_num(row["total_variation"])))
+
+
+def _wait(device: str) -> None:
+    """A GPU answers before it has computed: wait until it has."""
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def bench_laws(*, rounds: int = 1) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from .errors import InputError
 from .explain import given_logits
 from .laws.law import Law, target_law
 from .samplers import FunctionSampler, Sampler, UniformSampler
+from .samplers.on_device import on_device
 from .statistics import effective_temperature, kl_divergence, max_log_ratio, suppressed_mass, total_variation
 from .statistics.unmasking import unmasking
 from .targets import Target
@@ -57,6 +58,7 @@ def compare(sampler: Sampler, target: Target, *, dtype: str = "float32", device:
     """One row: distances of the sampler's law from softmax of the logits that it is given, and what stands behind them.
     For a step of masked diffusion also the unmasking multiplier, the temperature of the token and the entropy lost."""
     row = given_logits(sampler, target, dtype, device)
+    sampler = on_device(sampler, device)
     law = sampler.law(row)
     intended = _as_wide(target_law(row.double().cpu().numpy()), law.vocab)
     fit = effective_temperature(law, intended)

@@ -13,8 +13,9 @@ from types import ModuleType
 
 import pandas as pd
 
+from .devices import described, of_run
 from .errors import InputError, unknown_name
-from .provenance import git_commit, processor, versions
+from .provenance import git_commit, versions
 from .result import Result
 from .store import Store
 from .study import Cell, Study
@@ -104,7 +105,7 @@ def run(
         "cells": len(cells),
         "seconds_measuring": round(sum(record["seconds"] for record in records.values()), 1),
         "seconds_this_run": round(time.monotonic() - started, 1),
-        "device": f"cpu, {processor()}",
+        "device": described(of_run()),
         "versions": versions(),
         "commit": git_commit(),
         "format": 1,

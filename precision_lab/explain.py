@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .devices import checked
 from .errors import InputError
 from .samplers import FunctionSampler, Sampler, UniformSampler
 from .samplers.traced.explain import explain
@@ -22,12 +23,10 @@ def given_logits(sampler: Sampler, target: Target, dtype: str = "float32", devic
     casts by itself, in float64. InputError for a dtype that is none, and for a device that is not there."""
     if dtype not in LOGITS:
         raise InputError(f"dtype {dtype!r}", ", ".join(LOGITS), "choose one")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda", "a CUDA device that torch sees", "leave --device out, or look at: doctor")
     row = torch.from_numpy(np.asarray(target.logits, dtype=np.float64))
     if isinstance(sampler, FunctionSampler):
         row = row.to(DTYPES[LOGITS[dtype]])
-    return row.to(device)
+    return row.to(checked(device))
 
 
 def explained(sampler: Sampler, vocab: int = 1000, *, dtype: str = "float32", device: str = "cpu") -> dict[str, Any]:

@@ -13,7 +13,7 @@ import precision_lab
 
 PACKAGE = Path(precision_lab.__file__).parent
 LAYERS = (
-    {"types", "errors", "formats", "files", "recorded", "provenance"},
+    {"types", "errors", "formats", "files", "recorded", "provenance", "devices"},
     {"atoms"},
     {"laws", "uniforms", "targets"},
     {"statistics", "samplers"},

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..devices import checked
 from ..errors import InputError
 from ..samplers import FunctionSampler, Sampler, resolve
 from ..types import Int
@@ -33,23 +34,33 @@ class Caller:
     """``draw(stream, logits, n)``: one generator for each stream, seeded by the stream's own number, goes on from call to call.
 
     ``arrays``: torch, numpy or jax, whose arrays the function is given; house: a Sampler of this package.
-    ``spec``: what a user would type to get the sampler.
+    ``spec``: what a user would type to get the sampler.  ``device``: where its tensors and its generator are.
     """
 
     sampler: Any
     arrays: str
     spec: str
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         self._streams: dict[int, Any] = {}
 
     @staticmethod
-    def of(sampler: str | Sampler | Callable[..., Any], library: str | None = None, spec: str | None = None) -> Caller:
-        """InputError where there is no such sampler, or no argument to be random by."""
+    def of(
+        sampler: str | Sampler | Callable[..., Any],
+        library: str | None = None,
+        spec: str | None = None,
+        device: str = "cpu",
+    ) -> Caller:
+        """InputError where there is no such sampler, no argument to be random by, or no such device."""
+        checked(device)
         found = resolve(sampler)
         if not isinstance(found, FunctionSampler):
-            return Caller(found, "house", spec or found.name)
-        return Caller(found.function, library or library_by_name(found.function), spec or found.name)
+            return Caller(found, "house", spec or found.name, device)
+        arrays = library or library_by_name(found.function)
+        if device != "cpu" and arrays != "torch":
+            raise InputError(f"device {device} for a {arrays} function", "a torch function", "leave --device out")
+        return Caller(found.function, arrays, spec or found.name, device)
 
     def draw(self, stream: int, logits: np.ndarray, n: int) -> Int:
         """``n`` tokens for each row of ``logits``, (rows, vocab) float32. Returns (n, rows) int64, or raises Misbehaved."""
@@ -66,7 +77,7 @@ class Caller:
     def source(self, seed: int) -> Any:
         """A fresh source of randomness of the sampler's library."""
         if self.arrays in ("torch", "house"):
-            return torch.Generator().manual_seed(seed)
+            return torch.Generator(device=self.device).manual_seed(seed)
         return np.random.default_rng(seed) if self.arrays == "numpy" else _Keys(seed)
 
     def call(self, source: Any, logits: np.ndarray, n: int, seed: int) -> Int:
@@ -98,7 +109,7 @@ class Caller:
 
     def _array(self, logits: np.ndarray) -> Any:
         if self.arrays in ("torch", "house"):
-            return torch.from_numpy(logits.copy())
+            return torch.from_numpy(logits.copy()).to(self.device)
         return logits.copy() if self.arrays == "numpy" else _jax().numpy.asarray(logits)
 
     def _fault(self, what: str, detail: str, logits: np.ndarray, n: int, seed: int) -> Misbehaved:
@@ -108,12 +119,14 @@ class Caller:
         """A call to paste: the sampler on :func:`ramp` of the same shape."""
         made = f"logits = ramp{tuple(shape)}"
         if self.arrays in ("torch", "house"):
-            made = f"import torch; logits = torch.from_numpy(ramp{tuple(shape)})"
+            moved = "" if self.device == "cpu" else f".to({self.device!r})"
+            made = f"import torch; logits = torch.from_numpy(ramp{tuple(shape)}){moved}"
         elif self.arrays == "jax":
             made = f"import jax; logits = jax.numpy.asarray(ramp{tuple(shape)})"
+        where = "" if self.device == "cpu" else repr(self.device)
         source = {
-            "house": f"rng=torch.Generator().manual_seed({seed})",
-            "torch": f"generator=torch.Generator().manual_seed({seed})",
+            "house": f"rng=torch.Generator({where}).manual_seed({seed})",
+            "torch": f"generator=torch.Generator({where}).manual_seed({seed})",
             "numpy": f"rng=numpy.random.default_rng({seed})",
             "jax": f"key=jax.random.key({seed})",
         }[self.arrays]

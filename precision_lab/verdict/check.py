@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..devices import checked
 from ..errors import InputError
 from ..statistics import Counts, EProcess, Ledger, TestResult, alternative_laws
 from ..targets import Target, load_capture, parse_target
@@ -79,6 +80,7 @@ def check(
     seed: int = 0,
     timeout: float = 60.0,
     ledger: Path | None = None,
+    device: str = "cpu",
     say: Say | None = None,
 ) -> Report:
     """The verdict on a sampler named as for :func:`~precision_lab.resolve`, run in a process of its own.
@@ -87,6 +89,7 @@ def check(
     test that must see a wished effect (``detect``) sees it with 1 - ``false_pass`` at this n, else inconclusive.
     ``budget`` caps the draws.  ``timeout``: seconds for one call.  ``ledger``: folder that keeps an e-process for
     each target over runs, one more test, at ``false_fail`` over all of them together; every run needs a new seed.
+    ``device``: where the sampler draws.
     Errors: InputError for anything the user can mend; what the sampler does wrong is in the report.
     """
     from .child import Child
@@ -99,7 +102,7 @@ def check(
     say = say or (lambda line: print(line, file=sys.stderr, flush=True))
     options: dict[str, Any] = {"slow": budget is Budget.FULL, "ledger": ledger, "say": say}
     try:
-        with Child(sampler, timeout) as child:
+        with Child(sampler, timeout, checked(device)) as child:
             return examine(child, asked, seed, _command(sampler, locals()), code=child.code, **options)
     except Misbehaved as fault:  # before the first call
         return _faulty(fault, sampler, asked, seed, _command(sampler, locals()))
@@ -209,4 +212,5 @@ def _command(sampler: str, given: dict[str, Any]) -> str:
     for part in [detect] if isinstance(detect, str) else detect:
         words += ["--detect", part]
     words += ["--false-fail", f"{given['false_fail']:g}", "--false-pass", f"{given['false_pass']:g}"]
+    words += ["--device", given["device"]] if given["device"] != "cpu" else []
     return shlex.join([*words, "--budget", str(given["budget"]), "--seed", str(given["seed"])])

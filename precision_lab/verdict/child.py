@@ -26,12 +26,12 @@ class Child:
     is answered wrongly, or not in time, or the process ends.
     """
 
-    def __init__(self, spec: str, timeout: float) -> None:
+    def __init__(self, spec: str, timeout: float, device: str = "cpu") -> None:
         if not 0 < timeout <= 1e6:
             raise InputError(f"timeout = {timeout}", "seconds above 0", "60 is the default")
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, spec), daemon=True)
+        self._process = context.Process(target=serve, args=(theirs, spec, device), daemon=True)
         self._process.start()
         theirs.close()
         self.spec, self.timeout = spec, timeout
@@ -79,12 +79,12 @@ class Child:
         return answer[0]
 
 
-def serve(connection: Connection, spec: str) -> None:
+def serve(connection: Connection, spec: str, device: str = "cpu") -> None:
     """Answers until the other end closes. What the sampler prints goes to stderr: stdout is for data."""
     sys.stdout.flush()
     os.dup2(2, 1)
     try:
-        caller = Caller.of(spec)
+        caller = Caller.of(spec, device=device)
         connection.send(("done", (caller.spec, code_of(caller))))
     except InputError as error:
         connection.send(("input", error.got, error.expected, error.remedy))
