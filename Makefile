@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.ready
 DEV    := $(VENV)/.ready-dev
 
-.PHONY: env figures test test-slow lint notebooks bench clean
+.PHONY: env figures test test-slow test-matrix gpu lint notebooks bench clean
 .DEFAULT_GOAL := figures
 
 env: $(DEV)
@@ -25,10 +25,18 @@ figures: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m precision_lab run --profile quick -j 2
 
 test: $(DEV)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 -m "not slow" --nbmake tests notebooks
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 -m "not slow and not gpu" --nbmake tests notebooks
 
 test-slow: $(DEV)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 -m slow
+
+# Hours: the tests of the numbers under other versions of torch and other instruction sets. The same command resumes.
+test-matrix: $(DEV)
+	OMP_NUM_THREADS=1 $(PY) tests/matrix.py
+
+# Four minutes on a machine with a GPU; its results go to results/gpu.
+gpu: $(DEV)
+	$(PY) tests/gpu.py
 
 lint: $(DEV)
 	$(PY) -m ruff check .

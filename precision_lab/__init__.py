@@ -17,13 +17,22 @@ __version__ = "0.1.0"
 
 
 def law(sampler: Any, logits: Any) -> Law:
-    """The law of ``sampler`` (a name, a Sampler, or ``file.py:fn`` naming one) on one row of logits, (vocab,).
+    """The law of ``sampler`` on one row of logits, (vocab,): a name, a Sampler, a function, or ``file.py:fn`` naming one.
 
-    Returns a :class:`~precision_lab.laws.law.Law`: ``.probs``, ``.log_probs``, ``.error``, ``.guarantee``.
+    A function is read as it runs, on the device and in the dtype of the logits; logits that are no tensor are given to it
+    as float32. Returns a :class:`~precision_lab.laws.law.Law`: ``.probs``, ``.log_probs``, ``.error``, ``.guarantee``.
+    InputError where the function cannot be read: the message names the operation and what to do.
     """
-    from .samplers import resolve
+    import torch
 
-    return resolve(sampler).law(logits)
+    from .samplers import FunctionSampler, resolve
+
+    found = resolve(sampler)
+    if isinstance(found, FunctionSampler) and not isinstance(logits, torch.Tensor):
+        import numpy as np
+
+        logits = torch.from_numpy(np.asarray(logits, dtype=np.float32))
+    return found.law(logits)
 
 
 def __getattr__(name: str) -> Any:  # heavy imports only when asked for

@@ -126,22 +126,41 @@ def _rows_of(target: str, row: int | None) -> Any:
     return parse_target(target)
 
 
-def _telling(sampler: Any) -> Any:
-    """The sampler, whose long laws tell their progress on stderr every five seconds."""
-    import time
+class Device(StrEnum):
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Logits(StrEnum):
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+
+
+class Takes(StrEnum):
+    LOGITS = "logits"
+    LOG_PROBS = "log_probs"
+    PROBS = "probs"
+
+
+DeviceOption = Annotated[Device, typer.Option(help="Where the function runs, and whose arithmetic its law is.")]
+LogitsOption = Annotated[Logits, typer.Option(help="In what dtype a function is given its logits.")]
+TakesOption = Annotated[Takes, typer.Option(help="What a function is given.")]
+
+
+def _sampler(spec: str, takes: Takes) -> Any:
+    """The sampler of a name or a function; only a function can take anything but logits."""
     from dataclasses import replace
 
-    from .samplers import UniformSampler
+    from .samplers import FunctionSampler, resolve
 
-    said = time.monotonic()
-
-    def tell(share: float) -> None:
-        nonlocal said
-        if time.monotonic() - said > 5 and share < 1:
-            said = time.monotonic()
-            print(f"law of {sampler.name}: {share:.0%}", file=sys.stderr, flush=True)
-
-    return replace(sampler, progress=tell) if isinstance(sampler, UniformSampler) else sampler
+    found = resolve(spec)
+    if isinstance(found, FunctionSampler):
+        return replace(found, takes=takes.value)
+    if takes is not Takes.LOGITS:
+        raise InputError(f"--takes {takes} for {found.name}", "a function of yours", "leave --takes out")
+    return found
 
 
 @app.command()
@@ -149,37 +168,35 @@ def law(
     sampler: Annotated[str, typer.Option(help="A name from `ls samplers`, file.py:name or module:name.")],
     target: Annotated[str, typer.Option(help="name[parameter=value,...] from `ls targets`, or a .safetensors file.")],
     row: Annotated[int | None, typer.Option(help="Which row of the file.")] = None,
+    use: Annotated[
+        str, typer.Option("--for", help="lm: the next token. mdm:N: the first of N ancestral steps on the target.")
+    ] = "lm",
+    dtype: LogitsOption = Logits.FLOAT32,
+    device: DeviceOption = Device.CPU,
+    takes: TakesOption = Takes.LOGITS,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """The exact law of a sampler on one target, against the target itself. Nothing is drawn."""
-    from .laws.law import target_law
-    from .samplers import resolve
-    from .statistics import effective_temperature, kl_divergence, max_log_ratio, suppressed_mass, total_variation
+    """The law of a sampler, or of your own function as it runs, on one target, against the target itself. Nothing is drawn
+    but a few thousand tokens by which the reading of a function is confirmed."""
+    from .compare import compare, in_use, telling
 
-    found, chosen = _telling(resolve(sampler)), _rows_of(target, row)
-    exact, intended = found.law(chosen.logits), target_law(chosen.logits)
-    fit = effective_temperature(exact, intended)
-    emit(
-        [
-            {
-                "sampler": found.name,
-                "target": chosen.name,
-                "vocab": exact.vocab,
-                "total_variation": total_variation(exact, intended),
-                "kl_divergence": kl_divergence(exact, intended),
-                "max_log_ratio": max_log_ratio(exact, intended),
-                "effective_temperature": fit.temperature.value,
-                "temperature_share": fit.share,
-                "suppressed_mass": suppressed_mass(exact, intended),
-                "unreachable_tokens": len(exact.unreachable),
-                "ceiling": found.ceiling,
-                "error": exact.error,
-                "guarantee": str(exact.guarantee),
-                "how": exact.how,
-            }
-        ],
-        format,
-    )
+    found = telling(_sampler(sampler, takes))
+    emit([compare(found, in_use(_rows_of(target, row), use), dtype=dtype.value, device=device.value)], format)
+
+
+@app.command()
+def explain(
+    sampler: Annotated[str, typer.Argument(help="file.py:name, module:name, or a name from `ls samplers`.")],
+    vocab: Annotated[int, typer.Option(min=2, help="Tokens of the row at which the function is read.")] = 1000,
+    dtype: LogitsOption = Logits.FLOAT32,
+    device: DeviceOption = Device.CPU,
+    takes: TakesOption = Takes.LOGITS,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """How a function draws: source and bits, noise map, weights, join, dtypes, decision, ties, ceiling, smallest tail."""
+    from .explain import explained
+
+    emit([explained(_sampler(sampler, takes), vocab, dtype=dtype.value, device=device.value)], format)
 
 
 DetectOption = Annotated[
@@ -336,11 +353,6 @@ class Kind(StrEnum):
     AR = "ar"
 
 
-class Device(StrEnum):
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
 @app.command()
 def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; its state resumes it.")] = Path(
@@ -491,13 +503,29 @@ def gallery(
 
 
 @app.command()
+def measure(
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write (.npz).")],
+    op: Annotated[
+        str, typer.Option(help="rand, exponential_, gumbel (-log(-log(rand))) or race (-log(rand)).")
+    ] = "gumbel",
+    dtype: Annotated[str, typer.Option(help="fp16, bf16, fp32 or fp64.")] = "fp32",
+    device: Annotated[Device, typer.Option(help="Whose arithmetic.")] = Device.CPU,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Write this machine's noise table: every word of the generator through the device's own arithmetic, counted."""
+    from .measure import measure as write
+
+    emit([write(op, dtype, device.value, out)], format)
+
+
+@app.command()
 def doctor(format: FormatOption = Format.TABLE) -> None:
-    """What this machine has, and whether its arithmetic is the one our tables were measured with."""
+    """What this machine has, and which word maps its torch is found to take. Exit 1 only where one is unknown."""
     from .doctor import checks
 
     rows = checks()
     emit(rows, format)
-    if any(row["state"] == "differs" for row in rows):
+    if any(row["state"] == "unusable" for row in rows):
         raise typer.Exit(1)
 
 

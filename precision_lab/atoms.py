@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .errors import InputError
+from .files import read_npz, write_npz
 from .types import Float, Int
+
+MOST_ROWS = 1 << 27  # of a table read from a file: 84 million are the float32 values of 32-bit words
+COUNTS = ("|u1", "<u2", "<u4", "<i8")
 
 
 @dataclass(frozen=True)
 class Atoms:
-    """P(X = values[k]) = counts[k] / 2^bits.  values: (k,) float64, ascending, distinct, no NaN; counts: (k,) int64 > 0."""
+    """P(X = values[k]) = counts[k] / 2^bits.  values: (k,) float64, ascending, distinct, no NaN; counts: (k,)
+    int64 > 0."""
 
     values: Float
     counts: Int
@@ -80,3 +88,49 @@ class Atoms:
         digest = hashlib.sha256(self.values.astype("<f8").tobytes())
         digest.update(self.counts.astype("<i8").tobytes() + bytes([self.bits]))
         return digest.hexdigest()
+
+    def save(self, path: Path | str, metadata: Mapping[str, Any]) -> None:
+        """Write the table as a NumPy archive (.npz, nothing pickled), atomically: ``values`` (float32 where
+        that holds them), ``counts`` (the narrowest integers), ``bits``, and ``metadata`` as JSON, to which
+        the table's sha256 is added. Say in it what was measured, on which device, driver and torch.
+
+        Raises InputError for metadata that JSON cannot hold, or a name that does not end in .npz.
+        """
+        try:
+            text = json.dumps({**metadata, "sha256": self.sha256()}, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"metadata: {error}", "strings and finite numbers", "leave the rest out") from None
+        narrow = self.values.astype("<f4")
+        exact = np.array_equal(narrow.astype(np.float64), self.values)
+        counts = next(kind for kind in COUNTS if self.counts.max() <= np.iinfo(kind).max)
+        arrays = {
+            "values": narrow if exact else self.values.astype("<f8"),
+            "counts": self.counts.astype(counts),
+            "bits": np.array(self.bits, dtype="<i8"),
+            "metadata": np.frombuffer(text.encode(), dtype="|u1"),
+        }
+        write_npz(Path(path), arrays)
+
+    @staticmethod
+    def load(path: Path | str) -> tuple[Atoms, dict[str, Any]]:
+        """What :meth:`save` wrote: the table and its metadata. Nothing is unpickled, and no more than 2^27
+        rows are read.
+
+        Raises InputError if the file is missing, cut short, of other dtypes or shapes, not a law (NaN, counts
+        that do not sum), or has another sha256 than its metadata say."""
+        path = Path(path)
+        dtypes = {"values": ("<f4", "<f8"), "counts": COUNTS, "bits": ("<i8",), "metadata": ("|u1",)}
+        held = read_npz(path, dtypes=dtypes, most=MOST_ROWS)
+        try:
+            metadata = json.loads(held["metadata"].tobytes())
+        except ValueError as error:
+            raise InputError(f"{path}: {error}", "metadata in JSON", "restore the file or measure it again") from None
+        if not isinstance(metadata, dict) or held["bits"].shape != ():
+            raise InputError(f"{path} without bits and metadata", "a table", "restore the file or measure it again")
+        atoms = Atoms(held["values"].astype(np.float64), held["counts"].astype(np.int64), int(held["bits"]))
+        if (found := atoms.sha256()) != metadata.get("sha256"):
+            said = str(metadata.get("sha256"))
+            raise InputError(
+                f"{path} of sha256 {found[:16]}...", f"{said[:16]}...", "restore the file or measure it again"
+            )
+        return atoms, metadata

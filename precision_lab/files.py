@@ -1,18 +1,29 @@
 """Reading and writing files so that nothing is lost and nothing is executed.
 
-Every write goes to a neighbour first and is renamed over the target, so a reader sees the old file or the new one.
-"""
+Every write goes to a neighbour first and is renamed over the target, so a reader sees the old file or the new
+one."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    from .types import Array
+
+
+def cache_dir() -> Path:
+    """``$PRECISION_LAB_CACHE``, else ``~/.cache/precision_lab``."""
+    return Path(os.environ.get("PRECISION_LAB_CACHE") or Path.home() / ".cache" / "precision_lab")
 
 
 @contextmanager
@@ -65,6 +76,61 @@ def read_safetensors(path: Path, *, sha256: str | None = None) -> dict[str, Any]
         return load(path.read_bytes())
     except SafetensorError as error:
         raise InputError(f"{path}: {error}", "a safetensors file", "restore the file from its source") from None
+
+
+def read_npz(path: Path, *, dtypes: dict[str, tuple[str, ...]], most: int) -> dict[str, Array]:
+    """The arrays of a NumPy archive, whose headers are checked before anything is read and which is never
+    unpickled.
+
+    ``dtypes``: for each array that the file must hold, the dtypes allowed, such as ``"<f8"``; ``most``: items
+    at most in one. Raises InputError if the file is missing, not named .npz, cut short, or holds something
+    else."""
+    if path.suffix != ".npz":
+        raise InputError(f"a file {path.name}", "a name that ends in .npz", "give the table that was written")
+    if not path.is_file():
+        raise InputError(f"no file {path}", "a table (.npz)", "check the path")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = sorted(archive.namelist())
+            if held != sorted(f"{name}.npy" for name in dtypes):
+                raise ValueError(f"holds {', '.join(held) or 'nothing'}")
+            return {name: _npz_member(archive, name, allowed, most) for name, allowed in dtypes.items()}
+    except (ValueError, OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        expected = f"an archive of {', '.join(dtypes)}, numbers only"
+        raise InputError(f"{path}: {error}", expected, "restore the file or measure it again") from None
+
+
+def _npz_member(archive: zipfile.ZipFile, name: str, allowed: tuple[str, ...], most: int) -> Array:
+    """One array. ValueError for another dtype, more than ``most`` items, or a length that its header does not
+    give."""
+    import numpy as np
+
+    info = archive.getinfo(f"{name}.npy")
+    with archive.open(info) as file:
+        major = np.lib.format.read_magic(file)[0]
+        read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(file)
+        items = math.prod(shape)
+        if dtype.str not in allowed or fortran:
+            raise ValueError(f"{name} of dtype {dtype.str}, not {' or '.join(allowed)}")
+        if not 0 <= items <= most or any(n < 0 for n in shape):
+            raise ValueError(f"{name} of shape {shape}, more than {most} items")
+        if info.file_size != file.tell() + items * dtype.itemsize:
+            raise ValueError(f"{name} of {info.file_size} bytes for the shape {shape}")
+        data = file.read(items * dtype.itemsize)
+    if len(data) != items * dtype.itemsize:
+        raise ValueError(f"{name} is cut short")
+    return np.frombuffer(data, dtype=dtype).reshape(shape)
+
+
+def write_npz(path: Path, arrays: dict[str, Array]) -> None:
+    """Write a compressed NumPy archive atomically. InputError unless the name ends in .npz."""
+    import numpy as np
+
+    if path.suffix != ".npz":
+        raise InputError(f"a file {path.name}", "a name that ends in .npz", "name it so")
+    with atomic(path) as partial:
+        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
 
 
 def write_safetensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> None:

@@ -20,15 +20,31 @@ import torch
 import precision_lab.samplers
 from precision_lab import __main__ as command_line
 from precision_lab import bench, doctor, engine, report
+from precision_lab.errors import InputError
 from precision_lab.files import read_json
 from precision_lab.mdm import corpus as corpora
 from precision_lab.mdm.corpus import Corpus
 from precision_lab.mdm.denoiser import DenoiserConfig
 from precision_lab.mdm.train import TrainConfig, load_model, train
+from precision_lab.provenance import versions
 from precision_lab.samplers import SAMPLERS
 from precision_lab.targets import TARGETS, Capture, load_capture, save_capture
+from precision_lab.uniforms import measured
 
-COMMANDS = ["run", "law", "ls", "train", "capture", "bench", "gallery", "doctor", "check", "audit", "perplexity"]
+COMMANDS = [
+    "run",
+    "law",
+    "ls",
+    "train",
+    "capture",
+    "bench",
+    "gallery",
+    "measure",
+    "doctor",
+    "check",
+    "audit",
+    "perplexity",
+]
 HEAVY = ["torch", "numpy", "scipy", "pandas", "matplotlib"]
 
 
@@ -408,18 +424,33 @@ class TestDoctor:
         code, out, err = cli("doctor", "-f", "json")
         assert (code, err) == (0, "")
         rows = {row["what"]: row for row in strict(out)}
-        assert rows["torch"]["value"] == torch.__version__
+        assert rows["torch"]["value"] == versions()["torch"]
         assert (
             rows["noise atoms of gumbel_max_bf16"]["value"] == SAMPLERS["gumbel_max_bf16"].noise_atoms().sha256()[:16]
         )
         assert "noise atoms of gumbel_max_fp64" not in rows
         assert {"python", "numpy", "scipy", "precision-lab", "processor", "commit"} <= rows.keys()
+        assert rows["vector capability"]["value"] == torch.backends.cpu.get_cpu_capability()
+        for call in ("rand", "exponential_"):
+            for dtype in ("float16", "bfloat16", "float32", "float64"):
+                assert rows[f"{call} {dtype} on cpu"]["state"] == "confirmed"
 
-    def test_a_difference_is_exit_1(self, cli, monkeypatch):
+    def test_a_difference_is_information(self, cli, monkeypatch):
         monkeypatch.setattr(doctor, "checks", lambda: [{"what": "noise", "value": "x", "state": "differs"}])
         code, out, _ = cli("doctor", "-f", "csv")
-        assert code == 1
+        assert code == 0
         assert out == "what,value,state\nnoise,x,differs\n"
+
+    def test_an_unknown_word_map_is_exit_1(self, cli, two_samplers, monkeypatch):
+        def refuse(op, dtype):
+            raise InputError(f"{op} of another torch", "a known word map", "use another")
+
+        monkeypatch.setattr(measured, "word_map_here", refuse)
+        code, out, _ = cli("doctor", "-f", "json")
+        rows = {row["what"]: row for row in strict(out)}
+        assert code == 1
+        assert rows["rand float16 on cpu"]["state"] == "unusable"
+        assert "rand of another torch" in rows["rand float16 on cpu"]["value"]
 
 
 class TestBench:

@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from judging import covers, draws, probs, sequences, statistical, zipf
 
 from precision_lab.errors import InputError
+from precision_lab.laws.law import Law, target_law
 from precision_lab.statistics import (
     Counts,
+    Estimate,
     chao_jost,
     chao_wang_jost,
     cluster_bootstrap,
@@ -38,11 +40,13 @@ from precision_lab.statistics import (
     hill_number,
     longest_run,
     mean,
+    median,
     miller_madow,
     proportion,
     rarefied,
     rarefied_coverage,
     rarefied_to_coverage,
+    ratio_of_sums,
     repetition,
     sample_coverage,
     sequence_entropy,
@@ -280,6 +284,34 @@ class TestHill:
             assert found.low < 0 < found.high
         assert hill_difference(first, first, 2).value == 0
 
+    @pytest.mark.parametrize("order", [0.0, 0.5, 0.93, 0.94, 1 - 1e-3, 1 - 1e-9, 1 - 2.0**-53, 1 + 2.0**-52, 1 + 1e-12])
+    @pytest.mark.parametrize("source", [Counts(np.array([5, 3, 1, 1]), 10), target_law(np.zeros(1000)), zipf(300)])
+    def test_near_order_one(self, source: Counts | Law, order: float) -> None:
+        """Against 60 digits, p normalised there: no cancellation between the sum of p^q and 1."""
+        with mpmath.workdps(60):
+            p = [mpmath.mpf(float(x)) for x in source.probs if x > 0]
+            q = mpmath.mpf(order)
+            expected = (mpmath.fsum((x / mpmath.fsum(p)) ** q for x in p)) ** (1 / (1 - q))
+            assert hill_number(source, order) == pytest.approx(float(expected), rel=1e-12)
+        if isinstance(source, Counts):
+            assert rarefied(source, source.n, order) == pytest.approx(float(expected), rel=1e-12)
+
+    @pytest.mark.parametrize("order", [15.9, 16.1, 1000.0, 2000.0, 1e6])
+    def test_high_orders(self, order: float) -> None:
+        """Two equal tokens are 2 at any order; of (3/4, 1/4) the head alone counts in the end: (4/3)^(q/(q-1))."""
+        assert hill_number(Counts(np.array([1, 1]), 2), order) == pytest.approx(2.0, rel=1e-14)
+        head = (4 / 3) ** (order / (order - 1))
+        assert hill_number(Counts(np.array([3, 1]), 4), order) == pytest.approx(head, rel=1e-7 if order < 20 else 1e-13)
+        assert rarefied(Counts(np.array([1, 1]), 2), 2, order) == pytest.approx(2.0, rel=1e-14)
+
+    def test_one_draw_or_sequence_is_all_numbers(self) -> None:
+        for single in (Counts(np.array([1]), 1), [[3]]):
+            found = hill(single, 2)
+            assert (found.value, found.low, found.high) == (math.inf, -math.inf, math.inf)
+
+    def test_large_ids_are_only_names(self) -> None:
+        assert hill([[2**62, 1], [1, 1]], 0) == hill([[7, 1], [1, 1]], 0)
+
 
 class TestRarefaction:
     @pytest.mark.parametrize("counts", [[3, 2, 1], [1, 1, 1, 1, 1], [6, 1], [4, 0, 2, 2]])
@@ -422,6 +454,18 @@ class TestResampling:
 def counted(measure: Callable[[Counts], float], vocab: int) -> Callable[[np.ndarray], float]:
     return lambda tokens: measure(Counts.from_tokens(tokens, vocab))
 
+    @pytest.mark.parametrize("power", [-360, -100, 0, 100, 360])
+    def test_the_bootstrap_has_no_scale(self, power: int) -> None:
+        """Cubes of 2^360 overflow and of 2^-360 vanish; the interval of 2^k x is 2^k times that of x, to the bit."""
+        x = np.array([1.0, 2.0, 3.0, 4.0, 10.0])
+
+        def interval(values: np.ndarray) -> Estimate:
+            return cluster_bootstrap(lambda at: float(values[at].mean()), 5, rng=np.random.default_rng(0))
+
+        plain, scaled = interval(x), interval(np.ldexp(x, power))
+        assert (scaled.low, scaled.high) == (math.ldexp(plain.low, power), math.ldexp(plain.high, power))
+        assert (plain.low, plain.high) != pytest.approx((1.8, 7.2))  # those of an acceleration of 0
+
 
 @pytest.mark.slow
 class TestCalibration:
@@ -555,6 +599,13 @@ BAD_INPUTS: dict[str, Callable[[], object]] = {
     "size and coverage": lambda: hill(SOME, 0, size=2, coverage=0.5),
     "a size that leaves no draw out": lambda: hill(SOME, 0, size=6),
     "unequal numbers of draws": lambda: hill_difference(SOME, Counts(np.array([3]), 3), 0),
+    "more draws than log-gamma has digits for": lambda: rarefied(Counts(np.array([10**15, 20, 1]), 10**15 + 21), 1000),
+    "coverage of as many": lambda: size_at_coverage(Counts(np.array([10**18, 1, 2]), 10**18 + 3), 0.5),
+    "a size beyond memory": lambda: rarefied(Counts(np.array([10**9, 1, 1]), 10**9 + 2), 10**9),
+    "a median of NaN": lambda: median([math.nan], rng=RNG),
+    "a median of text": lambda: median("a", rng=RNG),  # type: ignore[arg-type]
+    "a ratio of infinities": lambda: ratio_of_sums([math.inf], [math.inf]),
+    "a ratio of zeros": lambda: ratio_of_sums([0.0], [0.0]),
     "negative tokens": lambda: hill(np.array([[-1, 0]]), 0),
     "unequal confidences": lambda: difference(mean([1.0, 2.0], 0.9), mean([1.0, 2.0])),
 }

@@ -827,8 +827,15 @@ class TestTwoSample:
 
 
 T = np.array([False, True])
+FAR = Law(np.array([0.0, -740.0]), "test", 0.0, Guarantee.EXACT)
 BAD: dict[str, Callable[[], object]] = {
     "negative error": lambda: tail_test(1, 2, 0.5, p0_error=-1.0),
+    "a tail of 1e17 draws": lambda: tail_test(5 * 10**16, 10**17, 0.5),
+    "two samples of 1e9 draws": lambda: two_sample_test(
+        counts_of(5 * 10**8, 5), counts_of(5 * 10**8, 7), rng=np.random.default_rng(0)
+    ),
+    "chi-square of a token below e^-740": lambda: chi_square_test(counts_of(1, 0), FAR),
+    "draws for a token below e^-740": lambda: draws_needed_chi_square(FAR, law(0.5, 0.5)),
     "error that is NaN": lambda: detectable_tail(2, 0.5, p0_error=math.nan),
     "a law against a rate": lambda: draws_needed_tail(P, 0.1),
     "equal laws, tail": lambda: tail_set(P, P, 10),

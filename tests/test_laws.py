@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import cache
 
@@ -11,15 +13,22 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from precision_lab.atoms import Atoms
 from precision_lab.errors import InputError
 from precision_lab.formats import BF16, FORMATS, FP16, FP32, FP64
-from precision_lab.laws import argmax
-from precision_lab.laws.argmax import argmax_law, argmax_laws, perturbed_law, race_law, truncated_gumbel_law
-from precision_lab.laws.inverse_cdf import inverse_cdf_law
+from precision_lab.laws import _sweep, argmax
+from precision_lab.laws.argmax import (
+    argmax_law,
+    argmax_laws,
+    nonfinite_probs,
+    perturbed_law,
+    race_law,
+    truncated_gumbel_law,
+)
+from precision_lab.laws.inverse_cdf import inverse_cdf_law, threshold_law
 from precision_lab.laws.law import Law, check_logits, target_law
 from precision_lab.laws.reference import enumerate_argmax, enumerate_inverse_cdf, numpy_score
 from precision_lab.types import Guarantee
@@ -29,19 +38,28 @@ INF = float("inf")
 ULP = 2.0**-50  # room for the exp(log(p)) of a Law
 
 
+def torch_score(weight: torch.Tensor, noise: torch.Tensor, combine: str) -> torch.Tensor:
+    """The score whose largest wins; of a ratio, whose least wins, the negative."""
+    if combine == "add":
+        return weight + noise
+    if combine == "divide":
+        return weight / noise
+    return weight * noise if combine == "multiply" else -(noise / weight)
+
+
 def torch_bf16_score(combine: str) -> Callable[[float, float], float]:
     """bfloat16 scalars are torch's: no NumPy type, and no code of the law."""
 
     def score(weight: float, noise: float) -> float:
         a, b = (torch.tensor(x, dtype=torch.float64).to(torch.bfloat16) for x in (weight, noise))
-        return float(a + b if combine == "add" else a / b)
+        return float(torch_score(a, b, combine))
 
     return score
 
 
 @cache
 def reference_score(combine: str, name: str) -> Callable[[float, float], float]:
-    scalar = {"fp16": np.float16, "fp32": np.float32}
+    scalar = {"fp16": np.float16, "fp32": np.float32, "fp64": np.float64}
     return cache(torch_bf16_score(combine) if name == "bf16" else numpy_score(combine, scalar[name]))
 
 
@@ -70,10 +88,10 @@ def random_atoms(rng: np.random.Generator, combine: str, fmt, bits: int) -> Atom
     values = rng.normal(0, 2, size) if kind else rng.integers(-2, 3, size).astype(float)
     if kind == 2:
         values *= fmt.max / 8
-    if combine == "divide":
+    if combine != "add":
         values = abs(values)
     if kind == 3:
-        special = [0.0, INF] if combine == "divide" else [-INF, INF, 0.0]
+        special = [-INF, INF, 0.0] if combine == "add" else [0.0, INF]
         values[rng.random(size) < 0.4] = rng.choice(special)
         values[rng.integers(size)] = rng.choice(special)
     return Atoms.of(fmt.round(values), 1, bits)
@@ -84,9 +102,9 @@ def random_weights(rng: np.random.Generator, combine: str, fmt, vocab: int) -> n
     w = rng.normal(0, 2, vocab) if kind else rng.integers(-1, 2, vocab).astype(float)
     if kind == 2:
         w *= fmt.max / 16
-    w = fmt.round(abs(w) if combine == "divide" else w)
+    w = fmt.round(w if combine == "add" else abs(w))
     if rng.random() < 0.4:
-        w[rng.integers(vocab)] = 0.0 if combine == "divide" else -INF
+        w[rng.integers(vocab)] = -INF if combine == "add" else 0.0
     if rng.random() < 0.3:
         w[rng.integers(vocab)] = w[rng.integers(vocab)]  # equal logits
     if combine == "add" and np.isneginf(w).all():
@@ -130,12 +148,15 @@ class TestReference:
         ]
 
 
+COMBINES = ("add", "divide", "multiply", "ratio")
+
+
 class TestAgainstEnumeration:
-    """60 random cases for each recipe, 720 in all: V <= 4, at most 8 words, every kind of IEEE trouble among them."""
+    """60 random cases for each recipe, 2,880 in all: V <= 4, at most 8 words, every kind of IEEE trouble among them."""
 
     @pytest.mark.parametrize("tie", ["first", "last", "highest"])
-    @pytest.mark.parametrize("fmt", [FP16, BF16, FP32], ids=lambda f: f.name)
-    @pytest.mark.parametrize("combine", ["add", "divide"])
+    @pytest.mark.parametrize("fmt", [FP16, BF16, FP32, FP64], ids=lambda f: f.name)
+    @pytest.mark.parametrize("combine", COMBINES)
     def test_law_is_the_enumeration(self, combine, fmt, tie):
         rng = np.random.default_rng([*combine.encode(), fmt.precision, len(tie)])
         for _ in range(60):
@@ -171,6 +192,14 @@ class TestAgainstEnumeration:
         ([1.0, 2.0, 3.0], [0.0], "add"),  # one atom: no randomness
         ([1.0], [0.0, INF], "divide"),  # one token
         ([-INF, -3.0, -INF], [0.0, -INF], "add"),  # one token alive
+        ([1.0, 0.0], [0.0, 1.0], "multiply"),  # every product zero, or only the second
+        ([0.0, 1.0], [1.0, INF], "multiply"),  # 0 inf is NaN and wins; 1 inf is infinite
+        ([0.0, 0.5, 0.5], [INF, INF, 0.0, 2.0], "multiply"),
+        ([60000.0, 65504.0], [1.0, 2.0], "multiply"),  # float16 overflows: ties at infinity
+        ([1.0, 0.0], [0.0, 1.0], "ratio"),  # 0/0 is NaN and wins; 1/0 is infinite and loses
+        ([0.0, 0.0], [1.0, 2.0], "ratio"),  # every ratio infinite: the first index
+        ([0.0, 0.5, 0.5], [0.0, INF, 1.0, 1.0], "ratio"),  # inf / w = inf, as high as that of a zero weight
+        ([2.0**-14, 1.0], [8.0, 16.0], "ratio"),  # float16 overflows: inf loses
     )
 
     @pytest.mark.parametrize("tie", ["first", "last"])
@@ -180,6 +209,23 @@ class TestAgainstEnumeration:
         atoms = Atoms.of(np.array(values), 1, round(math.log2(len(values))))
         w = fmt.round(np.array(weights))
         assert_is(argmax_law(w, atoms, combine=combine, score=fmt, tie=tie), exactly(w, atoms, combine, fmt.name, tie))
+
+    @pytest.mark.parametrize("fmt", ["float16", "bfloat16", "float32", "float64"])
+    @pytest.mark.parametrize("combine", COMBINES)
+    def test_law_is_what_torch_picks(self, combine, fmt):
+        """torch's own tensors, argmax and argmin over all words of three tokens: 25 random cases a recipe."""
+        dtype, score = getattr(torch, fmt), {"float16": FP16, "bfloat16": BF16, "float32": FP32, "float64": FP64}[fmt]
+        rng = np.random.default_rng([*combine.encode(), *fmt.encode()])
+        for _ in range(25):
+            atoms, weights = random_atoms(rng, combine, score, 2), random_weights(rng, combine, score, 3)
+            words = np.repeat(atoms.values, atoms.counts)
+            noise = torch.tensor(words[np.indices((4, 4, 4)).reshape(3, -1).T]).to(dtype)
+            w = torch.tensor(weights).to(dtype)
+            picked = torch_score(w, noise, combine).argmax(dim=-1)
+            if combine == "ratio":
+                picked = (noise / w).argmin(dim=-1)
+            expected = np.bincount(picked.numpy(), minlength=3) / 64
+            assert_is(argmax_law(weights, atoms, combine=combine, score=score), expected)
 
     def test_the_largest_float32_is_not_infinity(self):
         """A finite score of 3.4e38 loses to +inf, and +inf loses to NaN."""
@@ -203,9 +249,19 @@ class TestBadInput:
         with pytest.raises(InputError, match="weights of shape"):
             argmax_law(np.array([0.5, -0.5]), self.ATOMS, combine="divide", score=FP32)
 
-    def test_negative_exponential(self):
+    @pytest.mark.parametrize("combine", ["divide", "multiply", "ratio"])
+    def test_negative_exponential(self, combine):
         with pytest.raises(InputError, match="negative atom"):
-            argmax_law(np.array([0.5, 0.5]), Atoms.of(np.array([-1.0, 1.0]), 1, 1), combine="divide", score=FP32)
+            argmax_law(np.array([0.5, 0.5]), Atoms.of(np.array([-1.0, 1.0]), 1, 1), combine=combine, score=FP32)
+
+    def test_unknown_combine(self):
+        with pytest.raises(InputError, match="add, divide, multiply or ratio"):
+            argmax_law(np.array([0.5, 0.5]), self.ATOMS, combine="subtract", score=FP32)
+
+    @pytest.mark.parametrize("score", [FP16, BF16, FP32], ids=lambda f: f.name)
+    def test_a_weight_that_float32_does_not_hold(self, score):
+        with pytest.raises(InputError, match="use float64"):
+            argmax_law(np.array([1e39, 0.0]), self.ATOMS, combine="add", score=score)
 
     @pytest.mark.parametrize("tie", ["", "second", None])
     def test_tie(self, tie):
@@ -232,6 +288,189 @@ class TestBadInput:
         monkeypatch.setattr(argmax, "_BYTES", 1 << 10)
         with pytest.raises(InputError, match="merge atoms"):
             argmax_law(np.zeros(2), lattice(10, "add"), combine="add", score=FP32)
+
+
+def first_index_if_not_finite(
+    weights: np.ndarray, atoms: Atoms, combine: str, name: str
+) -> tuple[list[Fraction], list[Fraction]]:
+    """(law, P(score is NaN or +inf) of each token) where such a score sends the row to index 0, by enumeration."""
+    score, law = reference_score(combine, name), [Fraction(0)] * len(weights)
+    lost = [Fraction(0)] * len(weights)
+    noise = pairs(atoms)
+    for k, w in enumerate(weights.tolist()):
+        lost[k] = sum((mass for value, mass in noise if not score(w, value) < INF), Fraction(0))
+    for drawn in itertools.product(noise, repeat=len(weights)):
+        scores = [score(w, value) for w, (value, _) in zip(weights.tolist(), drawn, strict=True)]
+        finite = all(s < INF for s in scores)
+        law[scores.index(max(scores)) if finite else 0] += math.prod(mass for _, mass in drawn)
+    return law, lost
+
+
+class TestScoresThatAreNotFinite:
+    """``softmax(scores).max()``: one NaN or +inf anywhere, and the index is 0."""
+
+    @pytest.mark.parametrize("fmt", [FP16, BF16, FP32], ids=lambda f: f.name)
+    @pytest.mark.parametrize("combine", COMBINES)
+    def test_is_the_enumeration(self, combine, fmt):
+        """40 random cases a recipe; what no finite score can pick has probability 0, to the bit."""
+        rng = np.random.default_rng([*combine.encode(), fmt.precision, 7])
+        seen = 0
+        for _ in range(40):
+            atoms = random_atoms(rng, combine, fmt, int(rng.integers(0, 4)))
+            weights = random_weights(rng, combine, fmt, int(rng.integers(1, 5)))
+            expected, lost = first_index_if_not_finite(weights, atoms, combine, fmt.name)
+            law = argmax_law(weights, atoms, combine=combine, score=fmt, nonfinite="first index")
+            assert_is(law, np.array([float(p) for p in expected]))
+            assert ((law.probs == 0) == (np.array(expected) == 0)).all()
+            found = nonfinite_probs(weights, atoms, combine=combine, score=fmt)
+            np.testing.assert_array_equal(found, [float(p) for p in lost])
+            seen += any(lost)
+        assert seen > 2
+
+    def test_is_what_torch_does(self):
+        """The softmax and max of torch itself, over all words of three tokens in float16."""
+        noise = Atoms.of(np.array([-1.0, 0.0, 2.0, INF]), 1, 2)
+        words = torch.tensor(noise.values[np.indices((4, 4, 4)).reshape(3, -1).T]).half()
+        for weights in ([0.0, -INF, 1.0], [0.0, 1.0, 65000.0], [-INF, 3.0, 3.0]):
+            scores = torch.tensor(weights).half() + words
+            picked = torch.softmax(scores.float(), dim=-1).max(dim=-1).indices
+            law = argmax_law(np.array(weights), noise, combine="add", score=FP16, nonfinite="first index")
+            np.testing.assert_allclose(law.probs, np.bincount(picked.numpy(), minlength=3) / 64, rtol=0, atol=1e-15)
+
+    @pytest.mark.parametrize(("nonfinite", "tie"), [("first index", "last"), ("loses", "first")])
+    def test_bad_options(self, nonfinite, tie):
+        with pytest.raises(InputError, match="what a NaN score does"):
+            argmax_law(np.zeros(2), few([0.0, 1.0]), combine="add", score=FP32, nonfinite=nonfinite, tie=tie)
+
+
+FINE_BITS = 18  # 2^18 words: more events of one token than a window of the sweep holds
+
+
+@cache
+def fine_noise(combine: str) -> Atoms:
+    """Distinct exponentials, Gumbel values or reciprocals in float32, the infinite one among them."""
+    u = np.arange(1 << FINE_BITS) / (1 << FINE_BITS)
+    with np.errstate(divide="ignore"):
+        noise = {"add": -np.log(-np.log(u)), "multiply": -1 / np.log(u)}.get(combine, -np.log(u))
+    return Atoms.of(FP32.round(noise + 0.0), 1, FINE_BITS)
+
+
+class TestNoRowIsSlow:
+    """Every row is answered after a bounded amount of work: atoms read and tokens looked at, counted and not timed.
+
+    What is spent: an event of one token takes at least 2^-bits of log P, and 48 to 51 nats of it are spent before P is
+    below 1e-22, so that 51 2^bits (token, atom) pairs are read once; a window that does not fit is read again, as is its
+    last half. Allowed are 4 times as many, and 3,000 looks at every class in each segment for the windows. A sweep that
+    never ends cannot be counted: after ten minutes the run is ended with a traceback.
+    """
+
+    LIMIT = 4 * 51 * (1 << FINE_BITS)
+
+    @pytest.fixture(autouse=True)
+    def _backstop(self) -> Iterator[None]:
+        faulthandler.dump_traceback_later(600, exit=True)
+        yield
+        faulthandler.cancel_dump_traceback_later()
+
+    def work(self, weights: np.ndarray, combine: str, score, monkeypatch_context) -> int:
+        """What the sweeps of one law count, and a check that the law is one."""
+        done = []
+
+        def counted(*arguments):
+            left, *work = sweep(*arguments)
+            done.append(work)
+            return left, *work
+
+        sweep = _sweep.sweep
+        with monkeypatch_context() as patch:
+            patch.setattr(_sweep, "sweep", counted)
+            law = argmax_law(weights, fine_noise(combine), combine=combine, score=score)
+        assert -1e-9 <= 1 - law.probs.sum() <= law.vocab * law.error + 1e-9
+        assert law.error <= 1.1e-10
+        return sum(atoms + tokens for atoms, tokens in done) - 3000 * len(done) * len(weights)
+
+    @settings(max_examples=25)
+    @given(
+        st.sampled_from(COMBINES),
+        st.sampled_from([FP16, BF16, FP32, FP64]),
+        st.integers(1, 1000),
+        st.lists(
+            st.floats(-FP32.max, FP32.max, width=32) | st.floats(-1100, 50) | st.just(-INF), min_size=1, max_size=6
+        ),
+        st.floats(0, 10),
+        st.booleans(),
+    )
+    def test_any_row(self, combine, score, vocab, levels, spread, alike):
+        """Up to six levels anywhere in float32, alone or as crowds of equal or of different tokens."""
+        rng = np.random.default_rng(vocab)
+        levels = np.array(levels if max(levels) > -INF else [*levels, 0.0])
+        row = np.resize(levels, max(vocab, len(levels)))
+        if not alike:
+            row = row + spread * rng.normal(size=len(row))
+        if combine != "add":
+            with np.errstate(under="ignore", over="ignore"):
+                row = np.exp2(np.clip(row, -INF, 127.9))
+        row = score.round(FP32.round(row))
+        row = np.where(row > score.max, score.max, row)
+        assume(np.isfinite(row.max()))
+        assert self.work(row, combine, score, pytest.MonkeyPatch.context) <= self.LIMIT
+
+    @pytest.mark.parametrize("combine", COMBINES)
+    @pytest.mark.parametrize("gap", [700.0, 711.0, 720.0, 800.0, 999.0, 1000.0, 2000.0, 1e10, 3e38])
+    def test_far_below(self, gap, combine):
+        """Beyond 709 nats no exponential of the head reaches the token: the thresholds are at the end of the floats."""
+        row = np.array([0.0, -1.0, -gap, -gap])
+        row = row if combine == "add" else FP32.round(np.ldexp(1.0, np.maximum(row / 8, -149).astype(int)))
+        assert self.work(row, combine, FP32, pytest.MonkeyPatch.context) <= self.LIMIT
+
+    @pytest.mark.parametrize("row", [[1e38, 0.0], [1e38, 1e38, 0.0, -1.0], [3e38, -3e38], [-3e38, -2e38], [1e10, 0.0]])
+    @pytest.mark.parametrize("score", [FP32, FP64], ids=lambda f: f.name)
+    def test_a_head_that_no_noise_moves(self, row, score):
+        assert self.work(score.round(np.array(row)), "add", score, pytest.MonkeyPatch.context) <= self.LIMIT
+
+    @pytest.mark.parametrize("combine", ["divide", "multiply", "ratio"])
+    @pytest.mark.parametrize("row", [[2.0**-149, 0.0], [1.0, 2.0**-149], [0.0, 0.0], [3e38, 2.0**-149], [3e38, 1.0]])
+    def test_subnormal_zero_and_huge_weights(self, row, combine):
+        assert self.work(np.array(row), combine, FP32, pytest.MonkeyPatch.context) <= self.LIMIT
+
+    def test_the_law_below_is_the_law_above(self):
+        """A head exhausted, the rest race as if it were absent: the part of mass 2^-bits, where u = 0 took the head."""
+        gap, noise = 800.0, fine_noise("add")
+        rest = np.array([0.0, -1.0, -3.0])
+        law = argmax_law(
+            FP32.round(np.concatenate([[0.0], rest - gap])), noise, combine="add", score=FP32, relative=1e-9
+        )
+        alone = argmax_law(FP32.round(rest - gap), noise, combine="add", score=FP32).probs
+        np.testing.assert_allclose(law.probs[1:], alone * 2.0**-FINE_BITS, rtol=1e-6)
+
+    @given(
+        st.floats(allow_nan=False) | st.sampled_from([-INF, INF, 0.0, 5e-324, -5e-324]),
+        st.floats(allow_nan=False) | st.sampled_from([-INF, INF, 0.0, 5e-324, -5e-324]),
+    )
+    def test_64_halvings_leave_one_float(self, a, b):
+        assume(a != b)
+        low, high = min(a, b), max(a, b)
+        assert _sweep.between(low, high, 0) == low
+        assert _sweep.between(low, high, 64) == np.nextafter(high, -INF)
+        path = [_sweep.between(low, high, k) for k in range(65)]
+        assert path == sorted(path)
+
+
+@cache
+def torch_gumbel() -> Atoms:
+    """-log(-log(torch.rand)) in float32, as computed here."""
+    return (
+        TORCH_RAND["fp32"].atoms().push(lambda u: -torch.log(-torch.log(torch.from_numpy(u).float())).double().numpy())
+    )
+
+
+@pytest.mark.parametrize("row", [[0.0, -1.0, -800.0], [0.0, -1000.0], [1e38, 0.0]])
+def test_torch_float32_rows_that_took_for_ever(row):
+    """The table of torch's own float32 Gumbel noise, 2^24 words."""
+    law = argmax_law(FP32.round(np.array(row)), torch_gumbel(), combine="add", score=FP32)
+    assert law.error <= 1.1e-10
+    assert abs(law.probs.sum() - 1) <= 1e-9
+    assert 0 < law.probs[-1] < 2.0**-23  # where u = 0 took the others
 
 
 EIGHTHS = st.integers(-32, 32).map(lambda k: k / 8)
@@ -549,9 +788,7 @@ def at_or_above(key: np.float32, weights: np.ndarray, noise: np.ndarray, *, stri
 def test_a_real_vocabulary_against_mpmath(relative):
     """An ancestral step of Zipf(1) over 50,257 tokens in float32: the sum over a token's own atoms of the product of
     50,256 distribution functions, 30 digits, for a suppressed token and a rare one."""
-    atoms = (
-        TORCH_RAND["fp32"].atoms().push(lambda u: -torch.log(-torch.log(torch.from_numpy(u).float())).double().numpy())
-    )
+    atoms = torch_gumbel()
     p = 1 / np.arange(1.0, 50_258)
     weights = np.append(np.log(1e-3 * p / p.sum()), math.log1p(-1e-3)).astype(np.float32)
     law = argmax_law(weights.astype(np.float64), atoms, combine="add", score=FP32, relative=relative)
@@ -579,9 +816,9 @@ def test_a_real_vocabulary_against_mpmath(relative):
         assert law.probs[token] == pytest.approx(float(expected), rel=law.relative + 1e-8)
 
 
+@mpmath.workdps(30)
 def by_integration(probs: list[float], ceiling: float) -> list[float]:
     """P(n) = integral of the density of score n times the others' distribution functions, noise conditioned below M."""
-    mpmath.mp.dps = 30
     p, m = [mpmath.mpf(x) for x in probs], mpmath.mpf(ceiling)
     norm = mpmath.exp(-mpmath.exp(-m))
 
@@ -651,6 +888,25 @@ class TestTruncatedGumbel:
         law = truncated_gumbel_law(np.array([-INF, math.log(0.7), -INF, math.log(0.3)]), 2.0)
         np.testing.assert_allclose(law.probs, [0, alive[0], 0, alive[1]], atol=1e-15)
         np.testing.assert_array_equal(law.unreachable, [0, 2])
+
+    @pytest.mark.parametrize("gap", [700.0, 726.5, 730.0, 740.0, 745.1, 746.0, 1e5])
+    def test_far_tokens_have_probability_zero_and_no_nan(self, gap):
+        """e^-M / p overflows from 726 nats on; the truth is below e^(-e^600)."""
+        for row in ([0.0, -gap], [0.0, -gap, -1.0], [-gap, -gap, 0.0]):
+            log_p = np.array(row) - np.logaddexp.reduce(row)
+            law = truncated_gumbel_law(log_p, 16.6355)
+            assert (law.probs[np.array(row) == -gap] == 0).all()
+            kept = np.array(row) > -gap
+            near = truncated_gumbel_law(log_p[kept] - np.logaddexp.reduce(log_p[kept]), 16.6355)
+            np.testing.assert_allclose(law.probs[kept], near.probs, rtol=1e-14)
+
+    @pytest.mark.parametrize("ceiling", [math.nan, -31.0, -INF])
+    def test_a_ceiling_that_leaves_no_digits(self, ceiling):
+        with pytest.raises(InputError, match="a ceiling of"):
+            truncated_gumbel_law(np.log([0.5, 0.5]), ceiling)
+
+    def test_no_ceiling_is_the_target(self):
+        np.testing.assert_allclose(truncated_gumbel_law(np.log([0.2, 0.8]), INF).probs, [0.2, 0.8], rtol=1e-15)
 
     def test_one_token(self):
         assert truncated_gumbel_law(np.array([0.0]), 3.0).probs == pytest.approx([1.0], abs=1e-15)
@@ -771,14 +1027,72 @@ class TestInverseCdf:
             inverse_cdf_law(np.array(cumulative), bits=24, rule="u < c")
 
 
+class TestThresholdLaw:
+    """One uniform a row, of any law: the first sum that exceeds (reaches) it."""
+
+    RULES = ("u < c", "u <= c")
+
+    @staticmethod
+    def by_enumeration(sums: list[float], atoms: Atoms, rule: str) -> tuple[list[Fraction], Fraction]:
+        probs, beyond = [Fraction(0)] * len(sums), Fraction(0)
+        for u, mass in pairs(atoms):
+            hit = [j for j, c in enumerate(sums) if (u < c if rule == "u < c" else u <= c)]
+            if hit:
+                probs[hit[0]] += mass
+            else:
+                beyond += mass
+        return probs, beyond
+
+    @pytest.mark.parametrize("rule", RULES)
+    @given(
+        st.lists(st.integers(-4, 20).map(lambda k: k / 16) | st.sampled_from([-INF, INF]), min_size=1, max_size=7),
+        st.lists(st.integers(0, 18), min_size=8, max_size=8),
+    )
+    def test_is_the_enumeration_exactly(self, rule, sums, values):
+        """Sums in any order, uniforms of 0 to 9/8 that tie with them."""
+        atoms = Atoms.of(np.array(values) / 16, 1, 3)
+        probs, beyond = self.by_enumeration(sums, atoms, rule)
+        law = threshold_law(np.array(sums), atoms, rule)
+        np.testing.assert_array_equal(law.counts, [8 * p for p in probs])
+        np.testing.assert_array_equal(law.probs, [float(p) for p in probs])
+        assert law.beyond == 8 * beyond
+
+    @pytest.mark.parametrize("rule", RULES)
+    def test_is_the_inverse_cdf_on_its_grid(self, rule):
+        cumulative = np.cumsum(np.random.default_rng(1).dirichlet(np.ones(9)))
+        grid = Atoms.of(np.arange(1 << 10) / (1 << 10), 1, 10)
+        law = threshold_law(cumulative, grid, rule).law(-1, "counts")
+        np.testing.assert_array_equal(law.log_probs, inverse_cdf_law(cumulative, bits=10, rule=rule).log_probs)
+
+    def test_what_is_beyond_goes_where_it_is_sent(self):
+        atoms = Atoms.of(np.arange(4) / 4, 1, 2)
+        law = threshold_law(np.array([0.25, 0.5]), atoms, "u < c")
+        assert law.beyond == 2
+        np.testing.assert_allclose(law.law(-1, "clamped").probs, [0.25, 0.75], rtol=1e-15)
+        np.testing.assert_allclose(law.law(0, "argmax of all False").probs, [0.75, 0.25], rtol=1e-15)
+        with pytest.raises(InputError, match="which token takes the rest"):
+            law.law(2, "out of range")
+
+    def test_62_bits_are_counted_exactly(self):
+        atoms = Atoms.of(np.array([0.0, 0.5]), np.array([1, (1 << 62) - 1]), 62)
+        law = threshold_law(np.array([0.25, 1.0]), atoms, "u < c")
+        assert law.counts.tolist() == [1, (1 << 62) - 1]
+        assert law.beyond == 0
+
+    @pytest.mark.parametrize(("sums", "rule"), [([], "u < c"), ([[0.5]], "u < c"), ([math.nan], "u < c"), ([1.0], "<")])
+    def test_bad_input(self, sums, rule):
+        with pytest.raises(InputError, match=r"none NaN|rule '<'"):
+            threshold_law(np.array(sums), Atoms.of(np.array([0.0, 0.5]), 1, 1), rule)
+
+
 class TestTargetLaw:
     @given(st.lists(st.one_of(st.floats(-700, 700), st.just(-INF)), min_size=1, max_size=20))
     def test_is_the_softmax(self, logits):
         assume(max(logits) > -INF)
         law = target_law(np.array(logits))
-        mpmath.mp.dps = 40
-        weights = [mpmath.exp(mpmath.mpf(x)) for x in logits]
-        expected = np.array([float(w / mpmath.fsum(weights)) for w in weights])
+        with mpmath.workdps(40):
+            weights = [mpmath.exp(mpmath.mpf(x)) for x in logits]
+            expected = np.array([float(w / mpmath.fsum(weights)) for w in weights])
         np.testing.assert_allclose(law.probs, expected, rtol=1e-12, atol=law.error)
         assert law.guarantee is Guarantee.CERTIFIED
 
@@ -807,6 +1121,16 @@ class TestTargetLaw:
         for shape in ((2, 2), (0,), ()):
             with pytest.raises(InputError, match="one law at a time"):
                 Law(np.zeros(shape), "test", 0.0, Guarantee.EXACT)
+
+    @pytest.mark.parametrize("value", [math.nan, INF])
+    def test_a_law_has_no_nan(self, value):
+        with pytest.raises(InputError, match=r"at token 1 \(test\)"):
+            Law(np.array([0.0, value]), "test", 0.0, Guarantee.EXACT)
+
+    @pytest.mark.parametrize("probs", [[1.0, -0.5], [1.0, math.nan]])
+    def test_nor_negative_probabilities(self, probs):
+        with pytest.raises(InputError, match="at token 1"):
+            Law.from_probs(np.array(probs), "test", 0.0, Guarantee.EXACT)
 
     def test_fields(self):
         law = Law.from_probs(np.array([0.0, 0.25, 0.75]), "test", 0.5, Guarantee.HEURISTIC)

@@ -45,7 +45,7 @@ from precision_lab.mdm.loss import (
 from precision_lab.mdm.schedule import unmask_probabilities
 from precision_lab.mdm.train import load_model, train
 from precision_lab.mdm.trainer import TrainConfig, Trainer, rate
-from precision_lab.provenance import file_sha256
+from precision_lab.provenance import file_sha256, versions
 from precision_lab.samplers import SAMPLERS, Sampler, Stages
 from precision_lab.statistics import tail_test
 
@@ -945,7 +945,7 @@ class TestTraining:
         assert manifest["validation_sha256"] == file_sha256(folder / "validation.npy")
         assert manifest["corpus"] == {"of": "noise"}
         assert manifest["parameters"] == sum(p.numel() for p in Denoiser(TINY.model).parameters())
-        assert manifest["versions"]["torch"] == torch.__version__
+        assert manifest["versions"] == versions()
         assert {"commit", "processor", "seconds", "kind"} <= manifest.keys()
         text, nats = noise_text(), manifest["nats_per_token"]
         assert nats["unigram"] == unigram_cross_entropy(text.train, text.validation, 12)

@@ -146,7 +146,15 @@ class TestDefinitions:
         assert [each.value for each in found] == pytest.approx([math.exp(3)] * 2)
         assert found[0].high == math.inf
 
+    @pytest.mark.parametrize("name", ["mdlm", "sedd", "bd3lms"])
+    def test_beyond_the_floats_is_infinite(self, name):
+        """1,000 nats a token: e^1000, in every way of pooling."""
+        found = generative_perplexity(said([[1, 2]], [[math.nan, 1000.0]]), name, rng=rng())
+        assert (found.value, found.low, found.high) == (math.inf, -math.inf, math.inf)
+
     def test_refusals(self):
+        with pytest.raises(InputError, match="one number a token"):
+            said([[1, 2]], [[1.0]])
         silent = said([[1], [2]], [[math.nan], [math.nan]])
         with pytest.raises(InputError, match="no sequence with a scored token"):
             generative_perplexity(silent, rng=rng())

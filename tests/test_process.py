@@ -31,7 +31,10 @@ from precision_lab.laws.process import (
     lattice_step,
     run_law,
     step_law_of,
+    times_alone,
+    tokens_alone,
     truncated_step,
+    two_stage_step,
 )
 from precision_lab.mdm.decode import ancestral, event_driven
 from precision_lab.mdm.denoiser import Denoiser, DenoiserConfig
@@ -183,6 +186,27 @@ def run_in_fractions(p: list[Fraction], steps: int, share) -> tuple[list[Fractio
         token = [t + alive * x for t, x in zip(token, q, strict=True)]
         alive *= 1 - sum(q)
     return time, token
+
+    @pytest.mark.parametrize("r", [-0.1, 1.1, 2.0, math.nan])
+    @pytest.mark.parametrize(
+        "step_law",
+        [
+            faithful_step,
+            lattice_step,
+            two_stage_step,
+            lambda log_p, r: truncated_step(log_p, r, ceiling=16.6355),
+            tokens_alone(faithful_step),
+            times_alone(faithful_step),
+        ],
+    )
+    def test_no_share_of_masks(self, step_law, r):
+        with pytest.raises(InputError, match="r = "):
+            step_law(np.log([0.25, 0.75]), r)
+
+    @pytest.mark.parametrize("r", [1e-12, 1e-300, 5e-324])
+    def test_the_rarest_token_of_a_truncated_step_is_never_nan(self, r):
+        step = truncated_step(np.array([0.0, -700.0]), r, ceiling=16.6355)
+        assert (step == 0).all()  # a mass of 1e-12 needs 11 nats more than the ceiling leaves
 
 
 class TestRunLaw:

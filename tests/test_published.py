@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from contract import row, seeded
+from wide_tables import check_runs_of_words
 
 from precision_lab.atoms import Atoms
 from precision_lab.doctor import MEASURED
@@ -35,13 +36,12 @@ from precision_lab.samplers.published import JAX, PUBLISHED, SGLANG, VLLM
 from precision_lab.samplers.rules import Enumerated, NanToFirst
 from precision_lab.samplers.weights import Exponentials
 from precision_lab.uniforms import TORCH_EXPONENTIAL, TORCH_RAND, Source
-from precision_lab.uniforms.cuda import Word32
+from precision_lab.uniforms.wide import WideSource
 
 INF = float("inf")
 MINE = {s.name: s for s in PUBLISHED.values() if s not in (*JAX, *VLLM, *SGLANG)}
 LISTED = [name for name, s in MINE.items() if isinstance(s, UniformSampler) and s.source.enumerable]
-WIDE = [name for name in LISTED if isinstance(MINE[name].source, Word32)]
-slow_where_wide = [pytest.param(n, marks=pytest.mark.slow) if n in WIDE else n for n in LISTED]
+WIDE = [name for name in LISTED if isinstance(MINE[name].source, WideSource)]
 
 
 class TestTheGallery:
@@ -98,7 +98,6 @@ def candle_top() -> mpmath.mpf:
     return mpmath.mpf(float(np.float32(np.float32(1 - 2.0**-23) * np.float32(high - low)) + low))
 
 
-mpmath.mp.dps = 50
 TOP = {
     "mdlm_fp32": (16.634, lambda: gumbel_of(1e-10 - mpmath.log(mpmath.mpf(1 - 2.0**-24)))),
     "remdm_fp64": (36.08, lambda: gumbel_of(remdm_exponential())),
@@ -112,6 +111,8 @@ TOP = {
     "torch_gumbel_softmax_fp16": (INF, lambda: INF),
     "torch_gumbel_softmax_cuda_fp32": (16.64, lambda: gumbel_of(mpmath.mpf(2) ** -24)),
     "torch_cuda_race_fp32": (16.64, lambda: gumbel_of(mpmath.mpf(2) ** -24)),
+    "torch_compiled_race_fp32": (16.64, lambda: gumbel_of(mpmath.mpf(2) ** -24)),
+    "torch_compiled_gumbel_fp32": (16.64, lambda: gumbel_of(-mpmath.log(mpmath.mpf(1 - 2.0**-24)))),
     "flashinfer_logits": (15.94, lambda: gumbel_of(-mpmath.log(mpmath.mpf(1 - 2.0**-23)))),
     "flashsampling_cuda": (INF, lambda: INF),
     "tensorflow_gpu": (15.94, lambda: gumbel_of(-mpmath.log(mpmath.mpf(1 - 2.0**-23)))),
@@ -127,13 +128,15 @@ class TestCeilings:
     @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in WIDE else n for n in TOP])
     def test_ceiling(self, name):
         said, exact = TOP[name]
-        ceiling, expected = MINE[name].ceiling, exact()
+        ceiling = MINE[name].ceiling
+        with mpmath.workdps(50):
+            expected = exact()
         if said == INF:
             assert ceiling == expected == INF
         else:
             digits = len(str(said).partition(".")[2])
             assert abs(expected - said) <= 0.6 * 10.0**-digits
-            assert ceiling == pytest.approx(expected, abs=1.5e-6)
+            assert abs(ceiling - expected) <= 1.5 * np.spacing(np.float32(expected))  # float32's logarithm: an ulp
 
     @pytest.mark.parametrize(
         ("name", "least", "argument"),
@@ -147,7 +150,8 @@ class TestCeilings:
     def test_the_least_word(self, name, least, argument):
         """-log(-log) of what the guard makes of the least u; the next u is not moved (candle's is)."""
         noise_of = MINE[name].noise_of
-        expected = float(-mpmath.log(-mpmath.log(mpmath.mpf(argument))))
+        with mpmath.workdps(50):
+            expected = float(-mpmath.log(-mpmath.log(mpmath.mpf(argument))))
         assert float(noise_of(torch.tensor([least]))[0]) == pytest.approx(expected, abs=1e-6)
         if name == "tensorflow_gpu":
             assert float(noise_of(torch.tensor([2.0**-23]))[0]) == float(gumbel(torch.tensor([2.0**-23]))[0])
@@ -421,35 +425,11 @@ def twelvefold(e: torch.Tensor) -> torch.Tensor:
 class TestWideTables:
     """Noise tables of 2^32 words against the words themselves, run by run."""
 
-    RUN, MARGIN = 1 << 18, 1 << 12
-
     @pytest.mark.parametrize(
         "name", [n if n == "torch_cuda_race_fp32" else pytest.param(n, marks=pytest.mark.slow) for n in WIDE]
     )
     def test_counts_of_runs_of_words(self, name):
-        """Values seen in a run and not in the margins about it have all their words in it."""
-        sampler = MINE[name]
-        atoms, total, checked = sampler.noise_atoms(), 1 << 32, 0
-        assert (atoms.bits, int(atoms.counts.sum())) == (32, total)
-        rng = np.random.default_rng(1)
-        for start in (
-            0,
-            total - self.RUN,
-            1 << 31,
-            total - (1 << 24),
-            *rng.integers(1 << 20, total - (1 << 20), size=4).tolist(),
-        ):
-            low, high = max(start - self.MARGIN, 0), min(start + self.RUN + self.MARGIN, total)
-            words = torch.arange(low, high)
-            noise = sampler.noise_of(sampler.source.from_words(words)).double().numpy()
-            inside = (words.numpy() >= start) & (words.numpy() < start + self.RUN)
-            values, counts = np.unique(noise[inside], return_counts=True)
-            kept = ~np.isin(values, noise[~inside])
-            at = np.searchsorted(atoms.values, values[kept])
-            np.testing.assert_array_equal(atoms.values[at], values[kept])
-            np.testing.assert_array_equal(atoms.counts[at], counts[kept])
-            checked += int(kept.sum())
-        assert checked > 100_000
+        check_runs_of_words(MINE[name])
 
     @pytest.mark.slow
     def test_mass_at_the_top(self):
@@ -529,11 +509,15 @@ class TestDefects:
         assert MINE["tensorflow_cpu"].law(torch.tensor([-INF, 0.0])).probs[0] == 0.0
 
     def test_gidd_gives_the_rest_to_the_last_token(self):
-        """float32 sums may stop short of 1: a dead last token takes what is left, in words of 2^-24."""
-        logits = torch.cat([3 * torch.randn(500, generator=seeded(24)), torch.tensor([-INF])])
-        sampler = MINE["gidd_fp32"]
-        rest = 1 - float(torch.cumsum(torch.softmax(logits, -1), -1)[-2])
-        assert sampler.law(logits).probs[-1] == max(rest, 0.0)
+        """float32 sums may stop short of 1: a dead last token takes what is left, in words of 2^-24. Of ten rows some stop
+        short on any machine, whatever the order of its sums."""
+        short = 0
+        for seed in range(24, 34):
+            logits = torch.cat([3 * torch.randn(500, generator=seeded(seed)), torch.tensor([-INF])])
+            rest = max(1 - float(torch.cumsum(torch.softmax(logits, -1), -1)[-2]), 0.0)
+            assert MINE["gidd_fp32"].law(logits).probs[-1] == pytest.approx(rest, rel=1e-12, abs=0)
+            short += rest > 0
+        assert short
 
     @pytest.mark.parametrize("name", ["numpy_choice", "tensorflow_cpu", "llama_cpp", "remdm_fp64"])
     def test_the_references_are_good(self, name):
@@ -568,7 +552,18 @@ class TestUnnormalisedRange:
             MINE["llada_fp64"].law(torch.tensor([-700.0, -701.0]))
 
 
-class TestTablesAreTheMeasuredOnes:
-    @pytest.mark.parametrize("name", slow_where_wide)
-    def test_hash(self, name):
-        assert MINE[name].noise_atoms().sha256() == MEASURED[name]
+class TestTablesAreCounted:
+    """On the machine at hand: a table of 24-bit words is its recipe run on every word (those of 32 bits: run by run, above)."""
+
+    @pytest.mark.parametrize("name", [n for n in LISTED if MINE[n].source.bits <= 24])
+    def test_every_word(self, name):
+        sampler = MINE[name]
+        every = sampler.source.from_words(torch.arange(1 << sampler.source.bits))
+        values, counts = np.unique(sampler.noise_of(every).double().numpy() + 0.0, return_counts=True)
+        atoms = sampler.noise_atoms()
+        np.testing.assert_array_equal(atoms.values, values)
+        np.testing.assert_array_equal(atoms.counts, counts)
+
+    def test_hashes_were_noted_of_tables_that_are_listed(self):
+        assert set(MEASURED).issuperset(LISTED)
+        assert all(len(digest) == 64 for digest in MEASURED.values())

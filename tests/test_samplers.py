@@ -27,7 +27,7 @@ from precision_lab.samplers.rules import Enumerated
 from precision_lab.samplers.torch_multinomial import torch_multinomial, torch_multinomial_replacement
 from precision_lab.types import Guarantee
 from precision_lab.uniforms import DTYPES, TORCH_RAND, Source
-from precision_lab.uniforms.source import _law
+from precision_lab.uniforms.source import pushed_law
 
 INF = float("inf")
 NARROW = [name for name, s in SAMPLERS.items() if s.stages.weights != "fp64"]
@@ -242,9 +242,9 @@ class TestTheHinge:
         assert 0 < (single != brain).double().mean() < 0.1
 
 
+@mpmath.workdps(50)
 def ceiling_of(u: float, guard: float = 0.0) -> float:
     """-log E at E = guard - log(u + guard), to 50 digits."""
-    mpmath.mp.dps = 50
     return float(-mpmath.log(guard - mpmath.log(mpmath.mpf(u))))
 
 
@@ -253,7 +253,7 @@ class TestNoiseTables:
     def test_measured_twice_is_the_same_table(self, name):
         sampler = SAMPLERS[name]
         first = sampler.noise_atoms().sha256()
-        _law.cache_clear()
+        pushed_law.cache_clear()
         assert sampler.noise_atoms().sha256() == first
         assert replace(sampler, noise_sha256=first).noise_atoms().sha256() == first
 

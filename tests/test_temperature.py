@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import tracemalloc
+from collections.abc import Callable
 from fractions import Fraction
 
 import mpmath
@@ -117,9 +118,18 @@ class TestEffectiveTemperature:
         drawn = temperature_from_draws(Counts.from_tokens([0], p.vocab), p)
         assert (drawn.value, drawn.low, drawn.high) == (1.0, 0.0, math.inf)
 
-    def test_one_token_above_underflow_is_undetermined(self) -> None:
-        p = target_law(np.array([0.0, -1000.0]))
-        assert "undetermined" in effective_temperature(p, p).temperature.method
+    @pytest.mark.parametrize("gap", [700.0, 744.0, 746.0, 800.0, 1000.0, 1e5])
+    def test_a_second_token_below_underflow_still_has_a_temperature(self, gap: float) -> None:
+        """p = (1, e^-gap): of (1, e^-k) it is gap / k, of equal shares infinite, of the tokens swapped -1."""
+        p = target_law(np.array([0.0, -gap]))
+        assert effective_temperature(p, p).temperature.value == 1.0
+        flat = effective_temperature(target_law(np.zeros(2)), p)
+        assert flat.temperature.value == math.inf
+        assert flat.share == pytest.approx(1.0, abs=1e-11)
+        assert effective_temperature(target_law(np.array([-gap, 0.0])), p).temperature.value == pytest.approx(-1.0)
+        for k in (gap / 3, gap - 20, gap + 20, 2 * gap):
+            q = target_law(np.array([0.0, -k]))
+            assert effective_temperature(q, p).temperature.value == pytest.approx(gap / k, rel=1e-12)
 
     def test_ends_of_the_scale(self) -> None:
         p = probs(0.4, 0.4, 0.15, 0.05)
@@ -649,6 +659,43 @@ def detectable_mean(p: Law, n: int, false_fail: float) -> float:
     wanted = stats.chi2.isf(false_fail, 1) / 2 / n
     b = optimize.brentq(lambda b: kl_divergence(law(b * p.log_probs), p) - wanted, 1.0, 20.0)
     return float(np.sum((law(b * p.log_probs).probs - p.probs) * p.log_probs))
+
+
+class TestPeakedTargets:
+    """p = (1, e^-gap): the test sees the rare token, whose rate at temperature T is e^(-gap / T)."""
+
+    @pytest.mark.parametrize("gap", [5.0, 40.0, 42.0, 45.0, 50.0, 60.0, 80.0, 100.0, 300.0, 700.0])
+    def test_detectable_is_where_chernoffs_bound_is_met(self, gap: float) -> None:
+        """KL(p_t || p) = log(2 / level) / n at t and KL(p_t || p_s) = log(1 / miss) / n at s, solved in 40 digits."""
+        n, p = 1000, target_law(np.array([0.0, -gap]))
+        found = detectable_temperature(n, p)
+        with mpmath.workdps(40):
+
+            def rare(b: mpmath.mpf) -> mpmath.mpf:
+                return 1 / (1 + mpmath.exp(b * gap))
+
+            def divergence(a: mpmath.mpf, b: mpmath.mpf) -> mpmath.mpf:
+                x, y = rare(a), rare(b)
+                return x * mpmath.log(x / y) + (1 - x) * mpmath.log((1 - x) / (1 - y))
+
+            def bisected(beyond: Callable[[mpmath.mpf], mpmath.mpf], inside: mpmath.mpf) -> mpmath.mpf:
+                outside = mpmath.mpf(0)
+                for _ in range(120):
+                    middle = (inside + outside) / 2
+                    inside, outside = (inside, middle) if beyond(middle) > 0 else (middle, outside)
+                return inside
+
+            fails = bisected(lambda b: n * divergence(b, 1) - mpmath.log(2e6), mpmath.mpf(1))
+            seen = bisected(lambda b: n * divergence(fails, b) - mpmath.log(1e6), fails)
+            expected = float(1 / seen - 1)
+        assert found == pytest.approx(max(expected, 1.0), rel=1e-6)  # 1 where a lower temperature goes unseen
+
+    @pytest.mark.parametrize("row", [[0.0, -90.0], [0.0, -100.0], [0.0, -90.0, -100.0], [0.0] + [-100.0] * 1000])
+    def test_draws_of_the_head_alone_pass(self, row: list[float]) -> None:
+        p = target_law(np.array(row))
+        found = temperature_test(Counts.from_tokens(np.zeros(1000, dtype=np.int64), p.vocab), p)
+        assert found.p_value == 1.0
+        assert found.detectable > 5
 
 
 class TestLackOfFit:

@@ -10,17 +10,19 @@ from numba import njit
 
 MOMENTS = 6  # terms of the binomial series for a class of equal tokens
 SMALL = 2.0**-5  # largest (members x odds) at which it is used: the remainder is below SMALL^6 / 6! = 1.3e-12, relative
-_HUGE = np.finfo(np.float64).max
+ADD, DIVIDE, MULTIPLY, RATIO = 0, 1, 2, 3  # how weight and noise make a score: see :func:`score`
+AS_COMPUTED, TO_BF16, TO_FP16 = 0, 1, 2  # the second rounding of a score
+INFINITE = np.finfo(np.float64).max  # the key of a score of +inf; that of NaN is inf
 jit = njit(nogil=True, cache=True, error_model="numpy")
 
 
 @jit
 def round_half(x, format):
-    """Nearest bfloat16 (1) or float16 (2), ties to even, of a float32."""
+    """Nearest bfloat16 (``TO_BF16``) or float16 (``TO_FP16``), ties to even, of a float32."""
     bits = np.float32(x).view(np.uint32)
     if (bits & np.uint32(0x7F800000)) == np.uint32(0x7F800000):
         return x  # inf, NaN
-    if format == 1:
+    if format == TO_BF16:
         bits = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
         return np.uint32(bits).view(np.float32)
     if abs(x) < np.float32(2.0**-14):  # subnormal: multiples of 2^-24
@@ -31,40 +33,69 @@ def round_half(x, format):
 
 
 @jit
-def score(weight, noise, divide, format):
-    """The rounded score as float64. NaN, which wins in torch, becomes inf, and inf the largest finite number."""
-    s = weight / noise if divide else weight + noise
-    if format:
+def score(weight, noise, combine, format):
+    """The rounded score as float64: w + noise, w / noise, w noise, or -(noise / w), whose largest is the least noise / w.
+    NaN, which wins in torch, becomes inf, and inf the largest finite number."""
+    if combine == ADD:
+        s = weight + noise
+    elif combine == DIVIDE:
+        s = weight / noise
+    elif combine == MULTIPLY:
+        s = weight * noise
+    else:
+        s = -(noise / weight)
+    if format != AS_COMPUTED:
         s = round_half(s, format)
     key = np.float64(s)
     if math.isnan(key):
         return np.inf
-    return _HUGE if key == np.inf else key
+    return INFINITE if key == np.inf else key
 
 
 @jit
-def threshold(x, top, divide):
-    """The score of a token of weight ``top`` whose exponential is ``x``."""
-    if divide:
-        return top / x if x > 0 else np.inf
-    return top - math.log(x) if x > 0 else np.inf
+def threshold(x, top, combine):
+    """The score of a token of weight ``top`` whose exponential is ``x``: falls from inf at 0 to -inf at inf."""
+    if not x > 0:
+        return np.inf
+    if x == np.inf:
+        return -np.inf
+    if combine == ADD:
+        return top - math.log(x)
+    return -(x / top) if combine == RATIO else top / x
 
 
 @jit
-def locate(weights, order, noise, divide, format, limit, out):
+def between(low, high, halvings):
+    """The float that ``halvings`` bisections of the floats in [low, high) towards high lead to: at least low, below high.
+
+    Floats are counted, not measured: 64 bisections leave the last float below high, whatever the two ends."""
+    for _ in range(halvings):
+        if low < 0.0 < high:
+            low = 0.0
+        elif high > 0.0:
+            a, b = np.float64(abs(low)).view(np.int64), np.float64(high).view(np.int64)
+            low = np.int64(a + (b - a) // 2).view(np.float64)
+        else:  # below 0 the bits fall as the value rises
+            a, b = np.float64(low).view(np.int64), np.float64(-abs(high)).view(np.int64)
+            low = np.int64(a - (a - b) // 2).view(np.float64)
+    return low
+
+
+@jit
+def locate(weights, order, noise, combine, format, limit, out):
     """out[c] = how many atoms of class c score at or above ``limit``; in order of weight, so that answers are neighbours."""
     count, guess = len(noise), 0
     for c in order:
         w = weights[c]
         low, high, width = guess - 1, guess, 1  # sought: score(low) >= limit > score(high)
-        while low >= 0 and score(w, noise[low], divide, format) < limit:
+        while low >= 0 and score(w, noise[low], combine, format) < limit:
             high, low, width = low, max(low - width, -1), 2 * width
         width = 1
-        while high < count and score(w, noise[high], divide, format) >= limit:
+        while high < count and score(w, noise[high], combine, format) >= limit:
             low, high, width = high, min(high + width, count), 2 * width
         while high - low > 1:
             middle = (low + high) // 2
-            if score(w, noise[middle], divide, format) >= limit:
+            if score(w, noise[middle], combine, format) >= limit:
                 low = middle
             else:
                 high = middle
@@ -103,7 +134,7 @@ def sweep(
     remaining,
     first,
     members,
-    divide,
+    combine,
     format,
     top,
     x0,
@@ -125,21 +156,29 @@ def sweep(
     An event's ``fate`` is o, or -f where o > 1/2, so that either is known to a few ulp. What the subtractions from
     ``product`` round away is gathered in ``lacking`` and given back every 64 events: the error is in proportion to the
     mass spent, not to the number of events.
-    Ends early once the product is at most ``stop``. Returns the product left and the number of events.
+    Windows are chosen in x. Where no smaller step in x gives fewer events (x at the ends of its floats, or a threshold
+    that moves by less than its own rounding), the window is halved in the count of floats between its two thresholds
+    instead, down to one score, at which each class has one event: so every window fits in the end.
+    Ends early once the product is at most ``stop``. Returns the product left and the work done: (atoms read, tokens
+    looked at), windows that were tried in vain included.
     """
     classes, atoms = len(weights), len(noise)
+    atoms_read, tokens_seen, halvings = 0, 0, 0
     wish = max(1 << 15, classes // 2)  # events that a window should hold; it can hold ``room``
     raw, raw_who = np.empty((room, 2)), np.empty(room, np.int32)  # (key, fate) and class, as they come
     pair, who = np.empty((room, 2)), np.empty(room, np.int32)  # the same, best first
     bucket, upto = np.empty(room, np.int32), np.empty(room + 1, np.int32)
     ahead, start, fates, lead = np.empty(classes), np.empty(classes, np.int64), np.zeros(classes), members[first[:-1]]
+    inverse = combine == DIVIDE or combine == MULTIPLY  # the key that is linear in x: 1 / score, or -score
     for c in range(classes):
-        ahead[c] = score(weights[c], noise[pos[c]], divide, format) if pos[c] < atoms else -np.inf
-    lacking, seen, x, above = 0.0, 0, x0, threshold(x0, top, divide)
+        ahead[c] = score(weights[c], noise[pos[c]], combine, format) if pos[c] < atoms else -np.inf
+    lacking, x, above = 0.0, x0, threshold(x0, top, combine)
     while x < x1 and product > stop:
         y = min(max(x + step, np.nextafter(x, np.inf)), x1)
-        limit = threshold(y, top, divide) if y < np.inf else -np.inf
+        goal = threshold(y, top, combine)
+        limit = between(goal, above, halvings) if goal < above else goal
         n, fits = 0, True
+        tokens_seen += classes
         start[:] = pos
         for c in range(classes):
             if ahead[c] < limit or pos[c] >= atoms:
@@ -152,10 +191,11 @@ def sweep(
                 was, before = s, remaining[k]
                 while k < atoms and s == was:  # coarse scores: several atoms, one event
                     k += 1
-                    s = score(w, noise[k], divide, format) if k < atoms else -np.inf
+                    s = score(w, noise[k], combine, format) if k < atoms else -np.inf
                 odds = (before - remaining[k]) / before
                 raw[n, 0], raw[n, 1], raw_who[n] = was, odds if odds <= 0.5 else -(remaining[k] / before), c
                 n += 1
+            atoms_read += k - pos[c]
             if not fits:
                 break
             pos[c], ahead[c] = k, s
@@ -163,24 +203,31 @@ def sweep(
             for c in range(classes):
                 if pos[c] != start[c]:
                     pos[c] = start[c]
-                    ahead[c] = score(weights[c], noise[pos[c]], divide, format)
-            step = (y - x) / 4 if y < np.inf else max(x, 1.0)
+                    ahead[c] = score(weights[c], noise[pos[c]], combine, format)
+            smaller = (y - x) / 4 if y < np.inf else max(x, 1.0)
+            if halvings == 0 and max(x + smaller, np.nextafter(x, np.inf)) < y:
+                step = smaller
+            else:
+                halvings += 1
             continue
-        if n < wish // 2:
+        if halvings > 0:
+            if n < wish // 2:
+                halvings -= 1
+        elif n < wish // 2:
             step *= 2
         elif n > 2 * wish and y < np.inf:
             step = (y - x) / 2
-        x = y
-        seen += n
+        if limit <= goal:
+            x, halvings = y, 0
         if n == 0:
             above = limit
             continue
         # counting sort on a monotone map of the key, then order inside buckets
-        low, high = (1.0 / above, 1.0 / limit) if divide else (-above, -limit)
+        low, high = (1.0 / above, 1.0 / limit) if inverse else (-above, -limit)
         if not (low > -1e300 and high < 1e300):
             low, high = np.inf, -np.inf
             for e in range(n):
-                s = 1.0 / raw[e, 0] if divide else -raw[e, 0]
+                s = 1.0 / raw[e, 0] if inverse else -raw[e, 0]
                 if s < 1e300 and s > -1e300:
                     low, high = min(low, s), max(high, s)
         scale = (n - 1) / (high - low) if high > low else 0.0
@@ -188,7 +235,7 @@ def sweep(
             scale = 0.0
         upto[: n + 1] = 0
         for e in range(n):
-            s = ((1.0 / raw[e, 0] if divide else -raw[e, 0]) - low) * scale
+            s = ((1.0 / raw[e, 0] if inverse else -raw[e, 0]) - low) * scale
             b = 0 if not s > 0 else (n - 1 if s >= n else int(s))
             bucket[e] = b
             upto[b + 1] += 1
@@ -242,6 +289,7 @@ def sweep(
                     for k in range(first[who[e]], first[who[e] + 1]):
                         tokens[m], whose[m] = members[k], who[e]
                         m += 1
+                tokens_seen += crowd
                 for turn in np.argsort(tokens) if j > i + 1 else np.arange(crowd):
                     f = fates[whose[turn]]
                     if f > 0:
@@ -257,7 +305,7 @@ def sweep(
                     product, lacking = t, lacking - (t - product)
             i = j
         above = limit
-    return product + lacking, seen
+    return product + lacking, atoms_read, tokens_seen
 
 
 @jit

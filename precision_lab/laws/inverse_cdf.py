@@ -2,17 +2,67 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from ..atoms import Atoms
 from ..errors import InputError
-from ..types import Float, Guarantee
+from ..types import Float, Guarantee, Int
 from .law import Law
+
+Rule = Literal["u < c", "u <= c"]
+
+
+@dataclass(frozen=True)
+class ThresholdLaw:
+    """The law of the first j with u < c_j or u <= c_j, in words of the uniform, which has 2^bits of them.
+
+    ``counts``: (vocab,) int64, the words that pick each token.  ``beyond``: the words above every sum.
+    """
+
+    counts: Int
+    beyond: int
+    bits: int
+
+    @property
+    def probs(self) -> Float:
+        """(vocab,) counts / 2^bits; they sum to 1 - beyond / 2^bits."""
+        return np.ldexp(self.counts.astype(np.float64), -self.bits)
+
+    def law(self, beyond_to: int, how: str, guarantee: Guarantee = Guarantee.EXACT) -> Law:
+        """The :class:`Law` in which what is beyond every sum picks the token ``beyond_to``: -1, the last, where the index
+        is clamped; 0, where an argmax finds no True. InputError for an index out of range."""
+        if not -len(self.counts) <= beyond_to < len(self.counts):
+            raise InputError(f"index {beyond_to}", f"a token of {len(self.counts)}", "say which token takes the rest")
+        counts = self.counts.copy()
+        counts[beyond_to] += self.beyond
+        error = 0.0 if self.bits <= 53 else 2.0**-53
+        return Law.from_probs(np.ldexp(counts.astype(np.float64), -self.bits), how, error, guarantee)
+
+
+def threshold_law(cumulative: Float, uniform: Atoms, rule: Rule) -> ThresholdLaw:
+    """The first j with u < c_j (``rule="u < c"``) or u <= c_j, for any law of u: P(index <= j) = P(u < max_{i <= j} c_i).
+
+    ``cumulative``: (vocab,) the sums as the sampler compares them, infinities allowed; they may decrease, as those of
+    parallel scans do: then their running maximum counts. ``uniform``: the atoms of what is compared, after every map.
+    Exact: whole words. Raises InputError for sums that are NaN or not (vocab,), and for an unknown rule.
+    """
+    c = np.asarray(cumulative, dtype=np.float64)
+    if c.ndim != 1 or not c.size or np.isnan(c).any():
+        raise InputError(f"sums of shape {c.shape}", "(vocab,) numbers, none NaN", "check the row")
+    if rule not in ("u < c", "u <= c"):
+        raise InputError(f"rule {rule!r}", "'u < c' or 'u <= c'", "name when u picks a token")
+    below = np.concatenate([[0], np.cumsum(uniform.counts)])
+    reached = np.maximum.accumulate(c)
+    upto = below[np.searchsorted(uniform.values, reached, side="left" if rule == "u < c" else "right")]
+    counts = np.diff(np.concatenate([[0], upto])).astype(np.int64)
+    return ThresholdLaw(counts, int((1 << uniform.bits) - upto[-1]), uniform.bits)
 
 
 def inverse_cdf_law(
-    cumulative: Float, *, bits: int, rule: Literal["u < c", "u <= c"], uniform_atoms: tuple[Float, Float] | None = None
+    cumulative: Float, *, bits: int, rule: Rule, uniform_atoms: tuple[Float, Float] | None = None
 ) -> Law:
     """P(token <= j) = P(u < c_j) or P(u <= c_j), exactly, for u on the grid k / 2^bits (or on given atoms).
 

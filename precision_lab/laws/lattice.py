@@ -47,3 +47,18 @@ def best_total_variation(probs: Float, bits: int) -> float:
     lifted = np.argsort(-fraction, kind="stable")[: max(spare, 0)]
     fraction[lifted] = 0.0  # these got one word more than they lost
     return float(np.ldexp(fraction.sum(), -bits))
+
+
+def tail_ratio_of_atoms(exponentials: Float, masses: Float, gaps: Float) -> Float:
+    """q / p of one token ``gap`` nats below a head that has the rest, where the token's exponential takes the values E_k
+    with probabilities m_k: (1 + e^gap) sum_k m_k exp(-E_k e^gap). The head's exponential is continuous.
+
+    ``exponentials``, ``masses``: (k,); only values up to some 40 e^-gap count, so the smallest ones suffice. 1 for the grid
+    of a fine uniform. Returns one ratio for each gap.
+    """
+    values = np.asarray(exponentials, dtype=np.float64)
+    weights = np.broadcast_to(np.asarray(masses, dtype=np.float64), values.shape)
+    if (weights < 0).any() or weights.sum() > 1 + 1e-9:
+        raise InputError(f"masses that sum to {weights.sum():.6g}", "probabilities", "one for each value")
+    odds = np.exp(np.asarray(gaps, dtype=np.float64))
+    return np.array([(1 + each) * float(weights @ np.exp(-values * each)) for each in odds])

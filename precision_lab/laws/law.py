@@ -18,6 +18,7 @@ class Law:
     ``log_probs``: (vocab,) float64, natural log, -inf where the token cannot be drawn.
     ``how``: one phrase, the method.  ``error``: bound on max_i |p_i - p_true,i|.  ``guarantee``: what stands behind it.
     ``relative``: bound on |p_i / p_true,i - 1| for tokens above 1e-15; inf where none is known.
+    Raises InputError for what is not one row, and for log probabilities that are NaN or +inf.
     """
 
     log_probs: Float
@@ -29,6 +30,13 @@ class Law:
     def __post_init__(self) -> None:
         if self.log_probs.ndim != 1 or not len(self.log_probs):
             raise InputError(f"log_probs of shape {self.log_probs.shape}", "(vocab,)", "give one law at a time")
+        if not (self.log_probs < np.inf).all():
+            at = int((~(self.log_probs < np.inf)).argmax())
+            raise InputError(
+                f"a log probability of {self.log_probs[at]} at token {at} ({self.how})",
+                "numbers or -inf",
+                "the computation broke down: check the weights, and that no probability is negative",
+            )
 
     @property
     def probs(self) -> Float:
@@ -45,7 +53,8 @@ class Law:
 
     @staticmethod
     def from_probs(probs: Float, how: str, error: float, guarantee: Guarantee, relative: float = math.inf) -> Law:
-        with np.errstate(divide="ignore"):
+        """A law from probabilities (vocab,), 0 included; InputError where one is NaN or negative."""
+        with np.errstate(divide="ignore", invalid="ignore"):
             return Law(np.log(probs), how, error, guarantee, relative)
 
 

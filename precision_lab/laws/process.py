@@ -23,6 +23,7 @@ _NODES = 20  # points at which a step law is asked in one octave of 1/r
 
 def faithful_step(log_probs: Float, r: float) -> Float:
     """r p_j: what the model asks for, and what float64 noise gives to within 2^-40."""
+    _check_share(r)
     return r * np.exp(log_probs)
 
 
@@ -38,6 +39,7 @@ def lattice_step(log_probs: Float, r: float, *, bits: int = 24) -> Float:
     p itself: total variation from the exact law below 1e-7 on real rows, where the law is 2e-4 from p; tokens of exactly
     equal probability tie, and the share 2^-bits / 2 per token that the first of them gains is not in it.
     """
+    _check_share(r)
     d, p = 2.0**-bits, np.exp(log_probs)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         y = d * (1.0 - r * p) / (r * p)
@@ -54,6 +56,7 @@ def truncated_step(log_probs: Float, r: float, *, ceiling: float) -> Float:
 def two_stage_step(log_probs: Float, r: float, *, token_law: StepLaw = lattice_step) -> Float:
     """r times one draw of ``token_law`` from mu itself (its r = 1, renormalised): whether is decided first and exactly, then
     what, so that no token races against the mask and the step says nothing of the token."""
+    _check_share(r)
     q = token_law(log_probs, 1.0)
     return r * q / q.sum()
 
@@ -62,6 +65,7 @@ def tokens_alone(step_law: StepLaw) -> StepLaw:
     """The step law with the right rate: r q_j / Q, Q = sum_k q_k. Whether is as asked, which token as ``step_law`` has it."""
 
     def law(log_probs: Float, r: float) -> Float:
+        _check_share(r)
         q = step_law(log_probs, r)
         return r * q / q.sum()
 
@@ -79,7 +83,14 @@ def step_law_of(row_law: Callable[[Float], Law]) -> StepLaw:
     return lambda log_probs, r: row_law(_with_mask(log_probs, r)).probs[:-1]
 
 
+def _check_share(r: float) -> None:
+    """Refuse what is no probability of unmasking."""
+    if not 0 <= r <= 1:
+        raise InputError(f"r = {r}", "a probability, 0 to 1", "give the share of masked tokens to unmask in this step")
+
+
 def _with_mask(log_probs: Float, r: float) -> Float:
+    _check_share(r)
     with np.errstate(divide="ignore"):
         return np.append(log_probs + np.log(r), np.log1p(-r))
 

@@ -45,11 +45,17 @@ def enumerate_inverse_cdf(
 
 
 def numpy_score(combine: str, dtype: type[np.floating]) -> Callable[[float, float], float]:
-    """One scalar addition or division in a NumPy dtype."""
+    """One scalar sum, quotient, product or negated ratio in a NumPy dtype: the score whose largest wins."""
 
     def score(weight: float, noise: float) -> float:
         with np.errstate(all="ignore"):
             a, b = dtype(weight), dtype(noise)
-            return float(a + b) if combine == "add" else float(np.divide(a, b))
+            if combine == "add":
+                return float(a + b)
+            if combine == "divide":
+                return float(np.divide(a, b))
+            if combine == "multiply":
+                return float(a * b)
+            return -float(np.divide(b, a))
 
     return score

@@ -7,7 +7,6 @@ its metadata, and only after its sha256 was found to be the pinned one (``--requ
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import cache_dir
 from ..provenance import file_sha256
 
 
@@ -63,11 +63,6 @@ CLIENTS = {
     ),
     "apt": Client("apt-get", "debian", ".deb", lambda r, s, f: ["apt-get", "download", "-q", r]),
 }
-
-
-def cache_dir() -> Path:
-    """``$PRECISION_LAB_CACHE``, else ``~/.cache/precision_lab``."""
-    return Path(os.environ.get("PRECISION_LAB_CACHE") or Path.home() / ".cache" / "precision_lab")
 
 
 def held(source: Source, cache: Path | str | None = None) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from .exponential_race import exponential_race
+from .function import FunctionSampler
 from .gumbel_max import GUMBEL_MAX_FP64_TRUNCATED, gumbel_max
 from .inverse_cdf import inverse_cdf
 from .published import PUBLISHED
-from .resolve import FunctionSampler, resolve
+from .resolve import resolve
 from .sampler import Sampler, Stages, UniformSampler, with_tolerance
 from .torch_multinomial import torch_multinomial, torch_multinomial_replacement
 

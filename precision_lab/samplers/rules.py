@@ -30,7 +30,7 @@ from ..errors import InputError
 from ..formats import FP16, FloatFormat
 from ..laws.argmax import Combine, Progress, Tie, argmax_law, perturbed_law, truncated_gumbel_law
 from ..laws.law import Law
-from ..types import Array, Float
+from ..types import Array, Float, Guarantee
 from ..uniforms import Source
 
 NoiseMap: TypeAlias = Callable[[Tensor], Tensor]
@@ -116,7 +116,7 @@ class Enumerated(LawRule):
         noise = race.noise_atoms()
         if race.combine == "divide" and not self.overflow:
             _check_quotients(race, float(weights.max()), noise)
-        return argmax_law(
+        law = argmax_law(
             weights,
             noise,
             combine=race.combine,
@@ -126,9 +126,18 @@ class Enumerated(LawRule):
             relative=self.relative,
             progress=progress,
         )
+        return _within(law, 2 * race.source.relative_bound)
 
     def with_tolerance(self, tolerance: float, relative: float) -> Enumerated:
         return replace(self, tolerance=tolerance, relative=relative)
+
+
+def _within(law: Law, bound: float) -> Law:
+    """The law of values that are known to a bound only: see :attr:`~precision_lab.uniforms.Source.relative_bound`."""
+    if not bound:
+        return law
+    error = min(law.error + bound, 1.0)
+    return replace(law, error=error, relative=math.inf, guarantee=Guarantee.CERTIFIED)
 
 
 def _check_quotients(race: Race, largest: float, noise: Atoms) -> None:

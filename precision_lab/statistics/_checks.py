@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import operator
 from typing import Any
 
@@ -16,9 +17,18 @@ _SUM_TOLERANCE = 1e-9  # float64 probabilities sum to 1 within vocab * 2**-53 < 
 
 def check_open_unit(name: str, value: float) -> float:
     """A number strictly between 0 and 1: a confidence, an error rate."""
-    if not 0 < value < 1:
-        raise InputError(f"{name} = {value}", "a number strictly between 0 and 1", "write 95 % as 0.95")
+    if not isinstance(value, numbers.Real) or not 0 < value < 1:
+        raise InputError(f"{name} = {value!r}", "a number strictly between 0 and 1", "write 95 % as 0.95")
     return float(value)
+
+
+def check_numbers(values: Any) -> Float:
+    """Real numbers of any shape as flat float64; InputError for text and ragged lists."""
+    try:
+        return np.asarray(values, dtype=np.float64).ravel()
+    except (TypeError, ValueError) as error:
+        got = f"values of type {type(values).__name__}"
+        raise InputError(got, "numbers in an array of one shape", "convert them to float") from error
 
 
 def check_whole(name: str, value: Any, least: int) -> int:

@@ -33,7 +33,11 @@ class Counts:
     @staticmethod
     def from_tokens(tokens: ArrayLike, vocab: int) -> Counts:
         """Count drawn token ids of any shape and any integer dtype, each in 0..vocab-1, at least one."""
-        vocab, drawn = check_whole("vocab", vocab, 1), np.asarray(tokens).ravel()
+        vocab = check_whole("vocab", vocab, 1)
+        try:
+            drawn = np.asarray(tokens).ravel()
+        except ValueError as error:  # a ragged list
+            raise InputError("lists of unequal length", "tokens of one shape", "concatenate them first") from error
         if not drawn.size:
             raise InputError("no tokens", "at least one draw", "draw with n >= 1")
         if drawn.dtype.kind not in "iu":

@@ -11,7 +11,7 @@ from scipy import special, stats
 
 from ..errors import InputError
 from ..types import Guarantee
-from ._checks import check_open_unit, check_successes
+from ._checks import check_numbers, check_open_unit, check_successes
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,14 @@ class Estimate:
     n: int
     method: str
     guarantee: Guarantee
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.value) or math.isnan(self.low) or math.isnan(self.high):
+            raise InputError(
+                f"an estimate of {self.value} [{self.low}, {self.high}] ({self.method})",
+                "numbers, -inf and inf included",
+                "the data are outside the range of this estimator: check for NaN, infinity and overflow",
+            )
 
     @staticmethod
     def exact(value: float, error: float = 0.0, method: str = "exact") -> Estimate:
@@ -54,11 +62,13 @@ class Estimate:
 
 
 def proportion(successes: int, n: int, confidence: float = 0.95) -> Estimate:
-    """successes / n with Clopper and Pearson's interval, which covers at every n and rate (Biometrika 26, 1934).
+    """successes / n with Clopper and Pearson's interval, which covers at every n and rate (Biometrika 26, 1934); n <= 2^53.
 
     low = B^-1(a/2; k, n - k + 1), high = B^-1(1 - a/2; k + 1, n - k), quantiles of beta distributions, a = 1 - confidence.
     """
     hits, total = check_successes(successes, n)
+    if total > 2**53:
+        raise InputError(f"n = {total:.3g}", "at most 2^53 draws", "float64 cannot tell such counts apart")
     side = (1 - check_open_unit("confidence", confidence)) / 2
     low = float(special.betaincinv(hits, total - hits + 1, side)) if hits else 0.0
     high = float(special.betainccinv(hits + 1, total - hits, side)) if hits < total else 1.0
@@ -75,16 +85,24 @@ def ratio_of_proportion(successes: int, n: int, expected_probability: float, con
 
 
 def mean(values: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """Mean -/+ t_{n-1} s / sqrt(n) of independent values, any shape. One value: the interval is all numbers."""
+    """Mean -/+ t_{n-1} s / sqrt(n) of independent values, any shape. One value: the interval is all numbers.
+
+    Errors: InputError for no values, for values that are not finite, and for sums of them or squares that overflow.
+    """
     check_open_unit("confidence", confidence)
-    x = np.asarray(values, dtype=np.float64).ravel()
+    x = check_numbers(values)
     if not x.size or not np.isfinite(x).all():
         raise InputError(
             f"{x.size} values, {int((~np.isfinite(x)).sum())} not finite", "finite numbers", "drop the rest"
         )
-    centre, half = float(x.mean()), math.inf
+    with np.errstate(over="ignore", invalid="ignore"):
+        centre = float(x.mean())
+        spread = float(x.std(ddof=1)) if x.size > 1 else 0.0
+    if not (math.isfinite(centre) and math.isfinite(spread)):
+        raise InputError("values whose squares overflow", "numbers below 1e150 or so", "divide them by a power of two")
+    half = math.inf
     if x.size > 1:
-        half = float(stats.t.ppf((1 + confidence) / 2, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size))
+        half = float(stats.t.ppf((1 + confidence) / 2, x.size - 1) * spread / math.sqrt(x.size))
     return Estimate(centre, centre - half, centre + half, confidence, x.size, "Student t", Guarantee.ASYMPTOTIC)
 
 

@@ -114,6 +114,9 @@ class Scores:
         """From each sequence's judge's ids and -log p, NaN where a token is context only."""
         sums, counts = np.zeros((len(ids), len(PARTS))), np.zeros((len(ids), len(PARTS)), dtype=np.int64)
         for i, (row, cost) in enumerate(zip(ids, nats, strict=True)):
+            if np.shape(row) != np.shape(cost) or np.ndim(row) != 1:
+                got = f"ids of shape {np.shape(row)} and nats of shape {np.shape(cost)} in sequence {i}"
+                raise InputError(got, "one number a token", "give NaN where a token is context only")
             ended = np.cumsum(row == end)
             part = np.where(row == end, np.where(ended == 1, 2, 4), np.where(ended == 0, 1, 3))
             part[:1] = 0
@@ -162,15 +165,30 @@ class Scores:
 
 
 def pool(nats: Float, tokens: Int, how: str, batch: int = 8) -> float:
-    """The pooled perplexity of S and T, (n,) each: see :class:`Definition`. ``batch``: of "batches", as even as n allows."""
+    """The pooled perplexity of S and T, (n,) each, inf beyond e^709: see :class:`Definition`.
+
+    ``batch``: of "batches", as even as n allows.
+    """
     if how == "tokens":
-        return math.exp(nats.sum() / tokens.sum())
+        return _exp(nats.sum() / tokens.sum())
     if how == "batches":
         number = max(len(nats) // batch, 1)  # a sequence left out makes one batch shorter, and drops none
         sums = (np.add.reduceat(x, np.arange(number) * len(nats) // number) for x in (nats, tokens))
-        return float(np.exp(np.divide(*sums)).mean())
+        with np.errstate(over="ignore"):
+            return float(np.exp(np.divide(*sums)).mean())
     each = nats / tokens
-    return float(np.exp(each).mean()) if how == "sequences" else math.exp(each.mean())
+    if how != "sequences":
+        return _exp(each.mean())
+    with np.errstate(over="ignore"):
+        return float(np.exp(each).mean())
+
+
+def _exp(nats: float) -> float:
+    """e^nats, inf where it overflows."""
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf
 
 
 def generative_perplexity(

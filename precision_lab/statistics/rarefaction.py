@@ -19,6 +19,8 @@ from ._checks import check_open_unit, check_whole
 from .counts import Counts
 from .entropies import rare
 
+_MOST_DRAWS = 10**10  # of counts: the log-gamma of more has no digits to spare
+_MOST_SIZE = 10**8  # 2 GiB of expected counts
 _ENTRIES = 1 << 20  # of one block of (tokens, k): 8 MiB
 
 
@@ -28,9 +30,13 @@ def rarefied(source: Counts | Law, size: int, order: float = 0.0) -> float:
     q = 0: the expected number of different tokens. q = 1: exp of the expected plug-in entropy, so that its logarithm is
     what :func:`~.diversity.sequence_entropy` reads on average off m independent draws. q = 2: 1 / E sum (k/m)^2.
     At m = n of the counts: :func:`~.richness.hill_number`. Relative error about 1e-15 n (log-gamma).
-    Errors: InputError for order < 0, m < 1, or m > n of Counts.
+    Errors: InputError for order < 0, m < 1, m > 10^8 (memory), m > n of Counts, or n > 10^10 (digits).
     """
     m, q = check_whole("size", size, 1), check_order(order)
+    if m > _MOST_SIZE:
+        raise InputError(f"size {m}", f"at most {_MOST_SIZE:.0e}", "rarefy to fewer draws")
+    if isinstance(source, Counts):
+        _check_digits(source)
     if isinstance(source, Counts) and m > source.n:
         raise InputError(f"size {m} of {source.n} draws", f"at most {source.n}", "rarefaction only goes down")
     expected = np.zeros(m + 1)  # of f_k
@@ -41,13 +47,29 @@ def rarefied(source: Counts | Law, size: int, order: float = 0.0) -> float:
         return math.fsum(expected[1:])
     if q == 1:
         return math.exp(-math.fsum(share * np.log(share) * expected[1:]))
-    return math.fsum(share**q * expected[1:]) ** (1 / (1 - q))
+    return effective_number(share, expected[1:], q)
+
+
+def effective_number(p: Float, times: Float, order: float) -> float:
+    """(sum_i times_i p_i^q)^(1/(1-q)), q != 1, p > 0, sum_i times_i p_i = 1 but for rounding.
+
+    Near q = 1, where the sum is 1 and its rounding would be divided by 1 - q, from sum times p (p^(q-1) - 1) over the sum
+    of times p, by expm1; above q = 16, where p^q underflows, by logarithms.
+    """
+    excess = order - 1
+    if abs(excess) < 1 / 16:
+        grown = math.fsum(times * p * np.expm1(excess * np.log(p)))
+        return math.exp(-math.log1p(grown / math.fsum(times * p)) / excess)
+    if order > 16:
+        drawn = times > 0
+        return math.exp(-float(special.logsumexp(order * np.log(p[drawn]), b=times[drawn])) / excess)
+    return math.fsum(p**order * times) ** (1 / (1 - order))
 
 
 def rarefied_coverage(counts: Counts, size: int) -> float:
     """Estimated sample coverage of m of the n draws: 1 - sum_i X_i / n C(n - X_i, m) / C(n - 1, m), m < n; unbiased.
 
-    m = n: 1 - f1 / n (1 - A), as :func:`~.richness.sample_coverage`.
+    m = n: 1 - f1 / n (1 - A), as :func:`~.richness.sample_coverage`. Errors: InputError as of :func:`rarefied`.
     """
     m, n, x = check_whole("size", size, 1), counts.n, counts.counts[counts.counts > 0]
     if m > n:
@@ -55,6 +77,7 @@ def rarefied_coverage(counts: Counts, size: int) -> float:
     if m == n:
         f1, a = rare(counts)
         return 1 - f1 / n * (1 - a)
+    _check_digits(counts)
     x = x[x <= n - m]
     missed = special.gammaln(n - x + 1) - special.gammaln(n - x - m + 1) + math.lgamma(n - m) - math.lgamma(n)
     return 1 - math.fsum(x / n * np.exp(missed))
@@ -83,6 +106,12 @@ def rarefied_to_coverage(counts: Counts, coverage: float, order: float = 0.0) ->
     low, part = math.floor(size), size - math.floor(size)
     below = rarefied(counts, low, order)
     return below + part * (rarefied(counts, low + 1, order) - below) if part else below
+
+
+def _check_digits(counts: Counts) -> None:
+    """The logarithms of factorials of n are known to 1e-16 n log n, which must stay far below 1."""
+    if counts.n > _MOST_DRAWS:
+        raise InputError(f"{counts.n:.3g} draws", f"at most {_MOST_DRAWS:.0e}", "draws so many need no rarefaction")
 
 
 def check_order(order: float) -> float:

@@ -17,7 +17,7 @@ from scipy import special, stats
 
 from ..errors import InputError
 from ..types import Float, Guarantee
-from ._checks import check_open_unit, check_whole
+from ._checks import check_numbers, check_open_unit, check_whole
 from .counts import Counts
 from .estimate import Estimate
 
@@ -48,6 +48,8 @@ def cluster_bootstrap(
         return Estimate(value, low, high, confidence, clusters, "cluster bootstrap, BCa", Guarantee.ASYMPTOTIC)
 
     value = float(statistic(every))
+    if math.isnan(value):
+        raise InputError("a statistic that is NaN", "a number", "check the data for NaN, or make the statistic total")
     if clusters == 1:
         return interval(-math.inf, math.inf)
     drawn = np.array([statistic(rng.integers(0, clusters, clusters)) for _ in range(resamples)], dtype=np.float64)
@@ -58,6 +60,8 @@ def cluster_bootstrap(
     below = (np.sum(drawn < value) + np.sum(drawn <= value)) / (2 * resamples)  # ties count half
     z0 = special.ndtri(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples))
     pull = left_out.mean() - left_out
+    _, exponent = np.frexp(np.abs(pull).max())
+    pull = np.ldexp(pull, -exponent)  # the acceleration has no scale: cubes neither overflow nor vanish
     spread = np.sum(pull**2) ** 1.5
     a = np.sum(pull**3) / (6 * spread) if spread > 0 else 0.0
     z = z0 + special.ndtri([(1 - confidence) / 2, (1 + confidence) / 2])
@@ -67,7 +71,7 @@ def cluster_bootstrap(
 
 def median(values: ArrayLike, *, rng: np.random.Generator, confidence: float = 0.95) -> Estimate:
     """Median of independent values, one a cluster, with the interval of :func:`cluster_bootstrap`."""
-    x = np.asarray(values, dtype=np.float64).ravel()
+    x = check_numbers(values)
     return cluster_bootstrap(lambda at: float(np.median(x[at])), len(x), rng=rng, confidence=confidence)
 
 
@@ -88,7 +92,14 @@ def ratio_of_sums(over: ArrayLike, under: ArrayLike, confidence: float = 0.95) -
     x, y = (np.asarray(values, dtype=np.float64) for values in (over, under))
     if x.shape != y.shape or x.ndim != 1:
         raise InputError(f"shapes {x.shape} and {y.shape}", "one value of each a cluster", "sum inside clusters first")
-    return cluster_jackknife(lambda at: float(x[at].sum() / y[at].sum()), len(x), confidence)
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise InputError("values that are not finite", "finite numbers", "drop the clusters that have none")
+
+    def ratio(at: NDArray[Any]) -> float:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float(x[at].sum() / y[at].sum())
+
+    return cluster_jackknife(ratio, len(x), confidence)
 
 
 def draw_jackknife(statistic: Callable[[Counts], float], counts: Counts, confidence: float = 0.95) -> Estimate:
@@ -105,12 +116,15 @@ def draw_jackknife(statistic: Callable[[Counts], float], counts: Counts, confide
 
 def _jackknife(value: float, left_out: Float, weights: Float, units: int, confidence: float, method: str) -> Estimate:
     check_open_unit("confidence", confidence)
-    half = math.inf
+    if math.isnan(value):
+        raise InputError("a statistic that is NaN", "a number", "check the data for NaN, or make the statistic total")
+    low, high = -math.inf, math.inf
     if units > 1:
         _check_finite(value, left_out)
         square = np.sum(weights * (left_out - np.average(left_out, weights=weights)) ** 2)
         half = float(stats.t.ppf((1 + confidence) / 2, units - 1) * math.sqrt((units - 1) / units * square))
-    return Estimate(value, value - half, value + half, confidence, units, method, Guarantee.ASYMPTOTIC)
+        low, high = value - half, value + half
+    return Estimate(value, low, high, confidence, units, method, Guarantee.ASYMPTOTIC)
 
 
 def _left_out(statistic: Statistic, clusters: int) -> Float:

@@ -15,11 +15,12 @@ from numpy.typing import ArrayLike
 
 from ..errors import InputError
 from ..laws.law import Law
+from ..types import Int
 from ._checks import check_tokens
 from .counts import Counts
 from .entropies import chao_wang_jost, entropy
 from .estimate import Estimate, difference
-from .rarefaction import check_order, rarefied, rarefied_coverage, rarefied_to_coverage
+from .rarefaction import check_order, effective_number, rarefied, rarefied_coverage, rarefied_to_coverage
 from .resampling import cluster_jackknife, draw_jackknife
 
 Draws = Counts | ArrayLike
@@ -31,7 +32,7 @@ def hill_number(source: Law | Counts, order: float) -> float:
     if q == 1:
         return math.exp(entropy(source))
     p = source.probs[source.probs > 0]
-    return math.fsum(p**q) ** (1 / (1 - q))
+    return effective_number(p, np.ones(len(p)), q)
 
 
 def chao_jost(counts: Counts, order: Literal[0, 1, 2]) -> float:
@@ -128,13 +129,21 @@ def _measure(order: Literal[0, 1, 2], size: int | None, coverage: float | None) 
 def _counts(draws: Draws) -> Counts:
     if isinstance(draws, Counts):
         return draws
-    rows = check_tokens(draws)
+    rows = _renumbered(draws)
     return Counts.from_tokens(rows, int(rows.max()) + 1)
+
+
+def _renumbered(draws: ArrayLike) -> Int:
+    """Tokens (sequences, length) numbered from 0 by rank, since only which are alike counts, and ids may be large."""
+    rows = check_tokens(draws)
+    if rows.min() < 0:
+        raise InputError(f"a token of {rows.min()}", "ids of 0 or more", "leave out the padding")
+    return np.unique(rows, return_inverse=True)[1].reshape(rows.shape).astype(np.int64)
 
 
 def _jackknife(measure: Callable[[Counts], float], draws: Draws, confidence: float) -> Estimate:
     if isinstance(draws, Counts):
         return draw_jackknife(measure, draws, confidence)
-    rows = check_tokens(draws)
+    rows = _renumbered(draws)
     vocab = int(rows.max()) + 1
     return cluster_jackknife(lambda at: measure(Counts.from_tokens(rows[at], vocab)), len(rows), confidence)

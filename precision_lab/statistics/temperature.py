@@ -53,7 +53,7 @@ def effective_temperature(q: Law, p: Law) -> EffectiveTemperature:
         raise InputError(
             "two laws without a common token", "q that draws a token of p", "check the order of the tokens"
         )
-    if family.flat:
+    if family.alike:
         anything = Estimate(1.0, 0.0, math.inf, 1.0, 0, f"undetermined: {_FLAT}", Guarantee.EXACT)
         return EffectiveTemperature(anything, 0.0, kl, kl)
     t = family.excess_of(log_q if kl < math.inf else log_q - logsumexp(log_q))

@@ -77,15 +77,17 @@ def detectable_temperature(
     """
     n, family = check_whole("n", n, 1), _tilting(p)
     fail, miss = (limit / n for limit in _limits(false_fail, false_pass, asymptotic))
-    error = math.sqrt(2 / family.cumulants(0.0)[1])  # KL(p_t || p) is about (t / error)^2
+    error = math.sqrt(2 / family.cumulants(0.0)[1])  # KL(p_t || p) is about (t / error)^2, near t = 0
+    widest, accuracy = 1 / float(np.ptp(family.y)), 1e-9 * min(error, 1.0)  # a peaked p has a huge error
     seen = []
     for way in (1, -1):
         if fail >= family.divergence(way * math.inf):
             seen.append(way * math.inf)
             continue
-        t = root(lambda t: family.divergence(t) - fail, 0.0, way * error * math.sqrt(fail), 1e-9 * error)
-        step = way * error * math.sqrt(miss)
-        seen.append(root(lambda s, t=t: family.divergence(t, s) - miss, t, step, 1e-9 * error))  # type: ignore[misc]
+        step = way * min(error * math.sqrt(fail), widest)
+        t = root(lambda t: family.divergence(t) - fail, 0.0, step, accuracy)
+        step = way * min(error * math.sqrt(miss), widest)
+        seen.append(root(lambda s, t=t: family.divergence(t, s) - miss, t, step, accuracy))  # type: ignore[misc]
     most, least = (1 + t for t in seen)
     return max(1 - 1 / most, 1 / least - 1 if least > 0 else math.inf)
 

@@ -14,6 +14,8 @@ from ..laws.law import Law
 from ..types import Float, Guarantee, Int
 from .divergence import difference, relative_entropy
 
+_UNDERFLOW = 1e-290  # a mean below has lost digits of its smallest terms
+
 
 @dataclass(frozen=True, eq=False)
 class Tempered:
@@ -43,9 +45,13 @@ class Tempered:
 
     @property
     def flat(self) -> bool:
-        """Every p_b is p: probabilities equal up to the rounding of their logarithms, or but one above underflow."""
-        alike = np.ptp(self.log_p) <= 4 * np.spacing(np.abs(self.log_p).max())
-        return bool(alike or not np.sum(np.exp(self.log_p) * self.y**2) > 0)
+        """No draw tells p_b from p: all are :attr:`alike`, or but one probability is above underflow."""
+        return self.alike or not np.sum(np.exp(self.log_p) * self.y**2) > 0
+
+    @property
+    def alike(self) -> bool:
+        """Every p_b is p: probabilities equal up to the rounding of their logarithms; one token."""
+        return bool(np.ptp(self.log_p) <= 4 * np.spacing(np.abs(self.log_p).max()))
 
     def log_ratio(self, t: float) -> Float:
         """log p_b - log p = t y - log Z(t). At t = -/+ inf: uniform over the least (most) likely tokens."""
@@ -90,16 +96,15 @@ class Tempered:
     def excess_of(self, log_q: Float) -> float:
         """The t with E_{p_b}[log p] = E_q[log p]: p_b is the tempered law nearest to q, argmin_b KL(q || p_b).
 
-        ``log_q``: (support,), normalised here. -/+ inf where q draws only the least (most) likely tokens,
-        or others so rarely that their part of the mean underflows.
+        ``log_q``: (support,), normalised here. -/+ inf where q draws only the least (most) likely tokens.
+        Where the others' part of the mean underflows, the logarithms of the two parts are made equal instead.
         Near t = 0 both means are taken as differences from E_p, so t has the relative accuracy of log q - log p;
         elsewhere they are taken from whichever of the mode, the mean and the least likely token q stays nearest to.
         """
         q, y = np.exp(log_q), self.y
-        if not np.sum(q * (y.max() - y)) > 0:
-            return math.inf
-        if not np.sum(q * (y - y.min())) > 0:
-            return -math.inf
+        for way, gap in ((1, y.max() - y), (-1, y - y.min())):
+            if np.sum(q * gap) < _UNDERFLOW:
+                return self._excess_near_an_end(log_q, gap, way)
         mass = math.fsum(q)
         moved = math.fsum(difference(log_q, self.log_p) * y) / mass
         if moved == 0:
@@ -114,6 +119,22 @@ class Tempered:
             return float(np.sum(np.exp(self.log_p + self.log_ratio(t)) * (y - origin)) - goal)
 
         return root(beyond, 0.0, math.copysign(self.step(abs(moved)), moved))
+
+    def _excess_near_an_end(self, log_q: Float, gap: Float, way: int) -> float:
+        """The t with E_{p_b}[gap] = E_q[gap], gap the distance of log p from its largest (way = 1) or least (-1) value."""
+        inside = (gap > 0) & ~np.isneginf(log_q)
+        if not inside.any():
+            return way * math.inf
+        goal = logsumexp(log_q[inside] + np.log(gap[inside])) - logsumexp(log_q)
+        others = gap > 0
+        log_gap = np.log(gap[others])
+
+        def beyond(t: float) -> float:
+            """log E_q[gap] - log E_{p_b}[gap], times ``way``: increasing in t."""
+            return float(way * (goal - logsumexp((self.log_p + self.log_ratio(t))[others] + log_gap)))
+
+        at_p = beyond(0.0)
+        return root(beyond, 0.0, -math.copysign(1 / float(np.ptp(self.y)), at_p)) if at_p else 0.0
 
     def step(self, change: float, t: float = 0.0) -> float:
         """A step in t that moves E_{p_b}[log p] by about ``change``, cut where a weight would change e-fold."""

@@ -14,11 +14,12 @@ from . import synthetic
 
 @dataclass(frozen=True)
 class Target:
-    """``logits``: (vocab,) float64 nats, -inf where impossible."""
+    """``logits``: (vocab,) float64 nats, -inf where impossible. ``mask``: the mask's index, for a step of masked diffusion."""
 
     name: str
     logits: Float
     provenance: str
+    mask: int | None = None
 
 
 TARGETS: dict[str, Callable[..., Float]] = {
@@ -50,4 +51,6 @@ def parse_target(spec: str) -> Target:
             arguments[key] = int(text) if known[key].annotation == "int" else float(text)
         except ValueError:
             raise InputError(f"{key}={text!r}", f"a number ({known[key].annotation})", "write key=value") from None
-    return Target(spec, TARGETS[name](**arguments), "synthetic")
+    logits = TARGETS[name](**arguments)
+    mask = len(logits) - 1 if name == "mdm_step" else None
+    return Target(spec, logits, "synthetic", mask)

@@ -1,7 +1,8 @@
-"""``jax.random.uniform`` and the uniforms inside ``jax.random.gumbel`` (jax-ml/jax jax/_src/random/core.py, 0.10.2).
+"""``jax.random.uniform`` and the uniforms inside ``jax.random.gumbel`` (jax-ml/jax jax/_src/random/core.py,
+0.10.2).
 
-What XLA compiles is what counts: it folds ``(f - 1) + tiny`` of mode "low" into ``f - 1`` where that rounds so, which
-moves 57 of float16's 1,024 noise values; bfloat16 and float32 are the same either way (measured).
+What XLA compiles is what counts: it folds ``(f - 1) + tiny`` of mode "low" into ``f - 1`` where that rounds
+so, which moves 57 of float16's 1,024 noise values; bfloat16 and float32 are the same either way (measured).
 """
 
 from __future__ import annotations
@@ -50,11 +51,12 @@ class JaxLow(JaxUniform):
 
 @dataclass(frozen=True)
 class JaxHigh(JaxUniform):
-    """Mode "high": a high and a low uniform of m bits each. high if it is at least 1/2, else high + 2^-m low + tiny.
+    """Mode "high": a high and a low uniform of m bits each. high if it is at least 1/2, else high + 2^-m low
+    + tiny.
 
-    ``tiny`` is there against log 0. It is 2^-126 in float32 and bfloat16, far below the grid of 2^-2m, so the word 0 has
-    E = 2^-126 and not about 2^-2m: an atom at G = 87.3 of probability 2^-2m, in bfloat16 2^-14. Mended on main, July 2026.
-    """
+    ``tiny`` is there against log 0. It is 2^-126 in float32 and bfloat16, far below the grid of 2^-2m, so the
+    word 0 has E = 2^-126 and not about 2^-2m: an atom at G = 87.3 of probability 2^-2m, in bfloat16 2^-14.
+    Mended on main, July 2026."""
 
     def from_words(self, words: Tensor) -> Tensor:
         high, low = self.grid(words >> self.mantissa), self.grid(words & ((1 << self.mantissa) - 1))
@@ -64,8 +66,8 @@ class JaxHigh(JaxUniform):
 
 @dataclass(frozen=True)
 class JaxHighest(JaxUniform):
-    """Mode "highest": E, not u. A 64-bit u below 1/2, or 1 - u above, truncated to float32 with its own exponent (0 as
-    2^-65): -log1p(-x) or -log(x)."""
+    """Mode "highest": E, not u. A 64-bit u below 1/2, or 1 - u above, truncated to float32 with its own
+    exponent (0 as 2^-65): -log1p(-x) or -log(x)."""
 
     def from_words(self, words: Tensor) -> Tensor:
         x = torch.where(words < 0, -words, words)  # from the nearer end; 2^63, where they meet, stays negative
@@ -75,6 +77,9 @@ class JaxHighest(JaxUniform):
         return torch.where(words < 0, -torch.log(x), -torch.log1p(-x))
 
 
-JAX_LOW = {f.name: JaxLow(f"jax.random.uniform {f.name}", f, f.precision - 1) for f in (FP16, BF16, FP32)}
-JAX_HIGH = {f.name: JaxHigh(f"jax.random.gumbel high {f.name}", f, 2 * f.precision - 2) for f in (FP16, BF16, FP32)}
-JAX_HIGHEST = JaxHighest("jax.random.gumbel highest fp32", FP32, 64)
+_XLA = "JAX 0.10.2 on CPU, with XLA's logarithms"
+JAX_LOW = {f.name: JaxLow(f"jax.random.uniform {f.name}", f, f.precision - 1, whose=_XLA) for f in (FP16, BF16, FP32)}
+JAX_HIGH = {
+    f.name: JaxHigh(f"jax.random.gumbel high {f.name}", f, 2 * f.precision - 2, whose=_XLA) for f in (FP16, BF16, FP32)
+}
+JAX_HIGHEST = JaxHighest("jax.random.gumbel highest fp32", FP32, 64, whose=_XLA)

@@ -1,12 +1,11 @@
 """Hashed uniforms: MurmurHash3_x86_32 of (seed, position, token), as vLLM 0.33 and SGLang draw them.
 
-The words are a pure function of their place, and everything that one position's tokens share is a state of 32 bits: in all
-there are 2^32 vectors of noise. Each word by itself is as good as uniform; two positions whose states collide are equal.
-"""
+The words are a pure function of their place, and everything that one position's tokens share is a state of 32
+bits: in all there are 2^32 vectors of noise. Each word by itself is as good as uniform; two positions whose
+states collide are equal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +15,8 @@ from torch import Tensor
 from ..atoms import Atoms
 from ..errors import InputError
 from ..formats import FP32, FP64
-from ..types import Array, Int
-from .wide import WideSource, WordSource, rounded_words
+from ..types import Array
+from .wide import WideSource, WordSource
 
 
 def _rotate(x: Array, r: int) -> Array:
@@ -36,15 +35,16 @@ def _words(x: Array | int) -> tuple[Array, Array]:
 
 
 def murmur3_state(seed: Array | int, position: Array | int, *, domain: int = 0) -> Array:
-    """The uint32 that all tokens of (seed, position) share: the hash after the seed's two words and the position's low
-    one. Arrays broadcast."""
+    """The uint32 that all tokens of (seed, position) share: the hash after the seed's two words and the
+    position's low one. Arrays broadcast."""
     low, high = _words(seed)
     with np.errstate(over="ignore"):
         return _mix(_mix(_mix(np.asarray(domain, dtype=np.uint32), low), high), _words(position)[0])
 
 
 def murmur3_32(seed: Array | int, position: Array | int, token: Array | int, *, domain: int = 0) -> Array:
-    """MurmurHash3_x86_32 of the 16 bytes (seed: 8, position: 4, token: 4), little-endian, hash seed ``domain``. uint32."""
+    """MurmurHash3_x86_32 of the 16 bytes (seed: 8, position: 4, token: 4), little-endian, hash seed
+    ``domain``. uint32."""
     with np.errstate(over="ignore"):
         h = _mix(murmur3_state(seed, position, domain=domain), _words(token)[0]) ^ np.uint32(16)
         h = (h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B)
@@ -54,14 +54,16 @@ def murmur3_32(seed: Array | int, position: Array | int, token: Array | int, *, 
 
 @dataclass(frozen=True)
 class MurmurUniform(WideSource):
-    """float32((k + 1/2) 2^-32) of a 32-bit k, correctly rounded: the sum of two exact 16-bit halves. From 2^-33 to 1."""
+    """float32((k + 1/2) 2^-32) of a 32-bit k, correctly rounded: the sum of two exact 16-bit halves. From
+    2^-33 to 1."""
+
+    centred = True
 
     def from_words(self, words: Tensor) -> Tensor:
         return (words >> 16).float() * 2.0**-16 + ((words & 0xFFFF).float() + 0.5) * 2.0**-32
 
-    def octaves(self) -> Iterator[tuple[Array, Int]]:
-        for values, counts in rounded_words(self.bits, centred=True):
-            yield values.astype(np.float32) * np.float32(2.0**-32), counts
+    def finish(self, word: Tensor) -> Tensor:
+        return word * 2.0**-32
 
 
 @dataclass(frozen=True)
@@ -89,5 +91,9 @@ def noise_vector(seed: int, position: int, vocab: int) -> Tensor:
     return -torch.log(-log1p_series(MURMUR_32.from_words(words)))
 
 
-MURMUR_32 = MurmurUniform("murmur3, float32", FP32, 32)
-MURMUR_CLOSED = ClosedUniform("murmur3 / (2^32 - 1), float64", FP64, 32)
+MURMUR_32 = MurmurUniform(
+    "murmur3, float32", FP32, 32, whose="a Triton kernel of vLLM 0.33 with tl.log, its fused multiply-adds left out"
+)
+MURMUR_CLOSED = ClosedUniform(
+    "murmur3 / (2^32 - 1), float64", FP64, 32, whose="SGLang's float64 code for CUDA, with CUDA's double logarithm"
+)

@@ -1,9 +1,11 @@
-"""torch on CPU (2.13): ``torch.rand`` and ``Tensor.exponential_``, measured."""
+"""torch on CPU: ``torch.rand`` and ``Tensor.exponential_``, by the word map that this machine's torch is
+found to take."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,34 +14,66 @@ from torch import Tensor
 from ..atoms import Atoms
 from ..errors import InputError
 from ..formats import FORMATS
+from .agreement import native_draws, word_map_here
 from .source import DTYPES, Source
+from .word_maps import OWN_DIGITS, WordMap
 
 
 @dataclass(frozen=True)
-class TorchRand(Source):
-    """``torch.rand`` on CPU (2.13): float32 is the low 24 bits of a word times 2^-24, float64 53 bits times 2^-53;
-    float16 and bfloat16 are that float32 value rounded to nearest, with a result of 1 moved to 0 (measured)."""
+class TorchSource(Source):
+    """A library call of torch. ``word_map``: the map it is taken to have; left out, the one measured here at
+    first use, and an InputError where none fits. Drawing with a torch.Generator is the library's own call and
+    needs no map."""
+
+    word_map: WordMap | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = ""
+
+    @property
+    def word_map_used(self) -> WordMap:
+        return self.word_map or word_map_here(self.op, self.dtype)
+
+    @property
+    def emulated(self) -> str | None:
+        try:
+            here = word_map_here(self.op, self.dtype)
+        except InputError:
+            return f"{self.name}, whose word map on this machine is unknown"
+        if self.word_map is None or self.word_map == here:
+            return None
+        return f"{self.name} as torch {self.word_map.read_in} has it, evaluated by torch on this CPU"
 
     def from_words(self, words: Tensor) -> Tensor:
-        if self.format.name == "fp64":
-            return words.double() * 2.0**-53
-        u = (words.float() * 2.0**-24).to(self.dtype)
-        return u.masked_fill(u == 1, 0)
+        return self.word_map_used.apply(words, self.dtype)
 
     def native(self, shape: tuple[int, ...], *, rng: torch.Generator) -> Tensor:
-        return torch.rand(shape, generator=rng, dtype=self.dtype, device=rng.device)
+        return native_draws(self.op, self.dtype, str(rng.device), shape, rng=rng)
+
+
+@dataclass(frozen=True)
+class TorchRand(TorchSource):
+    """``torch.rand`` on CPU: float32 is the low 24 bits of a word times 2^-24, float64 53 bits times 2^-53.
+    float16 and bfloat16 are that float32 value rounded to nearest, with a result of 1 moved to 0 (2.13), or
+    the low 11 or 8 bits of the word (2.11 and before): then their word of 24 bits has idle ones."""
+
+    op = "rand"
 
     def atoms(self) -> Atoms:
         if not self.enumerable:
             raise InputError(f"{self.name} with 2^{self.bits} atoms", "at most 2^24", "use its certified law")
-        return _torch_rand_atoms(self.format.name)
+        if self.word_map_used == OWN_DIGITS:
+            return _own_digits_atoms(self.format.precision)
+        return _rounded_float32_atoms(self.format.name)
 
 
 @cache
-def _torch_rand_atoms(name: str) -> Atoms:
-    """Rounding is monotone: the words of a value are those between its boundaries, the midpoints, where ties go to even."""
-    if name == "fp32":
-        return Atoms.of(np.ldexp(np.arange(1 << 24, dtype=np.float64), -24), 1, 24)
+def _own_digits_atoms(digits: int) -> Atoms:
+    return Atoms.of(np.ldexp(np.arange(1 << digits, dtype=np.float64), -digits), 1 << (24 - digits), 24)
+
+
+@cache
+def _rounded_float32_atoms(name: str) -> Atoms:
+    """Rounding is monotone: the words of a value are those between its boundaries, the midpoints, where ties
+    go to even."""
     every = torch.arange(1 << 15, dtype=torch.int16).view(DTYPES[name]).double().numpy()
     values = every[every <= 1]  # bit patterns of what is not negative, in order
     middle = (values[1:] + values[:-1]) / 2
@@ -51,27 +85,25 @@ def _torch_rand_atoms(name: str) -> Atoms:
 
 
 @dataclass(frozen=True)
-class TorchExponential(Source):
-    """``Tensor.exponential_`` on CPU (2.13): ``-log1p(-u)`` of a 53-bit u in double, then cast. Returns E, not u."""
+class TorchExponential(TorchSource):
+    """``Tensor.exponential_`` on CPU: ``-log1p(-u)`` of a 53-bit u in double, then cast. Returns E, not u."""
+
+    op = "exponential_"
 
     @property
     def enumerable(self) -> bool:
         return self.format.precision <= 11
 
-    def from_words(self, words: Tensor) -> Tensor:
-        return (-torch.log1p(-(words.double() * 2.0**-53))).to(self.dtype)
-
-    def native(self, shape: tuple[int, ...], *, rng: torch.Generator) -> Tensor:
-        return torch.empty(shape, dtype=self.dtype, device=rng.device).exponential_(generator=rng)
-
     def atoms(self) -> Atoms:
-        """P(E rounds to v) from the 53-bit lattice: the count of k with -log1p(-k 2^-53) on v's side of each boundary.
+        """P(E rounds to v) from the 53-bit lattice: the count of k with -log1p(-k 2^-53) on v's side of each
+        boundary.
 
-        torch rounds the double to float32 first and that to the format, so a float32 value that lies halfway takes its
-        own neighbourhood to the even side. A boundary is right to two units of 2^-53 (the rounding of log1p itself).
-        """
+        torch rounds the double to float32 first and that to the format, so a float32 value that lies halfway
+        takes its own neighbourhood to the even side. A boundary is right to two units of 2^-53 (the rounding
+        of log1p itself)."""
         if not self.enumerable:
             raise InputError(f"{self.name}, over 2^28 atoms", "float16 or bfloat16", "use its certified law")
+        _ = self.word_map_used  # refuses a library that draws otherwise
         return _torch_exponential_atoms(self.format.name)
 
 

@@ -1,8 +1,8 @@
-"""Triton's random numbers: Philox4x32-10 and ``tl.rand`` (triton-lang/triton python/triton/language/random.py, 3.9)."""
+"""Triton's random numbers: Philox4x32-10 and ``tl.rand`` (triton-lang/triton
+python/triton/language/random.py, 3.9)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,49 +12,36 @@ from torch import Tensor
 from ..atoms import Atoms
 from ..errors import InputError
 from ..formats import FP32
-from ..types import Array, Int
-from .wide import WideSource, WordSource, rounded_words
+from ..types import Array
+from .philox import philox4x32
+from .wide import WideSource, WordSource
 
-_MASK = np.uint64(0xFFFFFFFF)
-_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_KEY_STEPS = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 SCALE = 4.6566127342e-10  # as a float32, 2^-31 (1 - 2^-24): one ulp below 2^-31, so that 2^31 scales to less than 1
 
 
-def philox4x32(counter: tuple[Array | int, ...], key: tuple[Array | int, ...]) -> tuple[Array, ...]:
-    """Philox4x32-10: four uint32 counters and two uint32 keys, broadcast, to four uint32 arrays. Salmon et al. (2011)."""
-    c0, c1, c2, c3, k0, k1 = (np.asarray(x).astype(np.uint64) & _MASK for x in (*counter, *key))
-    for _ in range(10):
-        a, b = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (b >> np.uint64(32)) ^ c1 ^ k0, b & _MASK, (a >> np.uint64(32)) ^ c3 ^ k1, a & _MASK
-        k0, k1 = (k0 + _KEY_STEPS[0]) & _MASK, (k1 + _KEY_STEPS[1]) & _MASK
-    return tuple(np.asarray(x, dtype=np.uint32) for x in (c0, c1, c2, c3))
-
-
 def randint4x(seed: Array | int, offset: Array | int) -> tuple[Array, ...]:
-    """``tl.randint4x(seed, offset)`` for 64-bit seeds and offsets: four uint32 arrays. ``tl.randint`` is the first."""
+    """``tl.randint4x(seed, offset)`` for 64-bit seeds and offsets: four uint32 arrays. ``tl.randint`` is the
+    first."""
     seed, offset = np.asarray(seed).astype(np.uint64), np.asarray(offset).astype(np.uint64)
     return philox4x32((offset, offset >> np.uint64(32), 0, 0), (seed, seed >> np.uint64(32)))
 
 
 def fold(word: Array) -> Array:
-    """The 31 bits that ``tl.rand`` keeps of a uint32: x read as int32, ~x where it is negative. Two words to each value."""
+    """The 31 bits that ``tl.rand`` keeps of a uint32: x read as int32, ~x where it is negative. Two words to
+    each value."""
     signed = np.asarray(word, dtype=np.uint32).view(np.int32)
     return np.where(signed < 0, ~signed, signed)
 
 
 @dataclass(frozen=True)
 class TlRand(WideSource):
-    """``tl.rand``, raised to ``floor``: float32(k) * float32(SCALE) of a 31-bit k, so {0} U [2^-31 - 2^-55, 1 - 2^-24]."""
+    """``tl.rand``, raised to ``floor``: float32(k) * float32(SCALE) of a 31-bit k, so {0} U [2^-31 - 2^-55, 1
+    - 2^-24]."""
 
     floor: float
 
-    def from_words(self, words: Tensor) -> Tensor:
-        return (words.float() * SCALE).clamp(min=self.floor)
-
-    def octaves(self) -> Iterator[tuple[Array, Int]]:
-        for values, counts in rounded_words(self.bits):
-            yield np.maximum(values.astype(np.float32) * np.float32(SCALE), np.float32(self.floor)), counts
+    def finish(self, word: Tensor) -> Tensor:
+        return (word * SCALE).clamp(min=self.floor)
 
 
 @dataclass(frozen=True)
@@ -68,6 +55,7 @@ class TlRand64(WordSource):
         raise InputError(f"{self.name}, over 2^28 atoms", "at most 32 bits", "use its certified law")
 
 
-TL_RAND = TlRand("tl.rand, 0 raised", FP32, 31, float(np.float32(SCALE)))
-TL_RAND_GUARDED = TlRand("tl.rand, at least 1e-20", FP32, 31, 1e-20)
-TL_RAND_64 = TlRand64("64 bits of tl.randint4x", FP32, 64)
+_TRITON = "Triton's tl.rand (3.9) and tl.log, which on an H100 was within an ulp of the accurate logarithm"
+TL_RAND = TlRand("tl.rand, 0 raised", FP32, 31, float(np.float32(SCALE)), whose=_TRITON)
+TL_RAND_GUARDED = TlRand("tl.rand, at least 1e-20", FP32, 31, 1e-20, whose=_TRITON)
+TL_RAND_64 = TlRand64("64 bits of tl.randint4x", FP32, 64, whose="Triton's tl.randint4x (3.9) and its logarithms")

@@ -19,6 +19,7 @@ from .numpy import NUMPY
 from .pytorch import PYTORCH
 from .sglang import SGLANG
 from .tensorflow import TENSORFLOW
+from .torch_compile import TORCH_COMPILE
 from .vllm import VLLM
 
 PUBLISHED: dict[str, Sampler] = {
@@ -29,6 +30,7 @@ PUBLISHED: dict[str, Sampler] = {
         *LLADA,
         *GIDD,
         *PYTORCH,
+        *TORCH_COMPILE,
         *JAX,
         *VLLM,
         *SGLANG,
@@ -60,5 +62,6 @@ __all__ = [
     "PYTORCH",
     "SGLANG",
     "TENSORFLOW",
+    "TORCH_COMPILE",
     "VLLM",
 ]

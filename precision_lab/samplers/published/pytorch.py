@@ -1,11 +1,15 @@
-"""PyTorch's own ways to draw: ``torch.distributions.Gumbel``, ``F.gumbel_softmax``, ``torch.multinomial`` on CUDA (which
-vLLM V1, SGLang and nano-vllm spell out themselves). ``torch.multinomial`` on CPU: :mod:`..torch_multinomial`.
+"""PyTorch's own ways to draw: ``torch.distributions.Gumbel``, ``F.gumbel_softmax``, ``torch.multinomial`` on
+CUDA (which vLLM V1, SGLang and nano-vllm spell out themselves). ``torch.multinomial`` on CPU:
+:mod:`..torch_multinomial`.
 
-``F.gumbel_softmax(logits, hard=True)`` is argmax(logits - log(exponential_())); its ``eps`` is not used. On CPU E = 0 makes
-a score +inf (NaN for a token of -inf), the softmax of such a row is NaN throughout, and the index of its ``max`` is 0. The
-softmax before ``max`` is monotone; where its rounding makes equals of the two best scores, ``max`` takes the first, and the
-samplers here the better.
-"""
+``F.gumbel_softmax(logits, hard=True)`` is argmax(logits - log(exponential_())); its ``eps`` is not used. On
+CPU E = 0 makes a score +inf (NaN for a token of -inf), the softmax of such a row is NaN throughout, and the
+index of its ``max`` is 0. The softmax before ``max`` is monotone; where its rounding makes equals of the two
+best scores, ``max`` takes the first, and the samplers here the better.
+
+On CUDA ``exponential_`` takes the fast logarithm ``__logf``, whose table was measured on an H100: the race
+there draws too much of the tail at gaps of 14 to 16, too little from 17 on. ``-log(-log(rand))`` takes the
+accurate one."""
 
 from __future__ import annotations
 
@@ -35,8 +39,8 @@ TORCH_GUMBEL_SOFTMAX_CPU_FP32 = UniformSampler(
     noise_of=negative_log,
     combine="add",
     nonfinite="first",
-    # Below 32 -log E errs by one ulp of [16, 32), 2^-19, and E by 2^-24; Gumbel values above 32 have probability
-    # e^-32 < 2^-46 each. E = 0, which makes the row NaN, is one of them.
+    # Below 32 -log E errs by one ulp of [16, 32), 2^-19, and E by 2^-24; Gumbel values above 32 have
+    # probability e^-32 < 2^-46 each. E = 0, which makes the row NaN, is one of them.
     rule=WithinBound(relative=2.0**-19 + 2.0**-23, spacing=2.0**-46, reach=32.0),
 )
 TORCH_GUMBEL_SOFTMAX_FP16 = UniformSampler(

@@ -1,9 +1,9 @@
 """vLLM's Gumbel samplers, model runner V2, one generation after another.
 
-They are argmax(logits + noise) in a Triton kernel: float32 noise of one word a token, first index on ties. Here the words
-are mapped on a CPU: a GPU's logarithm differs in the last place, and fused multiply-adds in the series of ``log1p`` move
-0.25 % of its values, by 2 ulp at most. vLLM V1's race: :data:`..pytorch.TORCH_CUDA_RACE_FP32`.
-"""
+They are argmax(logits + noise) in a Triton kernel: float32 noise of one word a token, first index on ties.
+Here the words are mapped on a CPU: ``tl.log`` on a GPU differs in the last place (on an H100 within an ulp
+for u = 1 - k 2^-24, k <= 2^20), and fused multiply-adds in the series of ``log1p`` move 0.25 % of its values,
+by 2 ulp at most. vLLM V1's race: :data:`..pytorch.TORCH_CUDA_RACE_FP32`."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ VLLM_64BIT = UniformSampler(
     source=TL_RAND_64,
     noise_of=flipped,
     combine="add",
-    # u to 2^-24, log1p to 2 ulp, -log E to one ulp of [16, 32); P(G > 31) < 2^-44.7; and u above 1/2 keeps 24 bits, which
-    # counts 2^-24 in all, whatever the vocabulary (see jax.py).
+    # u to 2^-24, log1p to 2 ulp, -log E to one ulp of [16, 32); P(G > 31) < 2^-44.7; and u above 1/2 keeps 24
+    # bits, which counts 2^-24 in all, whatever the vocabulary (see jax.py).
     rule=WithinBound(relative=2.0**-19 + 2.0**-21, spacing=2.0**-44, reach=31.0),
     backend="cuda",
 )

@@ -16,7 +16,7 @@ from ...errors import InputError
 from ...types import Array, Float
 from .._checks import check_open_unit
 
-MOST_DRAWS = 2**53
+MOST_DRAWS = 2**50  # beyond, SciPy's binomial quantiles are NaN and a step of one is lost in float64
 
 
 def interval_of(rate: float, error: float) -> tuple[float, float]:
@@ -32,7 +32,11 @@ def two_sided(hits: int, n: int, low: float, high: float) -> float:
 
 
 def region(n: int | Array, low: float | Float, high: float | Float, false_fail: float) -> tuple[Float, Float]:
-    """(few, many): the test fails at hits <= few and at hits >= many. -1 and n + 1 where that side is never failed."""
+    """(few, many): the test fails at hits <= few and at hits >= many. -1 and n + 1 where that side is never failed.
+
+    Errors: InputError for n above MOST_DRAWS."""
+    if np.max(n) > MOST_DRAWS:
+        raise InputError(f"n = {np.max(n):.3g}", f"at most 2**50 = {MOST_DRAWS:.3g} draws", "compare the laws")
     side = false_fail / 2
     few = np.asarray(stats.binom.ppf(side, n, low)) + 1.0  # quantiles may round by one: walk to the last one rejected
     while (beyond := stats.binom.cdf(few, n, low) > side).any():
@@ -76,7 +80,7 @@ def smallest(enough: Callable[[int], bool], aim: str) -> int:
     while not enough(many):
         few, many = many, 2 * many
         if many > MOST_DRAWS:
-            raise InputError(aim, "an effect visible in 2**53 draws", "compare the laws")
+            raise InputError(aim, "an effect visible in 2**50 draws", "compare the laws")
     while many - few > 1:
         middle = (few + many) // 2
         few, many = (few, middle) if enough(middle) else (middle, many)

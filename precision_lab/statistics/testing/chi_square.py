@@ -12,7 +12,7 @@ from ...laws.law import Law
 from ...types import Guarantee
 from .._checks import check_same_vocab, check_whole
 from ..counts import Counts
-from ._binomial import check_rates
+from ._binomial import MOST_DRAWS, check_rates
 from .result import TestResult, asserting
 
 LEAST = 5.0  # expected draws of the rarest token (Cochran, Biometrics 10, 1954)
@@ -60,7 +60,7 @@ def draws_needed_chi_square(law: Law, alternative: Law, false_fail: float = 1e-6
     check_same_vocab(alternative.vocab, law.vocab)
     p, q = law.probs, alternative.probs
     cells = p > 0
-    least = math.ceil(LEAST / p[cells].min())
+    least = _least_draws(float(p[cells].min()))
     if q[~cells].any():  # sure to fail once one of these is drawn
         return max(least, math.ceil(math.log(false_pass) / math.log1p(-min(q[~cells].sum(), 1 - 2.0**-53))))
     square = float(((q - p)[cells] ** 2 / p[cells]).sum())
@@ -77,12 +77,22 @@ def _noncentrality(law: Law, false_fail: float, false_pass: float) -> float:
     return float(optimize.brentq(lambda nc: stats.ncx2.cdf(critical, freedom, nc) - false_pass, 0, top, rtol=1e-9))
 
 
+def _least_draws(rarest: float) -> int:
+    """Draws of which the test expects LEAST of the rarest token; InputError above MOST_DRAWS."""
+    if LEAST / rarest > MOST_DRAWS:
+        got = f"a token of probability {rarest:.3g}"
+        raise InputError(got, f"{LEAST / MOST_DRAWS:.3g} or more", "use identity_test or tail_test")
+    return math.ceil(LEAST / rarest)
+
+
 def _check_expected(n: int, law: Law) -> None:
     p = law.probs
     rarest = float(p[p > 0].min())
     if n * rarest < LEAST:
+        needed = LEAST / rarest
+        more = f", or draw {math.ceil(needed)}" if needed < MOST_DRAWS else ""
         raise InputError(
             f"an expectation of {n * rarest:.3g} draws of the rarest token",
             f"{LEAST:g} or more of every token",
-            f"use identity_test, tail_test or likelihood_ratio_test, or draw {math.ceil(LEAST / rarest)}",
+            f"use identity_test, tail_test or likelihood_ratio_test{more}",
         )

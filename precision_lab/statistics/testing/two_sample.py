@@ -18,6 +18,8 @@ from ._binomial import check_rates, smallest
 from ._monte_carlo import critical_tail, detected_shift, monte_carlo, needed_resamples, quantile
 from .result import TestResult, asserting
 
+_MOST_POOLED = 10**9  # of NumPy's multivariate hypergeometric draws
+
 
 def two_sample_test(
     a: Counts | ArrayLike,
@@ -115,6 +117,11 @@ def _problem(
         pool = a.counts + b.counts
         drawn = pool > 0
         pool, first, n_a = pool[drawn], a.counts[drawn], a.n
+        if a.n + b.n >= _MOST_POOLED:
+            got = f"{a.n} and {b.n} draws"
+            raise InputError(
+                got, f"fewer than {_MOST_POOLED:.0e} together", "fewer draws, or test each against its law"
+            )
 
         def shuffled(rows: int) -> Array:
             return rng.multivariate_hypergeometric(pool, n_a, size=rows, method="marginals")

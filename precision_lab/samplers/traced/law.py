@@ -1,0 +1,404 @@
+"""The law of a function, from its reading at the logits in question."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...atoms import Atoms
+from ...errors import InputError
+from ...formats import FORMATS
+from ...laws.argmax import Progress
+from ...laws.inverse_cdf import inverse_cdf_law, threshold_law
+from ...laws.law import Law
+from ...types import Float, Guarantee, Int
+from ...uniforms import Source
+from ..rules import Enumerated, NanToFirst, WithinBound
+from ..rules import Race as RaceOf
+from .anatomy import DTYPE_NAMES, Draw, GatedDraw, LibraryDraw, RaceDraw, Relabel, ThresholdDraw
+from .bounds import budget, roundoff
+from .calling import Calling, start
+from .chain import ELEMENTWISE, LAYOUT, NoiseMap, constant
+from .confirm import Confirmed, blur, read, sequential_sums, signature
+from .record import Step, Value, refused
+from .source import named, source_of
+
+DRAWS = 2  # of the call that is read: the smallest number that is not one
+
+
+@dataclass(frozen=True)
+class KeyedMap:
+    """A noise map that is equal to another of the same ``key``, so that tables of its law are kept and found again."""
+
+    key: str
+    function: Callable[[Tensor], Tensor] = field(compare=False)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return self.function(values)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A function, read at one row of logits: ``draw``, what it was ``confirmed`` by, and the ``vocab`` of the row."""
+
+    calling: Calling
+    confirmed: Confirmed
+    draw: Draw
+    vocab: int
+
+    def law(self, progress: Progress | None = None, *, tolerance: float = 1e-10, relative: float = 1e-7) -> Law:
+        """The law of one draw. ``how`` says what was read and by how many replayed draws it was confirmed."""
+        found = _law(self.draw, self.vocab, Enumerated(tolerance, relative, overflow=True), progress)
+        how = f"{found.how}; read from {self.calling.name}, confirmed by {self.confirmed.draws:,} replayed draws"
+        return replace(found, how=how)
+
+
+def reading(calling: Calling, logits: Tensor, confirmed: Confirmed) -> Reading:
+    """Read ``calling`` at one row, (vocab,), in the dtype that the row has. InputError if this is another recipe than the
+    one that was confirmed, or if two draws of one call have different laws."""
+    _, draws = read(calling, logits[None].clone(), DRAWS, start(0, logits.device))
+    found = sorted({signature(draw) for draw in draws})
+    if " | ".join(found) != confirmed.signature:
+        raise refused(
+            f"{calling.name}, which at vocab {len(logits)} draws by {' | '.join(found)}",
+            f"the recipe that was confirmed: {confirmed.signature}",
+            "confirm it at this vocabulary: precision-lab law --vocab",
+        )
+    first = draws[0]
+    for other in draws[1:]:
+        if not _same_weights(first, other):
+            raise refused(
+                f"{calling.name}, whose draws of one call have different weights", "independent draws of one law"
+            )
+    return Reading(calling, confirmed, first, len(logits))
+
+
+def _same_weights(one: Draw, other: Draw) -> bool:
+    if isinstance(one, GatedDraw) and isinstance(other, GatedDraw):
+        return _same_weights(one.inside, other.inside)
+    return torch.equal(_row(one).nan_to_num(), _row(other).nan_to_num())
+
+
+def _row(draw: Draw) -> Tensor:
+    """The weights, sums or probabilities of one draw, (tokens,); all draws of the call have the same."""
+    if isinstance(draw, GatedDraw):
+        return _row(draw.inside)
+    if isinstance(draw, RaceDraw):
+        table = draw.weights
+    elif isinstance(draw, ThresholdDraw):
+        table = draw.sums
+    else:
+        table = draw.probs
+    rows = table.reshape(-1, table.shape[-1])
+    if not bool((rows.nan_to_num() == rows[0].nan_to_num()).all()):
+        raise refused("draws of one call whose weights differ", "independent draws of one law")
+    return rows[0].cpu()
+
+
+def _law(draw: Draw, vocab: int, exact: Enumerated, progress: Progress | None) -> Law:
+    if isinstance(draw, GatedDraw):
+        return _gated_law(draw, vocab, exact, progress)
+    if isinstance(draw, RaceDraw):
+        found, beyond = race_draw_law(draw, exact, progress), 0.0
+    elif isinstance(draw, ThresholdDraw):
+        found, beyond = _threshold_law(draw)
+    else:
+        found, beyond = _library_law(draw, exact, progress), 0.0
+    return _relabelled(found, beyond, draw.relabel, vocab)
+
+
+# -- races
+
+
+def race_draw_law(draw: RaceDraw, exact: Enumerated, progress: Progress | None) -> Law:
+    """The law of the index. Enumerated where the source can be listed, else the target within the bound of the map."""
+    source, prepare = source_of(draw.noise.draw)
+    weights = _row(draw).double().numpy()
+    if np.isnan(weights).any():
+        raise InputError(
+            "NaN weights", "numbers where the logits meet the noise", "check the logits and the processors"
+        )
+    score = FORMATS[DTYPE_NAMES[draw.score]]
+
+    device = draw.weights.device
+
+    def signed(values: Tensor) -> Tensor:
+        return (draw.noise(prepare(values.to(device))) * draw.noise_sign).cpu()
+
+    noise_of = KeyedMap(
+        f"{draw.noise.formula()} {draw.noise.dtypes()} {draw.noise_sign} {draw.noise.draw.args}", signed
+    )
+    ties = planted_tie(draw)
+    nonfinite = "first" if draw.nan_rows else "wins"
+    race = RaceOf(source, noise_of, draw.combine, score, "first", nonfinite, name="the function")  # type: ignore[arg-type]
+    if not source.enumerable:
+        found = _bounded_law(draw, race, weights)
+    else:
+        rule = NanToFirst(exact) if draw.nan_rows and _can_be_infinite(race) else exact
+        race = race if rule is not exact else replace(race, nonfinite="wins")
+        if ties != "neither":
+            found = rule.law(replace(race, tie=ties), weights, progress)  # type: ignore[arg-type]
+        else:
+            found = _either_tie(exact, race, weights, progress)
+    if draw.blurred:
+        error = min(found.error + 2 * _blurred(draw, weights), 1.0)
+        how = f"{found.how}, rounded again by {' and '.join(step.name for step in draw.blurred)}"
+        guarantee = Guarantee.CERTIFIED if found.guarantee is Guarantee.EXACT else found.guarantee
+        found = replace(found, error=error, guarantee=guarantee, how=how, relative=math.inf)
+    return _labelled(found, source)
+
+
+def _key(noise: NoiseMap) -> str:
+    """What a map of one value is: two maps with one key are one map. A map that holds numbers of a row has no fixed key."""
+    draw = noise.draw
+    numbers = [argument for argument in draw.args if not isinstance(argument, Value | list | tuple)]
+    own = f" of {id(noise)}" if noise.reads_logits else ""
+    return f"{noise.formula()} {noise.dtypes()} {draw.name} {numbers} {draw.kwargs.get('from')} {draw.kwargs.get('to')}{own}"
+
+
+def _labelled(law: Law, source: Source) -> Law:
+    if source.emulated is None:
+        return law
+    return replace(law, guarantee=Guarantee.EMULATED, how=f"{law.how}; {source.emulated}")
+
+
+def _can_be_infinite(race: RaceOf) -> bool:
+    return not math.isfinite(race.noise_atoms().ceiling) or race.score.max < 1e6
+
+
+def _either_tie(exact: Enumerated, race: RaceOf, weights: Float, progress: Progress | None) -> Law:
+    """Ties whose winner depends on more than the order of the tokens: the mean of both orders, and half their distance."""
+    first = exact.law(replace(race, tie="first"), weights, progress)
+    last = exact.law(replace(race, tie="last"), weights, progress)
+    probs = (first.probs + last.probs) / 2
+    error = first.error + float(np.abs(first.probs - last.probs).max()) / 2
+    how = f"{first.how.split(',')[0]}, ties to the first or the last index as the library has it"
+    return Law.from_probs(probs, how, error, Guarantee.HEURISTIC)
+
+
+def _bounded_law(draw: RaceDraw, race: RaceOf, weights: Float) -> Law:
+    """Within the bound of a map that cannot be listed; a power T of the exponential is a temperature."""
+    found = budget(draw.noise)
+    forms = {"add": ("gumbel",), "divide": ("exponential",), "ratio": ("exponential",), "multiply": ("reciprocal",)}
+    form = found.form if draw.noise_sign > 0 else found.form.replace("minus ", "", 1)
+    if form not in forms[draw.combine]:
+        raise refused(
+            f"noise {draw.noise.formula()} in {draw.combine}, which is no exponential race",
+            "Gumbel or exponential noise",
+        )
+    unit, power = roundoff(draw.score), found.power
+    relative = found.relative
+    if draw.combine == "add":
+        size = abs(float(weights.max())) + 37 * power
+        relative += unit * 2.0 ** math.ceil(math.log2(size)) / power
+        log_weights = weights / power
+    else:
+        relative += unit / power
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(weights) / power
+    combined = replace(race, combine="add", nonfinite="wins", tie="first")
+    return WithinBound(relative + 2.0**-50, found.spacing).law(combined, log_weights)
+
+
+def _blurred(draw: RaceDraw, weights: Float) -> float:
+    """P(the best two scores lie within what the later operations round away): at most that width, as a factor of E."""
+    spread = weights[np.isfinite(weights)]
+    size = float(np.abs(spread).max()) + 37.0 if draw.combine == "add" and spread.size else 1.0
+    return min(blur(draw) * (1 + size), 1.0)
+
+
+def planted_tie(draw: RaceDraw) -> str:
+    """Which of equal best scores the decision takes here, asked with planted ties: first, last or neither."""
+    operand = draw.decision.inputs[0]
+    rng = torch.Generator().manual_seed(0)
+    planted = torch.randint(0, 3, tuple(operand.shape), generator=rng).to(draw.weights.device, operand.dtype)
+    answer = draw.decision.run(lambda value: planted if value is operand else value.kept)  # type: ignore[arg-type,return-value]
+    index = answer if isinstance(answer, Tensor) else answer[draw.index.output]
+    rows = planted.reshape(-1, operand.shape[-1])
+    taken = index.reshape(len(rows), -1)[:, 0]
+    sought = rows if draw.decision.name not in ("argmin", "min") else -rows
+    if bool((taken == sought.argmax(dim=1)).all()):
+        return "first"
+    last = rows.shape[1] - 1 - sought.flip(-1).argmax(dim=1)
+    return "last" if bool((taken == last).all()) else "neither"
+
+
+# -- one uniform a draw
+
+
+def _threshold_law(draw: ThresholdDraw) -> tuple[Law, float]:
+    source, prepare = source_of(draw.noise.draw)
+    sums = _row(draw)
+    if bool(sums.isnan().any()):
+        raise InputError("NaN in the cumulative sum", "numbers", "check the logits and the processors")
+
+    device = draw.sums.device
+
+    def uniform_of(values: Tensor) -> Tensor:
+        return draw.noise(prepare(values.to(device))).cpu()
+
+    if source.enumerable:
+        counted = threshold_law(sums.double().numpy(), source.push(KeyedMap(_key(draw.noise), uniform_of)), draw.rule)
+        how = f"counts of a 2^{counted.bits} grid below the rounded sum ({draw.rule})"
+        law = Law.from_probs(counted.probs, how, 2.0**-53, Guarantee.EXACT)
+        beyond = float(np.ldexp(float(counted.beyond), -counted.bits))
+    else:
+        law, beyond = _searched_law(draw, source, uniform_of, sums)
+    if draw.beyond == "first":
+        probs = law.probs
+        probs[0] += beyond
+        law, beyond = replace(law, log_probs=_log(probs)), 0.0
+    return _labelled(law, source), beyond
+
+
+def _searched_law(draw: ThresholdDraw, source: Source, uniform_of: object, sums: Tensor) -> tuple[Law, float]:
+    """For a monotone map of a word too wide to list: how many words lie below each sum, by bisection on the word."""
+    assert callable(uniform_of)
+    c = sums.cummax(-1).values.double()
+    bits = source.bits
+    ends = torch.tensor([0, 1, (1 << bits) - 1], dtype=torch.int64)
+    low, _, high = uniform_of(source.from_words(ends)).double().tolist()
+    if high < low:
+        raise refused(f"a uniform {draw.noise.formula()} that falls as its word grows", "a rising map of the uniform")
+    least = torch.full(c.shape, -1, dtype=torch.int64)  # the largest word known to be below the sum
+    above = torch.full(c.shape, 1 << bits, dtype=torch.int64)
+    for _ in range(bits + 1):
+        middle = (least + above) // 2
+        value = uniform_of(source.from_words(middle.clamp(0, (1 << bits) - 1))).double()
+        passes = value < c if draw.rule == "u < c" else value <= c
+        inside = (above - least) > 1
+        least = torch.where(inside & passes, middle, least)
+        above = torch.where(inside & ~passes, middle, above)
+    upto = np.ldexp(above.double().numpy(), -bits)
+    probs = np.diff(np.concatenate([[0.0], upto]))
+    how = f"counts of a 2^{bits} grid below the rounded sum ({draw.rule})"
+    return Law.from_probs(probs, how, 2.0**-52, Guarantee.EXACT), 1.0 - float(upto[-1])
+
+
+# -- torch.multinomial
+
+
+def _library_law(draw: LibraryDraw, exact: Enumerated, progress: Progress | None) -> Law:
+    """``torch.multinomial`` on CPU: an exponential race in the dtype of p, or sums searched with a 53-bit uniform."""
+    probs = _row(draw)
+    if not draw.races:
+        sums = sequential_sums(probs[None])[0].double().numpy()
+        return _labelled(inverse_cdf_law(sums, bits=53, rule="u <= c"), named("rand", torch.float64))
+    source = named("exponential", probs.dtype, draw.probs.device.type)
+    score = FORMATS[DTYPE_NAMES[probs.dtype]]
+    race = RaceOf(source, _unchanged, "divide", score, name="torch.multinomial")
+    weights = probs.double().numpy()
+    if source.enumerable:
+        return _labelled(exact.law(race, weights, progress), source)
+    return _labelled(WithinBound(2.5 * 2.0**-score.precision, 2.0**-52).law(race, weights), source)
+
+
+def _unchanged(values: Tensor) -> Tensor:
+    return values
+
+
+# -- gates
+
+
+def _gated_law(draw: GatedDraw, vocab: int, exact: Enumerated, progress: Progress | None) -> Law:
+    """P(open) times the law inside, and the rest on the id that stays."""
+    inside = _law(draw.inside, vocab, exact, progress)
+    source, prepare = source_of(draw.noise.draw)
+    if not source.enumerable:
+        raise refused(
+            "a gate in float64", "a uniform of at most 32 bits", "draw the gate in float32, or declare the recipe"
+        )
+    opened = open_probability(draw, source.push(lambda values: draw.noise(prepare(values.to(draw.rate.device))).cpu()))
+    stays = torch.unique(draw.other)
+    if stays.numel() != 1:
+        raise refused("a gate whose closed side has several ids", "one row of logits, one id that stays")
+    other = int(stays)
+    if other < 0:
+        raise refused(f"a gate whose closed side is {other}", "a token id")
+    probs = np.zeros(max(inside.vocab, other + 1))
+    probs[: inside.vocab] = opened * inside.probs
+    probs[other] += 1.0 - opened
+    how = f"gate that opens with probability {opened:.9g}, then {inside.how}"
+    return _labelled(replace(inside, log_probs=_log(probs), how=how), source)
+
+
+def open_probability(draw: GatedDraw, uniform: Atoms) -> float:
+    """P(u rule rate), counted by the very comparison that the function makes."""
+    rates = draw.rate.reshape(-1)
+    if not bool((rates == rates[0]).all()):
+        raise refused("a gate whose rate differs between draws", "one rate for a row of logits")
+    values = torch.from_numpy(uniform.values).to(draw.noise.value.dtype)
+    rates = rates.cpu()
+    rate = rates[0] if draw.rate.ndim == 0 else rates[:1]
+    passes = {"<": torch.lt, "<=": torch.le, ">": torch.gt, ">=": torch.ge}[draw.rule](values, rate)
+    return float(np.ldexp(float(uniform.counts[passes.numpy()].sum()), -uniform.bits))
+
+
+# -- from the index to the token
+
+
+def _relabelled(law: Law, beyond: float, relabel: Relabel, vocab: int) -> Law:
+    """The law of what becomes of the index. ``beyond``: the probability of the index after the last."""
+    size = law.vocab + (beyond > 0)
+    ids = tokens_of(relabel, size)
+    probs = np.append(law.probs, beyond) if beyond > 0 else law.probs
+    out_of_range = (ids < 0) | (ids >= vocab)
+    if bool((out_of_range & (probs > 0)).any()):
+        at = int(ids[out_of_range & (probs > 0)][0])
+        mass = float(probs[out_of_range].sum())
+        raise InputError(
+            f"a function that returns the id {at} of {vocab} with probability {mass:.4g}",
+            f"ids 0 to {vocab - 1}",
+            "clamp the index: the uniform can exceed the last sum",
+        )
+    if size == vocab and np.array_equal(ids, np.arange(vocab)):
+        return law
+    total = np.zeros(vocab)
+    np.add.at(total, ids[~out_of_range], probs[~out_of_range])
+    return replace(law, log_probs=_log(total))
+
+
+def tokens_of(relabel: Relabel, size: int) -> Int:
+    """The token that each index 0..size-1 becomes."""
+    current = torch.arange(size)
+    for step in reversed(relabel.steps):
+        current = _step_on_ids(step, current)
+    return np.asarray(current.numpy(), dtype=np.int64)
+
+
+def _step_on_ids(step: Step, ids: Tensor) -> Tensor:
+    if step.name in LAYOUT or step.name in ("_to_copy", "to", "copy"):
+        return ids
+    if step.name in ("gather", "take_along_dim", "index_select", "embedding", "take", "index"):
+        table = _table(step)
+        if int(ids.max()) >= len(table):
+            raise refused(
+                f"an index {int(ids.max())} into a table of {len(table)} at {step.where}", "an index inside it"
+            )
+        return table.cpu()[ids]
+    if step.name in ELEMENTWISE:
+        answer = step.run(lambda value: ids if value.is_random else constant(value).cpu())
+        return answer if isinstance(answer, Tensor) else answer[0]
+    raise refused(f"ids that go through {step.name} at {step.where}", "a table of ids, clamp, or sums with constants")
+
+
+def _table(step: Step) -> Tensor:
+    """The ids that a gathering operation looks up, (tokens,): the same for every draw."""
+    tables = [value for value in step.inputs if not value.is_random and value.kept is not None]
+    table = tables[0].kept if tables else None
+    if table is None:
+        raise refused(f"{step.name} from a random table at {step.where}", "a table of ids that the logits decide")
+    rows = table.reshape(-1, table.shape[-1])
+    if not bool((rows == rows[0]).all()):
+        raise refused(f"{step.name} from a table other for each draw, at {step.where}", "one table for a row of logits")
+    return rows[0]
+
+
+def _log(probs: Float) -> Float:
+    with np.errstate(divide="ignore"):
+        return np.log(probs)
