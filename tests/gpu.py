@@ -181,7 +181,7 @@ def measure_tables(device: str, deadline: float) -> dict[str, Any]:
         if done.returncode:
             rows.append({"op": op, "dtype": dtype, "error": done.stderr.strip().splitlines()[-1:]})
             continue
-        (row,) = json.loads(done.stdout)
+        row = json.loads(done.stdout)
         row.pop("file", None)
         rows.append({"op": op, "dtype": dtype, **row})
     return {"ok": not any("error" in row for row in rows), "tables": rows}
@@ -244,7 +244,7 @@ def run(device: str, steps: list[str]) -> dict[str, Any]:
             result[name] = STEPS[name](device, started + SECONDS[name])
         except subprocess.TimeoutExpired:
             result[name] = {"ok": False, "error": f"not done after {SECONDS[name]} s"}
-        except (RuntimeError, OSError, ElementTree.ParseError) as error:
+        except (RuntimeError, OSError, ValueError, ElementTree.ParseError) as error:
             result[name] = {"ok": False, "error": f"{type(error).__name__}: {str(error).splitlines()[:1]}"}
         result[name]["seconds"] = round(time.monotonic() - started, 1)
         say(f"{name}: {'done' if result[name]['ok'] else 'NOT DONE OR FAILED'}, {result[name]['seconds']} s")

@@ -110,7 +110,7 @@ def test_a_step_that_fails_is_recorded_and_the_next_goes_on(error, monkeypatch, 
 
 
 def test_tables(monkeypatch):
-    fake_run(monkeypatch, 0, stdout='[{"what": "rand", "greatest": 0.99, "file": "/tmp/x.npz"}]')
+    fake_run(monkeypatch, 0, stdout='{"what": "rand", "greatest": 0.99, "file": "/tmp/x.npz"}')
     found = gpu.measure_tables("cpu", time.monotonic() + 10)
     assert found == {"ok": True, "tables": [{"op": "rand", "dtype": "bf16", "what": "rand", "greatest": 0.99}]}
     fake_run(monkeypatch, 2, stderr="warning\nerror: got no such op; expected another; choose one\n")

@@ -20,7 +20,19 @@ LAYERS = (
     {"kernels", "mdm", "calibration"},
     {"result", "study", "store", "engine"},
     {"verdict"},
-    {"figures", "report", "testing", "bench", "compare", "defects", "explain", "doctor", "measure", "__main__", "__init__"},
+    {
+        "figures",
+        "report",
+        "testing",
+        "bench",
+        "compare",
+        "defects",
+        "explain",
+        "doctor",
+        "measure",
+        "__main__",
+        "__init__",
+    },
 )
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 RESULT = LEVEL["result"]

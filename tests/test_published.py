@@ -564,6 +564,7 @@ class TestTablesAreCounted:
         np.testing.assert_array_equal(atoms.values, values)
         np.testing.assert_array_equal(atoms.counts, counts)
 
-    def test_hashes_were_noted_of_tables_that_are_listed(self):
-        assert set(MEASURED).issuperset(LISTED)
+    def test_hashes_were_noted_of_samplers_that_there_are(self):
+        listed = {name for name, s in SAMPLERS.items() if isinstance(s, UniformSampler) and s.source.enumerable}
+        assert listed.issuperset(MEASURED)
         assert all(len(digest) == 64 for digest in MEASURED.values())
