@@ -325,7 +325,7 @@ def ls(what: Annotated[What, typer.Argument()], format: FormatOption = Format.TA
                 "publisher": s.publisher,
                 "dtypes": str(s.stages),
                 "ceiling": s.ceiling,
-                "emulated": s.emulated or "",
+                "emulated": "no" if s.emulated is None else "yes",
                 "source": s.source_ref,
             }
             for s in SAMPLERS.values()
@@ -502,7 +502,7 @@ def gallery(
             "arithmetic": s.backend,
             "dtypes": str(s.stages),
             "ceiling": s.ceiling,
-            "emulated": s.emulated or "",
+            "emulated": "no" if s.emulated is None else "yes",
             "source": s.source_ref,
         }
         for s in PUBLISHED.values()

@@ -162,6 +162,11 @@ class TestLaw:
         if found["unreachable_tokens"]:
             assert "inf" in (found["kl_divergence"], found["max_log_ratio"])
 
+    def test_a_recipe_of_another_machine_is_emulated(self, cli):
+        found = strict(self.law(cli, "-f", "json", sampler="jax_low_bf16"))
+        assert found["guarantee"] == "emulated"
+        assert "emulated" in found["how"]
+
     def test_some_law_really_misses_tokens(self, cli):
         found = strict(self.law(cli, "-f", "json", sampler="inverse_cdf_fp16", target="geometric[vocab=60,ratio=0.5]"))
         assert found["unreachable_tokens"] > 10
@@ -265,6 +270,9 @@ class TestLs:
         rows = strict(out)
         assert [row["name"] for row in rows] == list(SAMPLERS)
         assert all(row["publisher"] and row["dtypes"] and row["source"] for row in rows)
+        emulated = {row["name"] for row in rows if row["emulated"] == "yes"}
+        assert emulated == {name for name, sampler in SAMPLERS.items() if sampler.emulated is not None}
+        assert "jax_low_bf16" in emulated
 
     @pytest.mark.parametrize("format", ["table", "md", "csv"])
     def test_no_name_and_no_source_is_cut_off(self, cli, format):

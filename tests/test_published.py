@@ -33,7 +33,7 @@ from precision_lab.samplers.noise_maps import (
     tensorflow_gumbel,
 )
 from precision_lab.samplers.published import JAX, PUBLISHED, SGLANG, VLLM
-from precision_lab.samplers.rules import Enumerated, NanToFirst
+from precision_lab.samplers.rules import Enumerated
 from precision_lab.samplers.weights import Exponentials
 from precision_lab.uniforms import TORCH_EXPONENTIAL, TORCH_RAND, Source
 from precision_lab.uniforms.wide import WideSource
@@ -302,7 +302,11 @@ def every_decision(sampler: UniformSampler, logits: torch.Tensor) -> np.ndarray:
 ROWS = ([0.0, 0.0, 0.0], [1.5, -0.25, 0.0], [2.0, -INF, 1.0], [0.5, 0.5, -6.0], [-INF, 0.0, -INF], [-INF, 3.0, 3.0])
 
 
-GUMBEL_SOFTMAX = {"nonfinite": "first", "rule": NanToFirst(Enumerated())}
+def inverse_exponential(u: torch.Tensor) -> torch.Tensor:
+    return 1 / exponential(u).abs()
+
+
+GUMBEL_SOFTMAX = {"nonfinite": "first index"}
 UNNORMALISED = {"weights": Exponentials(), "rule": Enumerated(overflow=True)}
 
 
@@ -329,6 +333,8 @@ class TestLawIsEveryDecision:
             (candle_gumbel, "add", "first"),
             (distributions_gumbel, "add", "first"),
             (aiter_exponential, "divide", "first"),
+            (inverse_exponential, "multiply", "last"),
+            (exponential, "ratio", "first"),
         ],
     )
     def test_float32_recipes(self, noise_of, combine, tie, offset):

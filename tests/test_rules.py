@@ -27,11 +27,10 @@ from precision_lab.laws.argmax import argmax_law
 from precision_lab.laws.law import target_law
 from precision_lab.samplers import SAMPLERS, Sampler, Stages, UniformSampler, chunks, with_tolerance
 from precision_lab.samplers.inverse_cdf import InverseCDF
-from precision_lab.samplers.noise_maps import gumbel, negative_log, unchanged
+from precision_lab.samplers.noise_maps import exponential, gumbel, negative_log, unchanged
 from precision_lab.samplers.rules import (
     Enumerated,
     LawRule,
-    NanToFirst,
     Overflowing,
     Race,
     Truncated,
@@ -40,7 +39,7 @@ from precision_lab.samplers.rules import (
 from precision_lab.samplers.sampler import emulated_arithmetic
 from precision_lab.samplers.weights import Cast, Exponentials, Softmax, Weights
 from precision_lab.types import Guarantee
-from precision_lab.uniforms import TORCH_CPU_BF16, TORCH_CPU_FP64, Source
+from precision_lab.uniforms import TORCH_CPU_BF16, TORCH_CPU_FP64, TORCH_RAND, Source
 
 INF = math.inf
 PACKAGE = Path(precision_lab.samplers.__file__).parent
@@ -74,9 +73,13 @@ def overridden(cls: type, parent: type) -> Iterator[str]:
             yield name
 
 
-def calls_of_super(source: str) -> int:
-    calls = (node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
-    return sum(isinstance(function, ast.Name) and function.id == "super" for function in calls)
+def uses_of_super(source: str) -> int:
+    """Methods asked of ``super()``; the constructor of a class of torch's is none."""
+    asked = [
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute) and node.attr != "__init__"
+    ]
+    callees = [node.value.func for node in asked if isinstance(node.value, ast.Call)]
+    return sum(isinstance(function, ast.Name) and function.id == "super" for function in callees)
 
 
 class TestComposition:
@@ -87,11 +90,13 @@ class TestComposition:
         assert len(family(base)) >= 4
         assert faults(base) == []
 
-    def test_nobody_calls_super(self):
+    def test_nobody_asks_super(self):
         sources = [path.read_text() for path in PACKAGE.rglob("*.py")]
         assert len(sources) > 20
-        assert sum(map(calls_of_super, sources)) == 0
-        assert calls_of_super("class A(B):\n    def f(self):\n        return super().f() + super(A, self).g") == 2
+        assert sum(map(uses_of_super, sources)) == 0
+        method = "class A(B):\n    def f(self):\n        return super().f() + super(A, self).g"
+        assert uses_of_super(method) == 2
+        assert uses_of_super(method.replace("super().f()", "super().__init__()")) == 1
 
     def test_the_reader_sees_what_is_forbidden(self, monkeypatch):
         class Base(ABC):
@@ -123,6 +128,10 @@ class TestComposition:
         for sampler in SAMPLERS.values():
             assert replace(sampler) == sampler
             assert isinstance(hash(sampler), int)
+
+
+def inverse_exponential(u: torch.Tensor) -> torch.Tensor:
+    return 1 / exponential(u).abs()
 
 
 # -- toys --------------------------------------------------------------------------------------------------------------
@@ -159,8 +168,7 @@ def gumbel_softmax(source: Source) -> UniformSampler:
         source,
         negative_log,
         "add",
-        nonfinite="first",
-        rule=NanToFirst(Enumerated()),
+        nonfinite="first index",
     )
 
 
@@ -184,7 +192,7 @@ def law_by_fractions(sampler: UniformSampler, logits: list[float]) -> list[Fract
     return law
 
 
-class TestNanToFirst:
+class TestNanRows:
     @pytest.mark.parametrize(
         "logits",
         [
@@ -214,18 +222,6 @@ class TestNanToFirst:
         assert law.unreachable.tolist() == [1, 3, 5]
         assert law.probs.sum() == pytest.approx(1, abs=1e-12)
 
-    @pytest.mark.parametrize("change", [{"tie": "last"}, {"combine": "divide"}, {"nonfinite": "wins"}])
-    def test_another_race_is_refused(self, change):
-        race = replace(gumbel_softmax(RARE_ZERO).race, **change)
-        with pytest.raises(
-            InputError, match=r'toy with combine .* expected combine "add", tie "first", nonfinite "first"'
-        ):
-            NanToFirst(Enumerated()).law(race, np.zeros(3))
-
-    def test_the_plain_rule_refuses_such_a_race(self):
-        with pytest.raises(InputError, match=r"use NanToFirst\(Enumerated"):
-            replace(gumbel_softmax(RARE_ZERO), rule=Enumerated()).law(torch.zeros(3))
-
 
 class TestEnumerated:
     def test_a_race_without_a_sampler(self):
@@ -245,7 +241,6 @@ class TestEnumerated:
 
     def test_with_tolerance_reaches_inner_rules_and_leaves_other_samplers(self):
         assert Truncated(Enumerated(), 3.0).with_tolerance(1e-3, 1e-2) == Truncated(Enumerated(1e-3, 1e-2), 3.0)
-        assert NanToFirst(Enumerated()).with_tolerance(1e-3, 1e-2) == NanToFirst(Enumerated(1e-3, 1e-2))
         assert Overflowing(WithinBound(0.1, 0.1)).with_tolerance(1e-3, 1e-2) == Overflowing(WithinBound(0.1, 0.1))
         race = SAMPLERS["d1_bf16"]
         assert with_tolerance(race, 1e-3, 1e-2) == replace(race, rule=Enumerated(1e-3, 1e-2, overflow=True))
@@ -290,6 +285,22 @@ class TestWithinBound:
             "torch_multinomial_fp32": 3 * 2.0**-52 + 5 * 2.0**-24,
         }.items():
             assert SAMPLERS[name].law(torch.tensor([0.0, -1.0, -3.0])).error == pytest.approx(expected, rel=1e-12)
+
+
+class TestCeilings:
+    @pytest.mark.parametrize("combine", ["add", "divide", "multiply", "ratio"])
+    def test_one_race_has_one_ceiling_however_it_is_written(self, combine):
+        """float32 u ends at 1 - 2^-24: E = 2^-24 to a float32 rounding or two."""
+        noise_of = {"add": gumbel, "divide": exponential, "multiply": inverse_exponential, "ratio": exponential}[
+            combine
+        ]
+        sampler = UniformSampler("toy", "t", "n", Stages.all("fp32"), TORCH_RAND["fp32"], noise_of, combine)
+        assert sampler.ceiling == pytest.approx(24 * math.log(2), abs=2e-6)
+
+    def test_noise_at_its_end_is_infinite(self):
+        closed = Listed("closed", FP16, 1, (0.5, 1.0), (1, 1))
+        for combine, noise_of in (("divide", exponential), ("multiply", inverse_exponential), ("add", gumbel)):
+            assert UniformSampler("toy", "t", "n", Stages.all("fp16"), closed, noise_of, combine).ceiling == INF
 
 
 class TestChunks:

@@ -10,7 +10,6 @@ A :class:`Race` is what is drawn and compared (source, noise map, combination, s
 | Enumerated | sources whose noise can be listed: exact |
 | WithinBound | sources too fine to list: the target, within a proved bound |
 | Truncated(inner) | noise conditioned to lie below a ceiling |
-| NanToFirst(inner) | a row with a NaN or +inf score gives token 0 |
 | Overflowing(inner) | float64 quotients that may overflow to +inf |
 """
 
@@ -20,22 +19,20 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, final
+from typing import TypeAlias, final
 
 import numpy as np
 from torch import Tensor
 
 from ..atoms import Atoms
 from ..errors import InputError
-from ..formats import FP16, FloatFormat
-from ..laws.argmax import Combine, Progress, Tie, argmax_law, perturbed_law, truncated_gumbel_law
+from ..formats import FloatFormat
+from ..laws.argmax import Combine, Nonfinite, Progress, Tie, argmax_law, perturbed_law, truncated_gumbel_law
 from ..laws.law import Law
-from ..types import Array, Float, Guarantee
+from ..types import Float, Guarantee
 from ..uniforms import Source
 
 NoiseMap: TypeAlias = Callable[[Tensor], Tensor]
-NonFinite: TypeAlias = Literal["wins", "first"]
-_FLOAT16_INFINITE = 65520.0  # sums from here on round to +inf in float16
 _LARGEST_DOUBLE = float(np.finfo(np.float64).max)
 
 
@@ -44,9 +41,9 @@ _LARGEST_DOUBLE = float(np.finfo(np.float64).max)
 class Race:
     """argmax_i score(weight_i, noise_i), noise_i = ``noise_of(u_i)`` with independent u_i from ``source``.
 
-    ``combine``: how weight and noise make a score ("add": w + noise; "divide": w / noise); ``score``: the format in which
-    the score is rounded; ``tie``: which of equal best scores wins; ``nonfinite``: what wins where a score is NaN or +inf:
-    that score ("wins", the first NaN before any +inf, as torch's argmax has it) or the first token ("first").
+    ``combine``: how weight and noise make a score, as in :func:`~precision_lab.laws.argmax.argmax_law`; ``score``: the
+    format in which the score is rounded; ``tie``: which of equal best scores wins; ``nonfinite``: what wins where a score
+    is NaN or +inf: that score ("wins", the first NaN before any +inf, as in torch's argmax) or token 0 ("first index").
     ``noise_sha256``: if given, a noise table with another hash is refused. ``name``: whose race it is, for error messages.
     """
 
@@ -55,7 +52,7 @@ class Race:
     combine: Combine
     score: FloatFormat
     tie: Tie = "first"
-    nonfinite: NonFinite = "wins"
+    nonfinite: Nonfinite = "wins"
     noise_sha256: str = ""
     name: str = "this race"
 
@@ -99,7 +96,7 @@ class Enumerated(LawRule):
 
     ``tolerance`` and ``relative``: the errors at which the enumeration may stop, as in ``argmax_law``; larger ones are
     quicker. ``overflow``: whether the published arithmetic lets a quotient of finite weight and positive noise overflow to
-    +inf; if not, weights with which one could are refused with an InputError. So is a race in which NaN does not win.
+    +inf; if not, weights with which one could are refused with an InputError.
     """
 
     tolerance: float = 1e-10
@@ -107,12 +104,6 @@ class Enumerated(LawRule):
     overflow: bool = False
 
     def law(self, race: Race, weights: Float, progress: Progress | None = None) -> Law:
-        if race.nonfinite != "wins":
-            raise InputError(
-                f"{race.name}, in which a row with NaN gives the first token",
-                "a race that NaN wins",
-                "use NanToFirst(Enumerated(...))",
-            )
         noise = race.noise_atoms()
         if race.combine == "divide" and not self.overflow:
             _check_quotients(race, float(weights.max()), noise)
@@ -122,6 +113,7 @@ class Enumerated(LawRule):
             combine=race.combine,
             score=race.score,
             tie=race.tie,
+            nonfinite=race.nonfinite,
             tolerance=self.tolerance,
             relative=self.relative,
             progress=progress,
@@ -229,64 +221,6 @@ class Overflowing(LawRule):
 
     def with_tolerance(self, tolerance: float, relative: float) -> Overflowing:
         return replace(self, inner=self.inner.with_tolerance(tolerance, relative))
-
-
-@final
-@dataclass(frozen=True)
-class NanToFirst(LawRule):
-    """A sum of logits and Gumbel noise in which a row with a NaN or +inf score gives token 0, whoever has that score.
-
-    ``inner`` is the law of the plain argmax, in which the first NaN wins, else the first +inf. Token i is the one that
-    wins so with probability first_i = lost_i prod_{j before i} (1 - lost_j), where lost_j = P(score_j is NaN or +inf) and
-    tokens of -inf (whose such scores are NaN) come before the others. Hence
-
-        P(i) = P_inner(i) - first_i  for i > 0,  and  P(0) = P_inner(0) - first_0 + sum_j first_j.
-
-    The difference of equal floats need not be zero, so a token that cannot win with every score finite is set to zero by
-    :func:`_wins_finite`. Raises InputError for a race that does not add, or in which the last of equals or NaN wins.
-    """
-
-    inner: LawRule
-
-    def law(self, race: Race, weights: Float, progress: Progress | None = None) -> Law:
-        if race.combine != "add" or race.tie != "first" or race.nonfinite != "first":
-            raise InputError(
-                f'{race.name} with combine "{race.combine}", tie "{race.tie}", nonfinite "{race.nonfinite}"',
-                'combine "add", tie "first", nonfinite "first"',
-                "use another rule for this race",
-            )
-        law = self.inner.law(replace(race, nonfinite="wins"), weights, progress)
-        noise = race.noise_atoms()
-        infinite = _FLOAT16_INFINITE if race.score is FP16 else math.inf  # where a finite sum rounds to +inf
-        dead = np.isneginf(weights)
-        limit = np.where(dead, math.inf, infinite - weights)  # noise from here on makes the score NaN or +inf
-        lost = 1.0 - noise.below(limit, inclusive=False)
-        order = np.argsort(~dead, kind="stable")
-        none_before = np.cumprod(np.concatenate([[1.0], 1.0 - lost[order][:-1]]))
-        first = np.zeros(len(weights))
-        first[order] = lost[order] * none_before
-        probs = np.where(_wins_finite(race, weights, noise, limit), np.maximum(law.probs - first, 0.0), 0.0)
-        probs[0] += first.sum()
-        return Law.from_probs(probs, f"{law.how}, NaN rows to index 0", law.error, law.guarantee)
-
-    def with_tolerance(self, tolerance: float, relative: float) -> NanToFirst:
-        return replace(self, inner=self.inner.with_tolerance(tolerance, relative))
-
-
-def _wins_finite(race: Race, weights: Float, noise: Atoms, limit: Float) -> Array:
-    """Which tokens can win with every score below +inf, the first of equals winning: (vocab,) booleans.
-
-    Noise is independent, so token i can if and only if its best score below +inf is finite, exceeds the least score of
-    every token before it and is not below the least of any token after it.
-    """
-    at = np.searchsorted(noise.values, limit, side="left") - 1  # the largest noise below the limit; -1: none
-    with np.errstate(over="ignore"):
-        best = race.score.round(weights + noise.values[np.maximum(at, 0)])
-        least = race.score.round(weights + noise.values[0])
-    best[at < 0] = -math.inf
-    largest_before = np.concatenate([[-math.inf], np.maximum.accumulate(least)[:-1]])
-    largest_after = np.concatenate([np.maximum.accumulate(least[::-1])[::-1][1:], [-math.inf]])
-    return np.isfinite(best) & (best > largest_before) & (best >= largest_after)
 
 
 def log_normalised(weights: Float, combine: Combine) -> Float:

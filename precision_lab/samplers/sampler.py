@@ -20,15 +20,14 @@ from torch import Tensor
 from ..atoms import Atoms
 from ..errors import InputError
 from ..formats import FORMATS
-from ..laws.argmax import Combine, Progress, Tie
+from ..laws.argmax import Combine, Nonfinite, Progress, Tie
 from ..laws.law import Law, check_logits
 from ..types import Guarantee
 from ..uniforms import DTYPES, Rng, Source
 from .chunks import draw_in_chunks
-from .rules import Enumerated, LawRule, NoiseMap, NonFinite, Race
+from .rules import Enumerated, LawRule, NoiseMap, Race
 from .weights import Cast, Softmax, Weights
 
-SCORES: dict[Combine, Callable[[Tensor, Tensor], Tensor]] = {"add": torch.add, "divide": torch.div}
 _AT_HOME = ("cpu", "numpy")  # backends whose arithmetic is this machine's own
 
 
@@ -161,6 +160,19 @@ def emulated_arithmetic(source: Source, backend: str) -> str | None:
     return f"{backend}'s arithmetic, emulated with torch's on this machine"
 
 
+def _negative_ratio(weights: Tensor, noise: Tensor) -> Tensor:
+    return -(noise / weights)
+
+
+# How a weight and its noise make a score; see :func:`~precision_lab.laws.argmax.argmax_law`.
+SCORES: dict[Combine, Callable[[Tensor, Tensor], Tensor]] = {
+    "add": torch.add,
+    "divide": torch.div,
+    "multiply": torch.mul,
+    "ratio": _negative_ratio,
+}
+
+
 def _best(scores: Tensor, tie: Tie) -> Tensor:
     if tie == "first":
         return scores.argmax(dim=-1)
@@ -172,10 +184,13 @@ def _best(scores: Tensor, tie: Tie) -> Tensor:
 class UniformSampler(Sampler):
     """word -> u -> noise -> score -> argmax, each stage in its own format.
 
-    ``noise_of``: u to noise, in torch, in the published order; ``combine``: "add" (weight + Gumbel) or "divide"
-    (weight / exponential); ``tie``: which of equal best scores wins. ``rule``: how the law is computed, see
-    :mod:`~precision_lab.samplers.rules`. ``weights``: logits to what is added or divided; None: a cast to add, softmax
-    to divide. ``nonfinite``: what wins a row that has a NaN or +inf score, see :class:`~precision_lab.samplers.rules.Race`.
+    ``noise_of``: u to noise, in torch, in the published order.
+    ``combine``: "add" (weight + Gumbel), "divide" (weight / exponential), "multiply" (weight times the inverse of an
+    exponential) or "ratio" (-(exponential / weight), an argmin).
+    ``tie``: which of equal best scores wins.
+    ``rule``: how the law is computed, see :mod:`~precision_lab.samplers.rules`.
+    ``weights``: logits to the weights of the score; None: a cast to add, softmax for the others.
+    ``nonfinite``: what wins a row that has a NaN or +inf score, see :class:`~precision_lab.samplers.rules.Race`.
     ``gumbel_shift``: what the noise exceeds a Gumbel value by, throughout; no argmax sees it.
     """
 
@@ -185,7 +200,7 @@ class UniformSampler(Sampler):
     tie: Tie = "first"
     rule: LawRule = field(default_factory=Enumerated, kw_only=True)
     weights: Weights | None = field(default=None, kw_only=True)
-    nonfinite: NonFinite = field(default="wins", kw_only=True)
+    nonfinite: Nonfinite = field(default="wins", kw_only=True)
     gumbel_shift: float = field(default=0.0, kw_only=True)
     noise_sha256: str = field(default="", kw_only=True)  # if given, a noise table with another hash is refused
     progress: Progress | None = field(default=None, compare=False, kw_only=True)  # told the share of a law that is done
@@ -249,13 +264,16 @@ class UniformSampler(Sampler):
         else:
             words = torch.tensor([0, 1, last])
         noise = self.noise_of(self.source.from_words(words)).double()
-        infinite = math.inf if self.combine == "add" else 0.0  # the noise whose score is infinite
+        larger_is_better = self.combine in ("add", "multiply")
+        infinite = math.inf if larger_is_better else 0.0  # the noise whose score is infinite
         if not self.source.enumerable and float(noise[0]) == infinite:
             noise = noise[1:]
+        best = float(noise.max() if larger_is_better else noise.min())
         if self.combine == "add":
-            return float(noise.max()) - self.gumbel_shift
-        least = float(noise.min())
-        return -math.log(least) if least > 0 else math.inf
+            return best - self.gumbel_shift
+        if best == infinite:
+            return math.inf
+        return math.log(best) if larger_is_better else -math.log(best)
 
     def row_law(self, logits: Tensor) -> Law:
         weights = self.weights_of(logits).double().cpu().numpy()

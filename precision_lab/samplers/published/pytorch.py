@@ -16,7 +16,7 @@ from __future__ import annotations
 from ...uniforms import TORCH_CPU_FP32, TORCH_EXPONENTIAL
 from ...uniforms.cuda import TORCH_CUDA_EXPONENTIAL
 from ..noise_maps import distributions_gumbel, negative_log, unchanged
-from ..rules import Enumerated, NanToFirst, WithinBound
+from ..rules import WithinBound
 from ..sampler import Stages, UniformSampler
 
 _GUMBEL_SOFTMAX = "torch/nn/functional.py gumbel_softmax (2.13)"
@@ -38,7 +38,7 @@ TORCH_GUMBEL_SOFTMAX_CPU_FP32 = UniformSampler(
     source=TORCH_EXPONENTIAL["fp32"],
     noise_of=negative_log,
     combine="add",
-    nonfinite="first",
+    nonfinite="first index",
     # Below 32 -log E errs by one ulp of [16, 32), 2^-19, and E by 2^-24; Gumbel values above 32 have
     # probability e^-32 < 2^-46 each. E = 0, which makes the row NaN, is one of them.
     rule=WithinBound(relative=2.0**-19 + 2.0**-23, spacing=2.0**-46, reach=32.0),
@@ -51,8 +51,7 @@ TORCH_GUMBEL_SOFTMAX_FP16 = UniformSampler(
     source=TORCH_EXPONENTIAL["fp16"],
     noise_of=negative_log,
     combine="add",
-    nonfinite="first",
-    rule=NanToFirst(Enumerated()),
+    nonfinite="first index",
 )
 TORCH_GUMBEL_SOFTMAX_CUDA_FP32 = UniformSampler(
     name="torch_gumbel_softmax_cuda_fp32",

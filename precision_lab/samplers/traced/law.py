@@ -18,7 +18,7 @@ from ...laws.inverse_cdf import inverse_cdf_law, threshold_law
 from ...laws.law import Law
 from ...types import Float, Guarantee, Int
 from ...uniforms import Source
-from ..rules import Enumerated, NanToFirst, WithinBound
+from ..rules import Enumerated, WithinBound
 from ..rules import Race as RaceOf
 from .anatomy import DTYPE_NAMES, Draw, GatedDraw, LibraryDraw, RaceDraw, Relabel, ThresholdDraw
 from .bounds import budget, roundoff
@@ -134,15 +134,15 @@ def race_draw_law(draw: RaceDraw, exact: Enumerated, progress: Progress | None) 
         f"{draw.noise.formula()} {draw.noise.dtypes()} {draw.noise_sign} {draw.noise.draw.args}", signed
     )
     ties = planted_tie(draw)
-    nonfinite = "first" if draw.nan_rows else "wins"
+    nonfinite = "first index" if draw.nan_rows else "wins"
     race = RaceOf(source, noise_of, draw.combine, score, "first", nonfinite, name="the function")  # type: ignore[arg-type]
     if not source.enumerable:
         found = _bounded_law(draw, race, weights)
     else:
-        rule = NanToFirst(exact) if draw.nan_rows and _can_be_infinite(race) else exact
-        race = race if rule is not exact else replace(race, nonfinite="wins")
+        if not _can_be_infinite(race):
+            race = replace(race, nonfinite="wins")
         if ties != "neither":
-            found = rule.law(replace(race, tie=ties), weights, progress)  # type: ignore[arg-type]
+            found = exact.law(replace(race, tie=ties), weights, progress)  # type: ignore[arg-type]
         else:
             found = _either_tie(exact, race, weights, progress)
     if draw.blurred:
