@@ -16,9 +16,9 @@ from .errors import InputError
 from .provenance import processor
 from .samplers.exponential_race import exponential
 from .samplers.gumbel_max import gumbel
-from .uniforms import DTYPES, Source
-from .uniforms.agreement import device_name
-from .uniforms.cuda import CURAND, TorchCudaSource
+from .uniforms import DTYPES
+from .uniforms.agreement import device_name, draws_and_words, short, unknown
+from .uniforms.cuda import CURAND, TORCH_CUDA_EXPONENTIAL, TORCH_CUDA_RAND, TorchCudaSource
 from .uniforms.measured import NAMES, confirmed
 from .uniforms.wide import WideSource, unchanged
 
@@ -62,13 +62,16 @@ def noise_table(op: str, dtype: torch.dtype, device: str = "cpu") -> tuple[Atoms
     if op not in FORMULAS:
         raise InputError(f"op {op!r}", ", ".join(FORMULAS), "choose one")
     call, noise_of = FORMULAS[op]
-    source = confirmed(call, dtype, device)
-    if not source.enumerable:
-        what = f"{op} in {str(dtype).removeprefix('torch.')} on {device}, of 2^{source.bits} words"
-        raise InputError(what, "at most 2^32 words", "measure another dtype; its law is certified without a table")
-    atoms = _law_on(source, noise_of, device)
+    if device.split(":")[0] == "cuda":
+        atoms = on_cuda(call, noise_of, dtype, device).atoms()
+    else:
+        source = confirmed(call, dtype, device)
+        if not source.enumerable:
+            what = f"{op} in {short(dtype)} on {device}, of 2^{source.bits} words"
+            raise InputError(what, "at most 2^32 words", "its law is certified without a table")
+        atoms = source.push(noise_of)
     metadata = {
-        "what": f"{SAID.get(op, op)} {str(dtype).removeprefix('torch.')}",
+        "what": f"{SAID.get(op, op)} {short(dtype)}",
         "format": NAMES[dtype],
         "device": device_name(device),
         "driver": driver(device),
@@ -77,10 +80,15 @@ def noise_table(op: str, dtype: torch.dtype, device: str = "cpu") -> tuple[Atoms
     return atoms, metadata
 
 
-def _law_on(source: Source, noise_of: Callable[[Tensor], Tensor], device: str) -> Atoms:
-    if isinstance(source, TorchCudaSource):
-        return OnDevice(source.name, source.format, 32, device, source, noise_of).atoms()
-    return source.push(noise_of)
+def on_cuda(call: str, noise_of: Callable[[Tensor], Tensor], dtype: torch.dtype, device: str) -> OnDevice:
+    """The source whose words go through that device. Its own 4,096 draws of ``call`` must be what it makes of
+    their Philox words, to the last bit; else an InputError."""
+    confirmed("rand", dtype, device)
+    source = (TORCH_CUDA_RAND if call == "rand" else TORCH_CUDA_EXPONENTIAL)[NAMES[dtype]]
+    native, words = draws_and_words(call, dtype, device)
+    if not torch.equal(native, OnDevice(source.name, source.format, 32, device, source, unchanged).from_words(words)):
+        raise unknown(call, dtype, device, ("-__logf(u), and 2^-24 where u >= 1 - 2^-24",))
+    return OnDevice(source.name, source.format, 32, device, source, noise_of)
 
 
 def driver(device: str) -> str:

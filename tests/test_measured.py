@@ -534,6 +534,15 @@ class TestMeasure:
         with pytest.raises(InputError, match="a CUDA device that torch sees"):
             measure.measure("exponential_", "fp32", "cuda", tmp_path / "t.npz")
 
+    @pytest.mark.parametrize("format", ["fp16", "bf16", "fp32"])
+    def test_the_exponential_of_a_device_is_the_published_one(self, monkeypatch, format):
+        """With a logarithm of ours in place of the device's: guard, cast and all are the source's."""
+        monkeypatch.setattr(torch.cuda.jiterator, "_create_jit_fn", lambda code: fast_exponential)
+        source = TORCH_CUDA_EXPONENTIAL[format]
+        there = measure.OnDevice(source.name, source.format, 32, "cpu", source, measure.unchanged)
+        words = torch.cat([torch.arange(2000), torch.arange((1 << 32) - 2000, 1 << 32)])
+        assert torch.equal(there.from_words(words), source.from_words(words))
+
     def test_the_blocks_that_a_device_is_given_are_every_word(self):
         """The same object with this CPU as its device has the law of the source; half precision keeps it
         small."""

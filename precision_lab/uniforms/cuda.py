@@ -16,7 +16,7 @@ from torch import Tensor
 from ..formats import FORMATS
 from .agreement import draws_and_words, note
 from .fast_log import LENGTH, PROVENANCE, RELATIVE_BOUND, fast_exponential
-from .source import DTYPES
+from .source import DTYPES, evaluated_here
 from .wide import WideSource
 from .wide import unchanged as unchanged
 
@@ -47,9 +47,7 @@ class TorchCudaSource(WideSource):
 
     @property
     def emulated(self) -> str | None:
-        if confirmed_on_cuda(self):
-            return None
-        return super().emulated
+        return None if confirmed_on_cuda(self) else evaluated_here(self.whose or self.name)
 
     def agrees(self, native: Tensor, words: Tensor) -> bool:
         """Whether a device's draws are those that the map makes of the same words."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..atoms import Atoms
 from ..errors import InputError
 from ..formats import FORMATS, FloatFormat
-from .source import Source
+from .source import Source, evaluated_here
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Grid(Source):
 
     @property
     def emulated(self) -> str | None:
-        return f"{self.whose}, evaluated by torch on this CPU" if self.whose else None
+        return evaluated_here(self.whose) if self.whose else None
 
     @property
     def enumerable(self) -> bool:

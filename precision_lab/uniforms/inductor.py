@@ -25,7 +25,7 @@ class CompiledExponential(TlRand):
     never wins."""
 
     def finish(self, word: Tensor) -> Tensor:
-        u = super().finish(word)
+        u = COMPILED_RAND.finish(word)
         return torch.where(u >= 1 - 2.0**-24, 2.0**-24, -torch.log(u))
 
 

@@ -32,6 +32,11 @@ def words(shape: tuple[int, ...], bits: int, *, rng: np.random.Generator) -> Ten
     return torch.from_numpy(rng.integers(0, 1 << bits, size=shape, dtype=dtype))
 
 
+def evaluated_here(whose: str) -> str:
+    """What :attr:`Source.emulated` says of another's arithmetic that stands on this machine's."""
+    return f"{whose}, evaluated by torch on this CPU"
+
+
 @dataclass(frozen=True)
 class Source(ABC):
     """``name``; ``format`` of the values returned; ``bits`` of the word that each value uses."""

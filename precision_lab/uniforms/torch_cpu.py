@@ -15,7 +15,7 @@ from ..atoms import Atoms
 from ..errors import InputError
 from ..formats import FORMATS
 from .agreement import native_draws, word_map_here
-from .source import DTYPES, Source
+from .source import DTYPES, Source, evaluated_here
 from .word_maps import OWN_DIGITS, WordMap
 
 
@@ -40,7 +40,7 @@ class TorchSource(Source):
             return f"{self.name}, whose word map on this machine is unknown"
         if self.word_map is None or self.word_map == here:
             return None
-        return f"{self.name} as torch {self.word_map.read_in} has it, evaluated by torch on this CPU"
+        return evaluated_here(f"{self.name} as torch {self.word_map.read_in} has it")
 
     def from_words(self, words: Tensor) -> Tensor:
         return self.word_map_used.apply(words, self.dtype)

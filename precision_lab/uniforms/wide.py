@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..atoms import Atoms
 from ..types import Array, Float, Int
-from .source import Source
+from .source import Source, evaluated_here
 
 _BLOCK = 1 << 18  # values at a time: arrays that stay in the processor's cache
 
@@ -79,7 +79,7 @@ class WordSource(Source):
 
     @property
     def emulated(self) -> str | None:
-        return f"{self.whose or self.name}, evaluated by torch on this CPU"
+        return evaluated_here(self.whose or self.name)
 
     def native(self, shape: tuple[int, ...], *, rng: torch.Generator) -> Tensor:
         return self.from_words(torch_words(shape, self.bits, rng=rng))
