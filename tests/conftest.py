@@ -28,7 +28,6 @@ def shared_settings() -> dict[str, Any]:
         "torch gradients": torch.is_grad_enabled(),
         "torch deterministic": torch.are_deterministic_algorithms_enabled(),
         "torch denormals": float(torch.tensor(2.0**-140) * 1) > 0,
-        "torch matmul": torch.get_float32_matmul_precision(),
         "mpmath digits": mpmath.mp.dps,
         "folder": os.getcwd(),
     }
