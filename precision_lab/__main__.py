@@ -103,6 +103,9 @@ class Takes(StrEnum):
 
 DeviceOption = Annotated[Device, typer.Option(help="Where the function runs, and whose arithmetic its law is.")]
 LogitsOption = Annotated[Logits, typer.Option(help="In what dtype a function is given its logits.")]
+DrawsOption = Annotated[
+    int, typer.Option(min=1, help="Draws of one call of a function: torch.multinomial draws 1 and several differently.")
+]
 TakesOption = Annotated[Takes, typer.Option(help="What a function is given.")]
 
 
@@ -149,7 +152,7 @@ def _rows_of(target: str, row: int | None) -> Any:
     return parse_target(target)
 
 
-def _sampler(spec: str, takes: Takes) -> Any:
+def _sampler(spec: str, takes: Takes, draws: int) -> Any:
     """The sampler of a name or a function; only a function can take anything but logits."""
     from dataclasses import replace
 
@@ -157,7 +160,7 @@ def _sampler(spec: str, takes: Takes) -> Any:
 
     found = resolve(spec)
     if isinstance(found, FunctionSampler):
-        return replace(found, takes=takes.value)
+        return replace(found, takes=takes.value, draws=draws)
     if takes is not Takes.LOGITS:
         raise InputError(f"--takes {takes} for {found.name}", "a function of yours", "leave --takes out")
     return found
@@ -174,13 +177,14 @@ def law(
     dtype: LogitsOption = Logits.FLOAT32,
     device: DeviceOption = Device.CPU,
     takes: TakesOption = Takes.LOGITS,
+    draws: DrawsOption = 2,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """The law of a sampler, or of your own function as it runs, on one target, against the target itself. Nothing is drawn
     but a few thousand tokens by which the reading of a function is confirmed."""
     from .compare import compare, in_use, telling
 
-    found = telling(_sampler(sampler, takes))
+    found = telling(_sampler(sampler, takes, draws))
     emit([compare(found, in_use(_rows_of(target, row), use), dtype=dtype.value, device=device.value)], format)
 
 
@@ -191,12 +195,13 @@ def explain(
     dtype: LogitsOption = Logits.FLOAT32,
     device: DeviceOption = Device.CPU,
     takes: TakesOption = Takes.LOGITS,
+    draws: DrawsOption = 2,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """How a function draws: source and bits, noise map, weights, join, dtypes, decision, ties, ceiling, smallest tail."""
     from .explain import explained
 
-    emit([explained(_sampler(sampler, takes), vocab, dtype=dtype.value, device=device.value)], format)
+    emit([explained(_sampler(sampler, takes, draws), vocab, dtype=dtype.value, device=device.value)], format)
 
 
 DetectOption = Annotated[

@@ -30,6 +30,7 @@ class FunctionSampler(Sampler):
 
     function: Callable[..., Tensor]
     takes: str = "logits"
+    draws: int = 2  # of a call: torch.multinomial draws one token by another recipe than several
     progress: Progress | None = field(default=None, kw_only=True, compare=False)  # told the share of a long law
 
     @property
@@ -75,4 +76,4 @@ class FunctionSampler(Sampler):
 
     def reading(self, logits: Tensor) -> Reading:
         """The function, read at one row of logits (vocab,) and confirmed by replay. InputError where it cannot be."""
-        return read_function(self.calling, logits)
+        return read_function(self.calling, logits, self.draws)

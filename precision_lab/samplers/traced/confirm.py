@@ -37,8 +37,14 @@ class Confirmed:
     skipped: tuple[str, ...] = ()
 
 
-def shapes_for(calling: Calling, row: Tensor) -> tuple[tuple[int, int, int], ...]:
-    """:data:`SHAPES`, or calls of two and three rows of the vocabulary of ``row``, for a function that takes no other one."""
+def shapes_for(calling: Calling, row: Tensor, draws: int) -> tuple[tuple[int, int, int], ...]:
+    """:data:`SHAPES`, or calls of two and three rows of the vocabulary of ``row``, for a function that takes no other one.
+    Calls for one draw (``draws`` = 1) have as many rows as the others have draws and rows."""
+    shapes = _shapes_taken(calling, row)
+    return shapes if draws > 1 else tuple((1, n * rows, vocab) for n, rows, vocab in shapes)
+
+
+def _shapes_taken(calling: Calling, row: Tensor) -> tuple[tuple[int, int, int], ...]:
     vocab, state = len(row), start(0, row.device)
     takes = 0
     for n, rows, size in SHAPES[1:]:

@@ -58,19 +58,19 @@ class Reading:
         return replace(found, how=how)
 
 
-def reading(calling: Calling, logits: Tensor, confirmed: Confirmed) -> Reading:
+def reading(calling: Calling, logits: Tensor, confirmed: Confirmed, draws: int = DRAWS) -> Reading:
     """Read ``calling`` at one row, (vocab,), in the dtype that the row has. InputError if this is another recipe than the
     one that was confirmed, or if two draws of one call have different laws."""
-    _, draws = read(calling, logits[None].clone(), DRAWS, start(0, logits.device))
-    found = sorted({signature(draw) for draw in draws})
+    _, parts = read(calling, logits[None].clone(), draws, start(0, logits.device))
+    found = sorted({signature(draw) for draw in parts})
     if " | ".join(found) != confirmed.signature:
         raise refused(
             f"{calling.name}, which at vocab {len(logits)} draws by {' | '.join(found)}",
             f"the recipe that was confirmed: {confirmed.signature}",
             "confirm it at this vocabulary: precision-lab law --vocab",
         )
-    first = draws[0]
-    for other in draws[1:]:
+    first = parts[0]
+    for other in parts[1:]:
         if not _same_weights(first, other):
             raise refused(
                 f"{calling.name}, whose draws of one call have different weights", "independent draws of one law"
