@@ -136,11 +136,14 @@ def refused(what: str, expected: str, remedy: str = DECLARE) -> InputError:
 
 def record(function: Callable[[Tensor], Any], logits: Tensor) -> Record:
     """Run ``function(logits)`` once. InputError where values decide what Python does, or leave torch."""
-    recorder = _Recorder(logits)
+    recorder = _Recorder()
+    recorder.begin(logits)
+    exits = _Exits()
+    exits.recorder = recorder
     checks = torch.distributions.Distribution._validate_args
     torch.distributions.Distribution.set_default_validate_args(False)  # they read values, and change none
     try:
-        with torch.no_grad(), _Exits(recorder), recorder:
+        with torch.no_grad(), exits, recorder:
             ids = function(logits)
     finally:
         torch.distributions.Distribution.set_default_validate_args(checks)
@@ -165,8 +168,8 @@ class _Recorder(TorchDispatchMode):
         """No: the wrapper that hides a mode from torch.compile imports the compiler, which takes more than a second."""
         return False
 
-    def __init__(self, logits: Tensor) -> None:
-        super().__init__()
+    def begin(self, logits: Tensor) -> None:
+        """An empty record, in which one tensor is known: the logits."""
         self.steps: list[Step] = []
         self._values: dict[int, Value] = {}  # by id of a living tensor
         self._sharing: dict[int, dict[int, weakref.ref[Tensor]]] = {}  # living tensors by storage
@@ -275,14 +278,12 @@ class _Recorder(TorchDispatchMode):
 class _Exits(TorchFunctionMode):
     """Watches for values that leave torch: NumPy, lists, DLPack (JAX, CuPy)."""
 
-    def __init__(self, recorder: _Recorder) -> None:
-        super().__init__()
-        self._recorder = recorder
+    recorder: _Recorder
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         name = getattr(func, "__name__", "")
         if name in _LEAVES and args and isinstance(args[0], Tensor):
-            depends = self._recorder.depends_of(args[0])
+            depends = self.recorder.depends_of(args[0])
             if depends.logits or depends.random:
                 raise refused(
                     f"{name}() of a value that depends on {_named(depends)}, at {_place()}",
