@@ -564,9 +564,14 @@ class TestPlainFunctions:
         with pytest.raises(InputError, match="logits changed in place by mutates"):
             resolve(mutates).draw(torch.zeros(2, 3), 2, rng=seeded(0))
 
-    def test_its_law_is_unknown(self):
-        with pytest.raises(InputError, match=r"honest, a plain function; .* compare its draws with a known law"):
-            resolve(honest).law(row())
+    def test_its_law_is_that_of_what_it_calls(self):
+        law = resolve(honest).law(row())
+        np.testing.assert_array_equal(law.probs, SAMPLERS["torch_multinomial_replacement_fp32"].law(row()).probs)
+        assert "read from honest" in law.how
+
+    def test_the_law_of_one_that_draws_nothing_is_refused(self):
+        with pytest.raises(InputError, match="a function without a random operation of torch"):
+            resolve(first_only).law(row())
 
     @pytest.mark.parametrize("rng", [None, 3])
     def test_bad_input_is_caught_before_the_call(self, rng):
