@@ -202,6 +202,7 @@ class TestFamily:
             Guarantee.ANYTIME,
             Guarantee.FINITE_SAMPLE,
             Guarantee.ASYMPTOTIC,
+            Guarantee.EMULATED,
             Guarantee.HEURISTIC,
         ]
         assert set(strong_to_weak) == set(Guarantee)

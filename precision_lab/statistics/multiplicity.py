@@ -28,6 +28,7 @@ from ._checks import check_open_unit
 FAMILY_WISE, DISCOVERIES = "family-wise error rate", "false discovery rate"
 _STRENGTH = (
     Guarantee.HEURISTIC,
+    Guarantee.EMULATED,
     Guarantee.ASYMPTOTIC,
     Guarantee.FINITE_SAMPLE,
     Guarantee.ANYTIME,
