@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .chain import JOINED, LAYOUT, NoiseMap, first_tensor, formula
+from .chain import JOINED, LAYOUT, NoiseMap, first_tensor, formula, random_steps
 from .record import Record, Step, Value, is_random, refused
 
 DTYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}
@@ -22,7 +22,7 @@ _SMALLEST = {"argmin", "min"}
 _COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _SHIFT = {"add", "sub"}
 _SCALE = {"mul", "div"}
-_SQUASH = {"_softmax", "softmax", "_log_softmax", "log_softmax", "exp", "sigmoid", "log"}
+_SQUASH = {"_softmax", "softmax", "_log_softmax", "log_softmax", "exp"}  # of sums; log: of quotients
 _CASTS = {"_to_copy", "to", "copy"}
 
 Combine = Literal["add", "divide", "multiply", "ratio"]
@@ -45,7 +45,8 @@ class RaceDraw:
     score win; ``shape``: of the scores; ``axis``: the axis of the vocabulary.
 
     ``score``: dtype in which the score is rounded.  ``blurred``: monotone operations after it, whose rounding can make
-    equals of two scores; ``nan_rows``: one infinite score makes the whole row NaN, so that index 0 comes.
+    equals of two scores; ``shift``: the largest number added by one of them; ``nan_rows``: one infinite score makes the
+    whole row NaN, so that index 0 comes.
     """
 
     noise: NoiseMap
@@ -60,6 +61,7 @@ class RaceDraw:
     index: Value
     relabel: Relabel
     blurred: list[Step]
+    shift: float
     nan_rows: bool
     join: Step
     count: int  # how many indices the decision gives: k of topk
@@ -118,6 +120,7 @@ class GatedDraw:
     other: Tensor
     decision: Step
     index: Value
+    relabel: Relabel  # after the gate: of tokens drawn and of ids that stay
 
     kind = "gate"
 
@@ -175,7 +178,7 @@ def _follow(value: Value, relabel: Relabel, found: list[Draw], seen: set[int]) -
         for part in step.reads:
             _follow(part, relabel, found, seen)
     elif step.name == "where":
-        for part in step.inputs[1:]:
+        for part in _taken(step):
             _follow(part, relabel, found, seen)
     elif _one_random_input(step) is not None:
         # clamp, gather, index, add an offset: one index in, one id out; what it does is asked of it later
@@ -184,6 +187,18 @@ def _follow(value: Value, relabel: Relabel, found: list[Draw], seen: set[int]) -
         _follow(operand, relabel.then(step), found, seen)
     else:
         raise refused(f"ids made by {step.name} at {step.where}", "argmax, searchsorted, multinomial and the like")
+
+
+def _taken(step: Step) -> list[Value]:
+    """The sides of ``where(condition, first, second)`` that are taken somewhere, the condition not being random."""
+    condition = step.inputs[0].kept
+    assert condition is not None
+    sides = []
+    if bool(condition.any()):
+        sides.append(step.args[1])
+    if not bool(condition.all()):
+        sides.append(step.args[2])
+    return [side for side in sides if isinstance(side, Value)]
 
 
 def _one_random_input(step: Step) -> Value | None:
@@ -213,8 +228,13 @@ def _decided(step: Step, value: Value, relabel: Relabel) -> Draw:
         return _first_true(step, value, relabel, compared)
     chosen = _one_hot(operand)
     if chosen is not None:
+        if chosen.kept is None or not torch.equal(chosen.kept.reshape(-1), value.kept.reshape(-1)):  # type: ignore[union-attr]
+            raise refused(f"{step.name} of a row that is not one-hot, at {step.where}", "the index that was drawn")
         found: list[Draw] = []
         _follow(chosen, relabel, found, set())
+        if len(found) != 1:
+            raise refused(f"one-hot rows of {len(found)} draws at {step.where}", "one draw behind one row")
+        value.stands_for = chosen
         return found[0]
     return _race(step, value, relabel)
 
@@ -231,17 +251,27 @@ def _comparison(value: Value) -> Step | None:
 
 def _one_hot(value: Value) -> Value | None:
     """The index behind ``scatter(zeros, -1, index, 1.0)``, also with the straight-through pair - s + s around it."""
-    step = value.step
-    while step is not None and (step.name in LAYOUT or step.name in _CASTS or step.name in ("add", "sub")):
-        inner = [operand for operand in step.reads if operand.is_random]
-        if not inner:
+    step = _moved(value).step
+    if step is not None and step.name == "add" and all(isinstance(part, Value) for part in step.args[:2]):
+        kept, soft = step.args[0], step.args[1]
+        inner = _moved(kept).step
+        if inner is None or inner.name != "sub" or not isinstance(inner.args[1], Value):
             return None
-        step = inner[0].step
+        if _moved(inner.args[1]) is not _moved(soft) or not isinstance(inner.args[0], Value):
+            return None
+        step = _moved(inner.args[0]).step
     if step is None or step.name != "scatter":
         return None
-    target, index = step.inputs[0], step.inputs[1]
-    constant = target.kept is None or not bool(target.kept.any())
-    return index if index.is_random and not target.is_random and constant else None
+    target, index, placed = step.inputs[0], step.inputs[1], step.args[-1]
+    empty = not target.is_random and (target.kept is None or not bool(target.kept.any()))
+    return index if index.is_random and empty and placed == 1 else None
+
+
+def _moved(value: Value) -> Value:
+    """The value behind views, copies in another layout, and casts."""
+    while value.step is not None and (value.step.name in LAYOUT or value.step.name in _CASTS):
+        value = first_tensor(value.step)
+    return value
 
 
 # -- races
@@ -255,6 +285,9 @@ class _Walk:
     blurred: list[Step] = field(default_factory=list)
     nan_rows: bool = False
     cast: torch.dtype | None = None  # a narrowing cast right after the join
+    squashed: bool = False  # a softmax or exp of the scores
+    logarithm: bool = False  # a log of the scores
+    shift: float = 0.0  # the largest number that was added to the scores
     masks: list[Tensor] = field(default_factory=list)  # True where a token is ruled out, in the shape of the scores
 
 
@@ -277,6 +310,11 @@ def _race(step: Step, value: Value, relabel: Relabel) -> RaceDraw:
     assert weights is not None
     sign = walk.sign if largest else -walk.sign
     combine, weights, noise_sign = _combination(join, noise_operand, weights, sign)
+    if (walk.squashed and combine != "add") or (walk.logarithm and combine == "add"):
+        raise refused(
+            f"scores {combine} that go through {' and '.join(past.name for past in walk.blurred)}, at {step.where}",
+            "argmax of the scores themselves, a softmax of sums or a logarithm of quotients",
+        )
     weights = weights.expand(join.outputs[0].shape)
     for mask in walk.masks:
         ruled_out = -torch.inf if combine == "add" else 0.0
@@ -305,6 +343,7 @@ def _race(step: Step, value: Value, relabel: Relabel) -> RaceDraw:
         index=value,
         relabel=relabel,
         blurred=walk.blurred,
+        shift=walk.shift,
         nan_rows=walk.nan_rows,
         join=join,
         count=count,
@@ -361,13 +400,22 @@ def _monotone(step: Step, operand: Value, walk: _Walk) -> Value:
         if not wide and walk.blurred:
             walk.blurred.append(step)
         elif not wide:
+            if walk.cast is not None:
+                raise refused(f"scores that are cast twice, at {step.where}", "one cast of the scores")
             walk.cast = step.outputs[0].dtype
         return operand
     if name == "neg":
         walk.sign = -walk.sign
         return operand
     if name in _SQUASH:
+        if "softmax" in name and int(step.argument(1, "dim", -1)) % len(operand.shape) != len(operand.shape) - 1:
+            raise refused(f"{name} of scores over another axis, at {step.where}", "dim=-1, the vocabulary")
+        walk.squashed = True
         walk.nan_rows = walk.nan_rows or "softmax" in name
+        walk.blurred.append(step)
+        return operand
+    if name == "log":
+        walk.logarithm = True
         walk.blurred.append(step)
         return operand
     if name in _SHIFT | _SCALE:
@@ -397,7 +445,16 @@ def _shifted(step: Step, operand: Value, walk: _Walk) -> Value:
         walk.sign = -walk.sign
     if number != 0:
         walk.blurred.append(step)
+        walk.shift = max(walk.shift, _largest(other))
     return operand
+
+
+def _largest(number: object) -> float:
+    if isinstance(number, int | float):
+        return abs(float(number))
+    assert isinstance(number, Value)
+    assert number.kept is not None
+    return float(number.kept.abs().max())
 
 
 def _row_number(other: object, step: Step) -> float:
@@ -567,8 +624,18 @@ def _gate(step: Step, relabel: Relabel) -> GatedDraw:
     inside, other = (first, second) if opens else (second, first)
     if isinstance(other, Value) and other.is_random:
         raise refused(f"a choice between two draws at {step.where}", "a token drawn, or what was there")
+    if isinstance(rate, Value) and rate.is_random:
+        raise refused(f"a uniform compared with a random number at {step.where}", "a uniform compared with a rate")
     found: list[Draw] = []
     _follow(inside, relabel, found, set())
+    if len(found) != 1:
+        raise refused(f"a gate over {len(found)} draws at {step.where}", "one draw behind one gate")
+    if {drawn.number for drawn in random_steps(uniform)} & {drawn.number for drawn in random_steps(inside)}:
+        raise refused(
+            f"a gate that is decided by the random values that decide the token, at {step.where}",
+            "a uniform of its own for the gate",
+            "draw another torch.rand for the gate",
+        )
     kept = other.kept if isinstance(other, Value) else torch.tensor(int(other))
     assert kept is not None
     if not opens:
@@ -576,7 +643,7 @@ def _gate(step: Step, relabel: Relabel) -> GatedDraw:
     text = formula(rate) if isinstance(rate, Value) else f"{rate:g}"
     number = rate.kept if isinstance(rate, Value) else torch.tensor(float(rate), dtype=uniform.dtype)
     assert number is not None
-    return GatedDraw(NoiseMap(uniform), number, text, rule, found[0], inside, kept, step, step.outputs[0])
+    return GatedDraw(NoiseMap(uniform), number, text, rule, found[0], inside, kept, step, step.outputs[0], relabel)
 
 
 def _gate_sides(compare: Step) -> tuple[Value, Value | float, str]:

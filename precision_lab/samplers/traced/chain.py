@@ -27,6 +27,9 @@ LAYOUT = {
     *("unbind", "movedim", "flatten", "unflatten", "lift_fresh", "lift_fresh_copy", "repeat", "as_strided", "flip"),
     *("view_as", "repeat_interleave", "_reshape_alias", "tile", "swapaxes", "mT", "numpy_T"),
 }
+_MONOTONE = {
+    *("add", "sub", "rsub", "mul", "neg", "clamp", "clamp_min", "clamp_max", "_to_copy", "to", "copy", "write"),
+}
 JOINED = {"cat", "stack", "concat"}
 _NAMES = {"_softmax": "softmax", "_log_softmax": "log_softmax", "_to_copy": "to", "rand_like": "rand"}
 
@@ -124,16 +127,42 @@ class NoiseMap:
             assert value.kept is not None
             return value.kept
         if step.name == "write":
-            raise refused(f"noise in a buffer, combined with the logits, at {step.where}", "noise made in one piece")
+            memo.setdefault(id(value), self._written(step, memo))
+        if step.name == "copy":
+            source = self._again(first_tensor(step), memo)
+            memo.setdefault(id(value), source.to(value.dtype).expand(value.shape))
         if id(value) not in memo:
             answer = step.run(lambda operand: self._again(operand, memo))
             memo[id(value)] = answer if isinstance(answer, Tensor) else answer[value.output]
         return memo[id(value)]
 
+    def _written(self, step: Step, memo: dict[int, Tensor]) -> Tensor:
+        """A buffer after its writes; NaN where it holds no random value."""
+        at = step.kwargs["at"]
+        kept = self.draws[0].outputs[0].kept
+        assert kept is not None
+        storage = torch.full((max(map(_extent, at)),), torch.nan, dtype=step.outputs[0].dtype, device=kept.device)
+        for part, (shape, stride, offset) in zip(step.args, at, strict=True):
+            if part.is_random:
+                storage.as_strided(shape, stride, offset).copy_(self._again(part, memo))
+        shape, stride, offset = at[0]
+        return storage.as_strided(shape, stride, offset)
+
     @property
     def reads_logits(self) -> bool:
         """Whether a number of each row of logits enters the noise, as in u times the last sum."""
         return self.value.depends.logits
+
+    @property
+    def monotone(self) -> bool:
+        """Whether only operations that never turn back were found: casts, clamps, sums and products with constants."""
+        value: Value | None = self.value
+        while value is not None and value.step is not None and not is_random(value.step):
+            if value.step.name not in LAYOUT | JOINED | _MONOTONE:
+                return False
+            random = [operand for operand in value.step.reads if operand.is_random]
+            value = random[0] if random else None
+        return True
 
     def dtypes(self) -> list[torch.dtype]:
         """The dtypes that the noise goes through, from the draw to the logits, repeats left out."""
@@ -161,6 +190,51 @@ class NoiseMap:
     def formula(self) -> str:
         return formula(self.value)
 
+    def key(self) -> str:
+        """What the map is, to the last constant: two maps of one key give the same noise of the same random value."""
+        return _key(self.value, {})
+
+
+def _key(value: Value, memo: dict[int, str]) -> str:
+    """A value of the noise half as text that leaves out layout and nothing else."""
+    if not value.is_random:
+        number = constant(value)
+        return f"{number.dtype}{'' if number.ndim else ' scalar'} {number.item()!r}"
+    if id(value) in memo:
+        return memo[id(value)]
+    step = value.step
+    assert step is not None
+    if is_random(step):
+        plain = [argument for argument in step.args if isinstance(argument, int | float)]
+        text = f"{step.name} {value.dtype} {plain if step.name in ('exponential', 'uniform') else ''}"
+    elif step.name in LAYOUT or step.name in JOINED or step.name == "write":
+        text = _key(next(part for part in step.reads if part.is_random), memo)
+    elif step.name == "copy":
+        text = f"to({_key(first_tensor(step), memo)}, {value.dtype})"
+    else:
+
+        def shown(argument: object) -> str:
+            if isinstance(argument, Value):
+                return _key(argument, memo)
+            return repr(argument)
+
+        shown_args = [shown(argument) for argument in step.args]
+        shown_kwargs = [f"{name}={shown(argument)}" for name, argument in sorted(step.kwargs.items())]
+        text = f"{step.operation}.{value.output}({', '.join(shown_args + shown_kwargs)})"
+    memo[id(value)] = text
+    return text
+
+
+def places_of(value: Value, numbers: dict[int, Tensor]) -> Tensor | None:
+    """Where each element of ``value`` comes from: ``numbers`` holds, by id of a value, a number for each of its elements,
+    and these are moved as the recorded operations move them; -1 for elements of another origin. None where an operation
+    changes the shape otherwise than by moving elements."""
+    memo: dict[int, Tensor | None] = dict(numbers)
+    try:
+        return _places(value, {}, memo)
+    except RuntimeError:  # torch: shapes that do not fit
+        return None
+
 
 def _places(value: Value, numbered: dict[int, Tensor], memo: dict[int, Tensor | None]) -> Tensor | None:
     if id(value) in memo:
@@ -168,8 +242,11 @@ def _places(value: Value, numbered: dict[int, Tensor], memo: dict[int, Tensor | 
     step = value.step
     assert step is not None
     found: Tensor | None
-    if is_random(step):
-        found = numbered[step.number]
+    if value.stands_for is not None:
+        same = _places(value.stands_for, numbered, memo)
+        found = None if same is None else same.reshape(value.shape)
+    elif is_random(step):
+        found = numbered.get(step.number, torch.full(value.shape, -1))
     elif step.name == "write":
         found = _written_places(step, numbered, memo)
     else:
@@ -177,14 +254,36 @@ def _places(value: Value, numbered: dict[int, Tensor], memo: dict[int, Tensor | 
         if any(part is None for part in parts.values()):
             found = None
         elif step.name in LAYOUT or step.name in JOINED:
-            answer = step.run(lambda operand: parts[id(operand)])  # type: ignore[arg-type,return-value]
+
+            def numbers_of(operand: Value) -> Tensor:
+                return parts[id(operand)] if operand.is_random else torch.full(operand.shape, -1)  # type: ignore[return-value]
+
+            answer = step.run(numbers_of)
             found = answer if isinstance(answer, Tensor) else answer[value.output]
         else:
-            found = next(iter(parts.values()))
-            if found is not None:
-                found = found.expand(value.shape)
+            found = _one_place(step, value, {key: part for key, part in parts.items() if part is not None})
     memo[id(value)] = found
     return found
+
+
+def _one_place(step: Step, value: Value, parts: dict[int, Tensor]) -> Tensor | None:
+    """The places of an elementwise operation: those of its random operands, which agree."""
+    if step.name == "where" and not step.inputs[0].is_random:
+        condition = step.inputs[0].kept
+        assert condition is not None
+        none = torch.tensor(-1)
+        yes, no = [parts.get(id(part), none) if isinstance(part, Value) else none for part in step.args[1:]]
+        return torch.where(condition.cpu(), yes, no).expand(value.shape)
+    if not parts:
+        return None
+    moved = [part.expand(value.shape) for part in parts.values()]
+    for other in moved[1:]:
+        if not torch.equal(moved[0], other):
+            raise refused(
+                f"{step.name} of random values of several tokens, at {step.where}",
+                "noise made of one random value for each token",
+            )
+    return moved[0]
 
 
 def _written_places(step: Step, numbered: dict[int, Tensor], memo: dict[int, Tensor | None]) -> Tensor | None:

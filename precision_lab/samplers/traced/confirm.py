@@ -14,13 +14,15 @@ from ...types import Array
 from .anatomy import DTYPE_NAMES, Draw, GatedDraw, LibraryDraw, RaceDraw, ThresholdDraw, draws_of
 from .calling import Calling, global_state, start
 from .chain import NoiseMap
-from .record import DECLARE, Record, Step, record, refused
+from .plants import planting
+from .record import DECLARE, Plant, Record, Step, record, refused
 
 # (draws, rows, vocabulary) of the calls: 4,690 draws in all, with ties and -inf among the logits.
 SHAPES = ((512, 8, 50), (3, 2, 257), (64, 3, 1000), (2, 1, 4099), (192, 2, 128))
 ENOUGH = 4096
 CPU = torch.device("cpu")
 _AT_ONCE = 1 << 22  # values of noise in one call of a function that takes one vocabulary only
+PLANTED = (0.02, 0.5)  # shares of random values that are replaced by rare ones
 _BLUR = 8.0  # ulp of the score within which a monotone operation after the sum may make equals
 
 
@@ -103,21 +105,45 @@ def confirm(
                 f"{calling.name}, which draws other ids when it is called again from one generator state",
                 "ids that depend on the logits and the generator alone",
             )
-        for draw in draws:
-            ties.add(_replay(draw, (n, rows, vocab)))
+        ties |= replay(draws, (n, rows, vocab))
         signatures.setdefault(" | ".join(sorted({signature(draw) for draw in draws})), (n, rows, vocab))
         shared |= sharing(draws, n, rows, vocab)
         done.append((n, rows, vocab))
     _enough(calling, done, skipped, failure)
+    ties |= _rare(calling, done, dtype, device)
+    _moves(calling, done[0], dtype, device)
     if len(signatures) > 1:
         found = "; ".join(f"at (n, rows, vocab) = {shape}: {text}" for text, shape in signatures.items())
         raise refused(f"{calling.name}, which draws differently by shape: {found}", "one recipe for every shape")
     ties.discard("none seen")
-    if len(ties) > 1:
-        raise refused(f"{calling.name}, whose ties go to {' and '.join(sorted(ties))}", "one rule for ties")
     total = sum(n * rows for n, rows, _ in done)
-    tie = ties.pop() if ties else "first"
+    tie = "neither the first nor the last" if len(ties) > 1 else (ties.pop() if ties else "first")
     return Confirmed(total, tuple(done), next(iter(signatures)), tuple(sorted(shared)), tie, tuple(skipped))
+
+
+def _rare(calling: Calling, done: list, dtype: torch.dtype, device: torch.device) -> set[str]:
+    """The replay again, with planted values too rare to be drawn; which of equal scores won."""
+    ties: set[str] = set()
+    for share in PLANTED:
+        for n, rows, vocab in sorted(done, key=lambda shape: shape[0] * shape[2])[:2]:
+            logits = trial_logits(rows, vocab, 1).to(device, dtype)
+            _, draws = read(calling, logits, n, start(1, device), planting(share, n))
+            ties |= replay(draws, (n, rows, vocab))
+    return ties
+
+
+def _moves(calling: Calling, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> None:
+    """Another state of the generator gives other ids."""
+    n, rows, vocab = shape
+    logits = trial_logits(rows, vocab, 0).to(device, dtype)
+    one = calling.seeded(logits.clone(), n, start(10, device))
+    other = calling.seeded(logits.clone(), n, start(11, device))
+    if torch.equal(one.reshape(-1), other.reshape(-1)):
+        raise refused(
+            f"{calling.name}, which draws the same ids whatever the state of the generator",
+            "draws from the generator that it is given, or torch's global one",
+            "leave the seeding to the caller",
+        )
 
 
 def _enough(calling: Calling, done: list, skipped: list[str], failure: Exception | None) -> None:
@@ -136,18 +162,24 @@ def _enough(calling: Calling, done: list, skipped: list[str], failure: Exception
     )
 
 
-def read(calling: Calling, logits: Tensor, n: int, state: Tensor) -> tuple[Record, list[Draw]]:
-    """Record one call from a generator state, and find its draws."""
+def read(
+    calling: Calling, logits: Tensor, n: int, state: Tensor, plant: Plant | None = None
+) -> tuple[Record, list[Draw]]:
+    """Record one call from a generator state, and find its draws; ``plant``: see :func:`.record.record`. InputError where
+    they are of unlike kinds."""
     generator = torch.Generator(device=logits.device)
     generator.set_state(state)
     before = logits.clone()
     with global_state(logits.device, state):
-        taken = record(lambda given: calling(given, n, generator), logits)
+        taken = record(lambda given: calling(given, n, generator), logits, plant)
     if not torch.equal(before.nan_to_num(), logits.nan_to_num()):
         raise InputError(f"logits changed in place by {calling.name}", "logits left as they were", "clone them first")
     for step in taken.random:
         _own_generator(step, generator, calling)
-    return taken, draws_of(taken)
+    draws = draws_of(taken)
+    if len(found := sorted({signature(draw) for draw in draws})) > 1:
+        raise refused(f"{calling.name}, which draws by {' and by '.join(found)} in one call", "one recipe for every id")
+    return taken, draws
 
 
 def _own_generator(step: Step, generator: torch.Generator, calling: Calling) -> None:
@@ -190,6 +222,12 @@ def noise_values(noise: NoiseMap) -> Tensor:
     return noise(drawn)[places.to(drawn.device)]
 
 
+def replay(draws: list[Draw], shape: tuple[int, int, int]) -> set[str]:
+    """Ids of the reading against those recorded, for every draw; which of equal scores won, where equals were seen.
+    InputError with the first difference."""
+    return {_replay(draw, shape) for draw in draws}
+
+
 def _replay(draw: Draw, shape: tuple[int, int, int]) -> str:
     """Ids of the reading against those recorded; which of equal scores won, where equals were seen."""
     index = draw.index.kept
@@ -222,7 +260,10 @@ def _difference(at: int, mine: int, theirs: int, draw: Draw, shape: tuple[int, i
 
 def race_scores(draw: RaceDraw) -> Tensor:
     """The rounded scores, in the shape of the join."""
-    noise = noise_values(draw.noise) * draw.noise_sign
+    noise = noise_values(draw.noise)
+    _as_made(draw.noise, noise)
+    _one_for_each_token(draw)
+    noise = noise * draw.noise_sign
     if draw.combine == "add":
         scores = draw.weights + noise
     elif draw.combine == "divide":
@@ -234,6 +275,30 @@ def race_scores(draw: RaceDraw) -> Tensor:
     return scores.to(draw.score)
 
 
+def _as_made(noise: NoiseMap, values: Tensor) -> None:
+    """The map of one value gives what the function made, bit for bit: torch rounds otherwise in some layouts."""
+    if noise.reads_logits:
+        return
+    made = noise.in_place()
+    same = (made == values) | (made.isnan() & values.isnan())
+    if not bool(same.all()):
+        raise refused(
+            f"noise {noise.formula()} that torch rounds otherwise in the layout in which the function makes it",
+            "noise made of contiguous tensors",
+            "call .contiguous() on what is drawn",
+        )
+
+
+def _one_for_each_token(draw: RaceDraw) -> None:
+    places = draw.noise.places()
+    assert places is not None
+    rows = places.expand(draw.shape).reshape(-1, draw.shape[-1]).sort(dim=-1).values
+    if bool((rows[:, 1:] == rows[:, :-1]).any()):
+        raise refused(
+            f"one random value for several tokens, at {draw.join.where}", "a random value of its own for each token"
+        )
+
+
 def _compare_race(draw: RaceDraw, index: Tensor, shape: tuple[int, int, int]) -> str:
     """Every recorded index has the best score: the first of the best, the last, or, behind a blurring operation, one of
     those within a few ulp. An infinite or NaN score in a row that a softmax makes NaN gives index 0."""
@@ -241,19 +306,19 @@ def _compare_race(draw: RaceDraw, index: Tensor, shape: tuple[int, int, int]) ->
     vocab = scores.shape[-1]
     rows = scores.reshape(-1, vocab).double()
     chosen = index.reshape(len(rows), -1)[:, 0]
-    keys = torch.where(rows.isnan(), torch.full_like(rows, torch.inf), rows)
+    keys = torch.where(rows.isnan().any(dim=1, keepdim=True), rows.isnan().double(), rows)  # NaN wins
     best = keys.amax(dim=1)
     got = keys.gather(1, chosen[:, None])[:, 0]
     first = keys.argmax(dim=1)
     last = vocab - 1 - keys.flip(-1).argmax(dim=1)
     if draw.nan_rows:
         spoiled = ~torch.isfinite(rows.amax(dim=1))
-        got = torch.where(spoiled & (chosen == 0), best, got)
+        got = torch.where(spoiled, torch.where(chosen == 0, best, -torch.inf), got)
     short = best - got
     short = torch.where(best == got, torch.zeros_like(short), short)
     allowed = torch.zeros_like(short)
     if draw.blurred:
-        allowed = blur(draw) * (1 + torch.where(best.isfinite(), best.abs(), torch.zeros_like(best)))
+        allowed = blur(draw) * _size(draw, torch.where(best.isfinite(), best.abs(), torch.zeros_like(best)))
     wrong = ~(short <= allowed)
     if bool(wrong.any()):
         at = int(wrong.nonzero()[0])
@@ -266,6 +331,15 @@ def _compare_race(draw: RaceDraw, index: Tensor, shape: tuple[int, int, int]) ->
     if bool((chosen[tied] == last[tied]).all()):
         return "last"
     return "neither the first nor the last"
+
+
+def _size(draw: RaceDraw, best: Tensor) -> Tensor:
+    """What the rounding of the operations after the join is relative to."""
+    if draw.combine == "add":
+        return 1 + draw.shift + best
+    if any(step.name == "log" for step in draw.blurred):
+        return best * (1 + best.log().abs().nan_to_num(posinf=0.0))
+    return best
 
 
 def blur(draw: RaceDraw) -> float:

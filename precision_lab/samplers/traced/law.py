@@ -16,19 +16,24 @@ from ...formats import FORMATS
 from ...laws.argmax import Progress
 from ...laws.inverse_cdf import inverse_cdf_law, threshold_law
 from ...laws.law import Law
-from ...types import Float, Guarantee, Int
+from ...types import Float, Guarantee
 from ...uniforms import Source
 from ..rules import Enumerated, WithinBound
 from ..rules import Race as RaceOf
 from .anatomy import DTYPE_NAMES, Draw, GatedDraw, LibraryDraw, RaceDraw, Relabel, ThresholdDraw
 from .bounds import budget, roundoff
 from .calling import Calling, start
-from .chain import ELEMENTWISE, LAYOUT, NoiseMap, constant
-from .confirm import Confirmed, blur, read, sequential_sums, signature
-from .record import Step, Value, refused
+from .confirm import PLANTED, Confirmed, blur, read, replay, sequential_sums, signature
+from .plants import planting
+from .record import Record, refused
 from .source import named, source_of
+from .tokens import indices_a_row, origins, tokens_of, weights_behind
 
-DRAWS = 2  # of the call that is read: the smallest number that is not one
+DRAWS = 2  # the smallest number of draws that is not one
+_COMPANY = 3  # draws of the call of two rows
+_AT_ONCE = 1 << 20  # scores of the call that is read
+_LOG_REACH = 110.0  # |log| of a score
+_MOST = 64  # draws of that call
 
 
 @dataclass(frozen=True)
@@ -59,29 +64,96 @@ class Reading:
 
 
 def reading(calling: Calling, logits: Tensor, confirmed: Confirmed, draws: int = DRAWS) -> Reading:
-    """Read ``calling`` at one row, (vocab,), in the dtype that the row has. InputError if this is another recipe than the
-    one that was confirmed, or if two draws of one call have different laws."""
-    _, parts = read(calling, logits[None].clone(), draws, start(0, logits.device))
+    """Read ``calling`` at one row, (vocab,), in the dtype that the row has, and replay it there, values too rare to be
+    drawn among them. ``draws``: 1 for a call for one draw; else it is read as a call for several, ``draws`` or more.
+
+    InputError if this is another recipe than the one that was confirmed, if its draws have different laws, or if the
+    weights of a row depend on the number of draws or on the other rows of the batch.
+    """
+    vocab = len(logits)
+    n = 1 if draws == 1 else max(draws, min(_AT_ONCE // vocab, _MOST))
+    state = start(0, logits.device)
+    shape = (n, 1, vocab)
+    for share in (0.0, *PLANTED):
+        plant = planting(share, n) if share else None
+        taken, parts = read(calling, logits[None].clone(), n, state, plant)
+        replay(parts, shape)
+        _same_tokens(taken, parts, vocab)
     found = sorted({signature(draw) for draw in parts})
     if " | ".join(found) != confirmed.signature:
         raise refused(
-            f"{calling.name}, which at vocab {len(logits)} draws by {' | '.join(found)}",
+            f"{calling.name}, which at vocab {vocab} draws by {' | '.join(found)}",
             f"the recipe that was confirmed: {confirmed.signature}",
             "confirm it at this vocabulary: precision-lab law --vocab",
         )
     first = parts[0]
     for other in parts[1:]:
-        if not _same_weights(first, other):
+        if not _same_row(_row(first), _row(other)):
             raise refused(
                 f"{calling.name}, whose draws of one call have different weights", "independent draws of one law"
             )
-    return Reading(calling, confirmed, first, len(logits))
+    _alone_or_in_company(calling, logits, first, single=draws == 1)
+    return Reading(calling, confirmed, first, vocab)
 
 
-def _same_weights(one: Draw, other: Draw) -> bool:
-    if isinstance(one, GatedDraw) and isinstance(other, GatedDraw):
-        return _same_weights(one.inside, other.inside)
-    return torch.equal(_row(one).nan_to_num(), _row(other).nan_to_num())
+def _same_tokens(taken: Record, draws: list[Draw], vocab: int) -> None:
+    """Each id that came back is the token that the reading has for its index."""
+    ids = taken.ids.reshape(-1).cpu().long()
+    for draw, places in zip(draws, origins(taken, draws), strict=True):
+        here = places >= 0
+        _first_of_several(draw, places[here])
+        kept = draw.index.kept
+        assert kept is not None
+        index = kept.reshape(-1).cpu()[places[here]].long()
+        if not isinstance(draw, GatedDraw):
+            mine = torch.from_numpy(tokens_of(draw.relabel, max(int(index.max()) + 1, 1)))[index]
+        else:
+            mine = torch.from_numpy(tokens_of(draw.relabel, max(int(index.max()) + 1, vocab)))[index]
+        wrong = mine != ids[here]
+        if bool(wrong.any()):
+            at = int(wrong.nonzero()[0])
+            raise refused(
+                f"the id {int(ids[here][at])} for index {int(index[at])}, which is {int(mine[at])} in the reading",
+                "ids that are a table of the index",
+            )
+
+
+def _first_of_several(draw: Draw, places: Tensor) -> None:
+    """Of several indices that one row gives, the first is among those that come back: the law is its own."""
+    several = indices_a_row(draw)
+    if several > 1 and not bool((places % several == 0).any()):
+        raise refused(
+            f"{draw.decision.name} of {several}, of which the first is left out, at {draw.decision.where}",
+            "the best index, or all of them",
+        )
+
+
+def _alone_or_in_company(calling: Calling, logits: Tensor, alone: Draw, *, single: bool) -> None:
+    """The weights of a row are the same with other numbers of draws and beside another row, to some roundings.
+    ``single``: every call is for one draw."""
+    beside = logits.roll(1)
+    few, more = (1, 1) if single else (DRAWS, _COMPANY)
+    expected = [_row(alone), _row(read(calling, beside[None].clone(), few, start(0, logits.device))[1][0])]
+    taken, draws = read(calling, torch.stack([logits, beside]), more, start(1, logits.device))
+    row_of_id = torch.arange(taken.ids.numel()) % 2
+    for draw, places in zip(draws, origins(taken, draws), strict=True):
+        for row in (0, 1):
+            here = places[(places >= 0) & (row_of_id == row)]
+            found = weights_behind(draw, here.to(logits.device)).cpu()
+            if not all(_same_row(expected[row], one) for one in found):
+                raise refused(
+                    f"{calling.name}, whose weights of a row depend on the number of draws or on the other rows",
+                    "one law for a row of logits",
+                    "let each row depend on itself alone",
+                )
+
+
+def _same_row(one: Tensor, other: Tensor) -> bool:
+    """Equal weights, to the roundings that a sum over another layout may have."""
+    if one.shape != other.shape:
+        return False
+    close = 8 * torch.finfo(one.dtype).eps if one.dtype.is_floating_point else 0.0
+    return torch.allclose(one.double(), other.double(), rtol=close, atol=0.0, equal_nan=True)
 
 
 def _row(draw: Draw) -> Tensor:
@@ -131,7 +203,8 @@ def race_draw_law(draw: RaceDraw, exact: Enumerated, progress: Progress | None) 
         return (draw.noise(prepare(values.to(device))) * draw.noise_sign).cpu()
 
     noise_of = KeyedMap(
-        f"{draw.noise.formula()} {draw.noise.dtypes()} {draw.noise_sign} {draw.noise.draw.args}", signed
+        f"{draw.noise.key()} {draw.noise_sign}",
+        signed,
     )
     ties = planted_tie(draw)
     nonfinite = "first index" if draw.nan_rows else "wins"
@@ -151,14 +224,6 @@ def race_draw_law(draw: RaceDraw, exact: Enumerated, progress: Progress | None) 
         guarantee = Guarantee.CERTIFIED if found.guarantee is Guarantee.EXACT else found.guarantee
         found = replace(found, error=error, guarantee=guarantee, how=how, relative=math.inf)
     return _labelled(found, source)
-
-
-def _key(noise: NoiseMap) -> str:
-    """What a map of one value is: two maps with one key are one map. A map that holds numbers of a row has no fixed key."""
-    draw = noise.draw
-    numbers = [argument for argument in draw.args if not isinstance(argument, Value | list | tuple)]
-    own = f" of {id(noise)}" if noise.reads_logits else ""
-    return f"{noise.formula()} {noise.dtypes()} {draw.name} {numbers} {draw.kwargs.get('from')} {draw.kwargs.get('to')}{own}"
 
 
 def _labelled(law: Law, source: Source) -> Law:
@@ -208,7 +273,10 @@ def _bounded_law(draw: RaceDraw, race: RaceOf, weights: Float) -> Law:
 def _blurred(draw: RaceDraw, weights: Float) -> float:
     """P(the best two scores lie within what the later operations round away): at most that width, as a factor of E."""
     spread = weights[np.isfinite(weights)]
-    size = float(np.abs(spread).max()) + 37.0 if draw.combine == "add" and spread.size else 1.0
+    if draw.combine == "add":
+        size = (float(np.abs(spread).max()) if spread.size else 0.0) + 37.0 + draw.shift
+    else:
+        size = _LOG_REACH if any(step.name == "log" for step in draw.blurred) else 1.0
     return min(blur(draw) * (1 + size), 1.0)
 
 
@@ -243,7 +311,7 @@ def _threshold_law(draw: ThresholdDraw) -> tuple[Law, float]:
         return draw.noise(prepare(values.to(device))).cpu()
 
     if source.enumerable:
-        counted = threshold_law(sums.double().numpy(), source.push(KeyedMap(_key(draw.noise), uniform_of)), draw.rule)
+        counted = threshold_law(sums.double().numpy(), source.push(KeyedMap(draw.noise.key(), uniform_of)), draw.rule)
         how = f"counts of a 2^{counted.bits} grid below the rounded sum ({draw.rule})"
         law = Law.from_probs(counted.probs, how, 2.0**-53, Guarantee.EXACT)
         beyond = float(np.ldexp(float(counted.beyond), -counted.bits))
@@ -261,15 +329,25 @@ def _searched_law(draw: ThresholdDraw, source: Source, uniform_of: object, sums:
     assert callable(uniform_of)
     c = sums.cummax(-1).values.double()
     bits = source.bits
-    ends = torch.tensor([0, 1, (1 << bits) - 1], dtype=torch.int64)
-    low, _, high = uniform_of(source.from_words(ends)).double().tolist()
-    if high < low:
-        raise refused(f"a uniform {draw.noise.formula()} that falls as its word grows", "a rising map of the uniform")
+    if not draw.noise.monotone:
+        raise refused(
+            f"a uniform {draw.noise.formula()} of {bits} bits that may rise and fall",
+            "casts, clamps, sums and products with constants",
+        )
+    ends = torch.tensor([0, (1 << bits) - 1], dtype=torch.int64)
+    low, high = uniform_of(source.from_words(ends)).double().tolist()
+    falls = high < low
+
+    def value_of(places: Tensor) -> Tensor:
+        """The uniform at a place in ascending order."""
+        words = (1 << bits) - 1 - places if falls else places
+        return uniform_of(source.from_words(words)).double()
+
     least = torch.full(c.shape, -1, dtype=torch.int64)  # the largest word known to be below the sum
     above = torch.full(c.shape, 1 << bits, dtype=torch.int64)
     for _ in range(bits + 1):
         middle = (least + above) // 2
-        value = uniform_of(source.from_words(middle.clamp(0, (1 << bits) - 1))).double()
+        value = value_of(middle.clamp(0, (1 << bits) - 1))
         passes = value < c if draw.rule == "u < c" else value <= c
         inside = (above - least) > 1
         least = torch.where(inside & passes, middle, least)
@@ -317,9 +395,11 @@ def _gated_law(draw: GatedDraw, vocab: int, exact: Enumerated, progress: Progres
     stays = torch.unique(draw.other)
     if stays.numel() != 1:
         raise refused("a gate whose closed side has several ids", "one row of logits, one id that stays")
-    other = int(stays)
-    if other < 0:
-        raise refused(f"a gate whose closed side is {other}", "a token id")
+    if int(stays) < 0:
+        raise refused(f"a gate whose closed side is {int(stays)}", "a token id")
+    other = int(tokens_of(draw.relabel, int(stays) + 1)[-1])
+    if not 0 <= other < max(vocab, int(stays) + 1):
+        raise refused(f"a gate whose closed side becomes {other}", "a token id")
     probs = np.zeros(max(inside.vocab, other + 1))
     probs[: inside.vocab] = opened * inside.probs
     probs[other] += 1.0 - opened
@@ -361,42 +441,6 @@ def _relabelled(law: Law, beyond: float, relabel: Relabel, vocab: int) -> Law:
     total = np.zeros(vocab)
     np.add.at(total, ids[~out_of_range], probs[~out_of_range])
     return replace(law, log_probs=_log(total))
-
-
-def tokens_of(relabel: Relabel, size: int) -> Int:
-    """The token that each index 0..size-1 becomes."""
-    current = torch.arange(size)
-    for step in reversed(relabel.steps):
-        current = _step_on_ids(step, current)
-    return np.asarray(current.numpy(), dtype=np.int64)
-
-
-def _step_on_ids(step: Step, ids: Tensor) -> Tensor:
-    if step.name in LAYOUT or step.name in ("_to_copy", "to", "copy"):
-        return ids
-    if step.name in ("gather", "take_along_dim", "index_select", "embedding", "take", "index"):
-        table = _table(step)
-        if int(ids.max()) >= len(table):
-            raise refused(
-                f"an index {int(ids.max())} into a table of {len(table)} at {step.where}", "an index inside it"
-            )
-        return table.cpu()[ids]
-    if step.name in ELEMENTWISE:
-        answer = step.run(lambda value: ids if value.is_random else constant(value).cpu())
-        return answer if isinstance(answer, Tensor) else answer[0]
-    raise refused(f"ids that go through {step.name} at {step.where}", "a table of ids, clamp, or sums with constants")
-
-
-def _table(step: Step) -> Tensor:
-    """The ids that a gathering operation looks up, (tokens,): the same for every draw."""
-    tables = [value for value in step.inputs if not value.is_random and value.kept is not None]
-    table = tables[0].kept if tables else None
-    if table is None:
-        raise refused(f"{step.name} from a random table at {step.where}", "a table of ids that the logits decide")
-    rows = table.reshape(-1, table.shape[-1])
-    if not bool((rows == rows[0]).all()):
-        raise refused(f"{step.name} from a table other for each draw, at {step.where}", "one table for a row of logits")
-    return rows[0]
 
 
 def _log(probs: Float) -> Float:

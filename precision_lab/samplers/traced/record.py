@@ -56,6 +56,7 @@ class Value:
     step: Step | None = None
     output: int = 0
     kept: Tensor | None = None
+    stands_for: Value | None = None  # an index that this one was found to be, as behind a one-hot row
 
     @property
     def is_random(self) -> bool:
@@ -124,6 +125,9 @@ class Record:
         return [step for step in self.steps if is_random(step)]
 
 
+Plant = Callable[[Step, Tensor], None]
+
+
 def is_random(step: Step) -> bool:
     """Whether the operation draws from a generator."""
     return torch.Tag.nondeterministic_seeded in getattr(step.operation, "tags", ())
@@ -134,10 +138,14 @@ def refused(what: str, expected: str, remedy: str = DECLARE) -> InputError:
     return InputError(what, expected, remedy)
 
 
-def record(function: Callable[[Tensor], Any], logits: Tensor) -> Record:
-    """Run ``function(logits)`` once. InputError where values decide what Python does, or leave torch."""
+def record(function: Callable[[Tensor], Any], logits: Tensor, plant: Plant | None = None) -> Record:
+    """Run ``function(logits)`` once. InputError where values decide what Python does, or leave torch.
+
+    ``plant``: called with each random operation and the tensor that it drew, which it may overwrite before the function
+    goes on, so that values too rare to be drawn are seen.
+    """
     recorder = _Recorder()
-    recorder.begin(logits)
+    recorder.begin(logits, plant)
     exits = _Exits()
     exits.recorder = recorder
     checks = torch.distributions.Distribution._validate_args
@@ -168,8 +176,9 @@ class _Recorder(TorchDispatchMode):
         """No: the wrapper that hides a mode from torch.compile imports the compiler, which takes more than a second."""
         return False
 
-    def begin(self, logits: Tensor) -> None:
+    def begin(self, logits: Tensor, plant: Plant | None) -> None:
         """An empty record, in which one tensor is known: the logits."""
+        self._plant = plant
         self.steps: list[Step] = []
         self._values: dict[int, Value] = {}  # by id of a living tensor
         self._sharing: dict[int, dict[int, weakref.ref[Tensor]]] = {}  # living tensors by storage
@@ -222,9 +231,12 @@ class _Recorder(TorchDispatchMode):
         outputs = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
         for place, tensor in enumerate(outputs):
             value = Value(tuple(tensor.shape), tensor.dtype, tensor.is_contiguous(), depends, step, place)
+            step.outputs.append(value)
             if is_random(step) or (value.is_random and not tensor.is_floating_point()):
                 value.kept = tensor.clone()
-            step.outputs.append(value)
+            if self._plant is not None and is_random(step):
+                self._plant(step, tensor)
+                value.kept = tensor.clone()
         for place, tensor in enumerate(outputs):
             self._learn(tensor, step.outputs[place])
         self._spread_writes(step, args, kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -37,10 +38,35 @@ def source_of(step: Step) -> tuple[Source, Callable[[Tensor], Tensor]]:
         low, high = float(step.argument(1, "from", 0.0)), float(step.argument(2, "to", 1.0))
         if (low, high) == (0.0, 1.0):
             return named("rand", dtype, device), _unchanged
-        return named("rand", dtype, device), lambda u: u * (high - low) + low
+        if not _stretches_here(low, high, dtype, device):
+            raise refused(
+                f"uniform_({low:g}, {high:g}) in {dtype}, at {step.where}, whose rounding is not known here",
+                "uniform_(), torch.rand, or other bounds in float32 or float64 on CPU",
+                "draw torch.rand and scale it: u * (b - a) + a",
+            )
+        return named("rand", dtype, device), lambda u: _stretched(u, low, high)
     raise refused(
         f"the random operation {step.name} at {step.where}", "torch.rand, uniform_, exponential_ or torch.multinomial"
     )
+
+
+def _stretched(u: Tensor, low: float, high: float) -> Tensor:
+    """``uniform_(a, b)`` of the same word: (b - a) u + a, rounded once, where b - a is rounded before."""
+    a = torch.tensor(low, dtype=u.dtype, device=u.device)
+    width = torch.tensor(high, dtype=u.dtype, device=u.device) - a
+    if u.dtype == torch.float32:
+        return (u.double() * width.double() + a.double()).float()
+    return torch.addcmul(a.expand_as(u), u, width.expand_as(u))
+
+
+@lru_cache(maxsize=64)
+def _stretches_here(low: float, high: float, dtype: torch.dtype, device: str) -> bool:
+    """Whether this machine's ``uniform_(a, b)`` is :func:`_stretched` of its uniforms, on 4,096 draws."""
+    if device != "cpu" or dtype not in (torch.float32, torch.float64):
+        return False
+    drawn = torch.empty(4096, dtype=dtype).uniform_(low, high, generator=torch.Generator().manual_seed(0))
+    uniform = torch.rand(4096, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    return torch.equal(drawn, _stretched(uniform, low, high))
 
 
 def _unchanged(values: Tensor) -> Tensor:

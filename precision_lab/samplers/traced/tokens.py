@@ -1,0 +1,112 @@
+"""From the index that a decision gives to the token that comes back: which index each id was, and what became of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...types import Int
+from .anatomy import Draw, GatedDraw, LibraryDraw, RaceDraw, Relabel, ThresholdDraw
+from .chain import ELEMENTWISE, LAYOUT, constant, places_of
+from .record import Record, Step, refused
+
+
+def origins(record: Record, draws: list[Draw]) -> list[Tensor]:
+    """For each draw, where its indices went: (ids,) int64, the place in the flat index of the draw that each id of the
+    result comes from, -1 for ids of other draws. InputError where an id comes from none."""
+    numbers: dict[int, Tensor] = {}
+    offset = 0
+    starts = []
+    for draw in draws:
+        shape = draw.index.shape
+        count = int(torch.Size(shape).numel())
+        numbers[id(draw.index)] = torch.arange(offset, offset + count).reshape(shape)
+        starts.append(offset)
+        offset += count
+    places = places_of(record.result, numbers)
+    if places is None:
+        raise refused("ids whose way from the decision to the result is not one to one", "one id for each decision")
+    flat = places.reshape(-1)
+    if bool((flat < 0).any()):
+        share = float((flat < 0).double().mean())
+        raise refused(
+            f"ids of which {share:.2g} are no draw at these logits: a plain choice beside the draws",
+            "a draw for every id",
+        )
+    ends = [*starts[1:], offset]
+    return [
+        torch.where((flat >= start) & (flat < end), flat - start, -1) for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def indices_a_row(draw: Draw) -> int:
+    """How many indices one row of scores gives: k of topk, the number of draws of multinomial, else 1."""
+    if isinstance(draw, GatedDraw):
+        return 1
+    if isinstance(draw, LibraryDraw):
+        return draw.draws
+    return draw.count if isinstance(draw, RaceDraw) else 1
+
+
+def weights_behind(draw: Draw, place: Tensor) -> Tensor:
+    """(ids, tokens): the weights, sums or probabilities that decided the indices at ``place`` of the flat index."""
+    if isinstance(draw, GatedDraw):
+        inside = draw.inside.index
+        numbers = torch.arange(int(torch.Size(inside.shape).numel())).reshape(inside.shape)
+        moved = places_of(draw.inside_ids, {id(inside): numbers})
+        if moved is None:
+            raise refused(f"a gate over tokens that are put together, at {draw.decision.where}", "one token, one gate")
+        return weights_behind(draw.inside, moved.expand(draw.index.shape).reshape(-1)[place])
+    if isinstance(draw, LibraryDraw):
+        return draw.probs.reshape(-1, draw.probs.shape[-1])[place // draw.draws]
+    if isinstance(draw, RaceDraw):
+        return draw.weights.reshape(-1, draw.weights.shape[-1])[place // draw.count]
+    return _sums_behind(draw, place)
+
+
+def _sums_behind(draw: ThresholdDraw, place: Tensor) -> Tensor:
+    if draw.compare.name in ("searchsorted", "bucketize"):
+        if draw.sums.ndim == 1:
+            return draw.sums.expand(len(place), -1)
+        return draw.sums.reshape(-1, draw.sums.shape[-1])[place // draw.index.shape[-1]]
+    rows = draw.sums.expand(draw.compare.outputs[0].shape)
+    return rows.reshape(-1, rows.shape[-1])[place]
+
+
+def tokens_of(relabel: Relabel, size: int) -> Int:
+    """The token that each index 0..size-1 becomes."""
+    current = torch.arange(size)
+    for step in reversed(relabel.steps):
+        current = _step_on_ids(step, current)
+    return np.asarray(current.long().numpy(), dtype=np.int64)
+
+
+def _step_on_ids(step: Step, ids: Tensor) -> Tensor:
+    if step.name in LAYOUT:
+        return ids
+    if step.name in ("_to_copy", "to", "copy"):
+        return ids.to(step.outputs[0].dtype)
+    if step.name in ("gather", "take_along_dim", "index_select", "embedding", "take", "index"):
+        table = _table(step)
+        if int(ids.max()) >= len(table):
+            raise refused(
+                f"an index {int(ids.max())} into a table of {len(table)} at {step.where}", "an index inside it"
+            )
+        return table.cpu()[ids.long()]
+    if step.name in ELEMENTWISE:
+        answer = step.run(lambda value: ids if value.is_random else constant(value).cpu())
+        return answer if isinstance(answer, Tensor) else answer[0]
+    raise refused(f"ids that go through {step.name} at {step.where}", "a table of ids, clamp, or sums with constants")
+
+
+def _table(step: Step) -> Tensor:
+    """The ids that a gathering operation looks up, (tokens,): the same for every draw."""
+    tables = [value for value in step.inputs if not value.is_random and value.kept is not None]
+    table = tables[0].kept if tables else None
+    if table is None:
+        raise refused(f"{step.name} from a random table at {step.where}", "a table of ids that the logits decide")
+    rows = table.reshape(-1, table.shape[-1])
+    if not bool((rows == rows[0]).all()):
+        raise refused(f"{step.name} from a table other for each draw, at {step.where}", "one table for a row of logits")
+    return rows[0]
