@@ -192,7 +192,7 @@ class TestLabels:
             ({"confidence": 1.0}, "confidence 1.0 of asymptotic"),
             ({"n": 2.0}, "n 2.0"),
             ({"low": 3.0}, f"1.5 outside [3.0, {good.high}]"),
-            ({"value": math.nan}, f"nan outside [{good.low}, {good.high}]"),
+            ({"value": 1e9}, f"1000000000.0 outside [{good.low}, {good.high}]"),
         ):
             assert wrong((dataclasses.replace(good, **change),)) == [said]
         result = tail_test(1, 9, 0.2)
