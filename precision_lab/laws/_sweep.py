@@ -112,19 +112,100 @@ def add(total, i, value):
 
 
 @jit
-def settle(pair, who, start, stop):
-    """Order a bucket by falling key, keeping the order of equal keys; a few entries as a rule."""
-    if stop - start > 24:
-        order = np.argsort(-pair[start:stop, 0], kind="mergesort")
-        pair[start:stop] = pair[start:stop][order]
-        who[start:stop] = who[start:stop][order]
-        return
+def spend(product, lacking, fate):
+    """One event of ``product``: (what its token gets, what is left, ``lacking`` with what the subtraction rounded away).
+
+    ``fate``: the odds o, or -f = o - 1 where o > 1/2, so that either is known to a few ulp.
+    """
+    if fate > 0:
+        taken = product * fate
+        left = product - taken
+        lacking += (product - left) - taken
+    else:
+        taken = product * (1.0 + fate)
+        left = product * -fate
+        lacking = lacking * -fate
+    return taken, left, lacking
+
+
+@jit
+def give_back(product, lacking):
+    """``product`` with what it lacks, and what the addition rounds away."""
+    total = product + lacking
+    return total, lacking - (total - product)
+
+
+# Sorting by hand: numba's argsort and slice assignment take eight seconds more to compile.
+
+
+@jit
+def move(pair, who, source, target, from_pair, from_who):
+    pair[target, 0] = from_pair[source, 0]
+    pair[target, 1] = from_pair[source, 1]
+    who[target] = from_who[source]
+
+
+@jit
+def insertion_sort(pair, who, start, stop):
+    """Entries start..stop by falling key, equal keys in their order."""
     for i in range(start + 1, stop):
-        k, f, w, j = pair[i, 0], pair[i, 1], who[i], i - 1
-        while j >= start and pair[j, 0] < k:
-            pair[j + 1, 0], pair[j + 1, 1], who[j + 1] = pair[j, 0], pair[j, 1], who[j]
+        key, fate, owner = pair[i, 0], pair[i, 1], who[i]
+        j = i - 1
+        while j >= start and pair[j, 0] < key:
+            move(pair, who, j, j + 1, pair, who)
             j -= 1
-        pair[j + 1, 0], pair[j + 1, 1], who[j + 1] = k, f, w
+        pair[j + 1, 0] = key
+        pair[j + 1, 1] = fate
+        who[j + 1] = owner
+
+
+@jit
+def settle(pair, who, start, stop, spare, spare_who):
+    """Order a bucket by falling key, keeping the order of equal keys; a few entries as a rule. ``spare``: room for as many
+    entries at the same places."""
+    width = 24
+    for at in range(start, stop, width):
+        insertion_sort(pair, who, at, min(at + width, stop))
+    while width < stop - start:
+        for at in range(start, stop, 2 * width):
+            left, middle, end = at, min(at + width, stop), min(at + 2 * width, stop)
+            right = middle
+            for k in range(at, end):
+                if left < middle and (right >= end or pair[left, 0] >= pair[right, 0]):
+                    move(spare, spare_who, left, k, pair, who)
+                    left += 1
+                else:
+                    move(spare, spare_who, right, k, pair, who)
+                    right += 1
+        for k in range(start, stop):
+            move(pair, who, k, k, spare, spare_who)
+        width *= 2
+
+
+@jit
+def sift(tokens, owners, root, size):
+    """Put ``root`` in its place in a heap with the largest token on top."""
+    while 2 * root + 1 < size:
+        child = 2 * root + 1
+        if child + 1 < size and tokens[child + 1] > tokens[child]:
+            child += 1
+        if tokens[root] >= tokens[child]:
+            return
+        tokens[root], tokens[child] = tokens[child], tokens[root]
+        owners[root], owners[child] = owners[child], owners[root]
+        root = child
+
+
+@jit
+def sort_tokens(tokens, owners):
+    """Distinct tokens ascending, each with its owner: heap sort."""
+    size = len(tokens)
+    for root in range(size // 2 - 1, -1, -1):
+        sift(tokens, owners, root, size)
+    for last in range(size - 1, 0, -1):
+        tokens[0], tokens[last] = tokens[last], tokens[0]
+        owners[0], owners[last] = owners[last], owners[0]
+        sift(tokens, owners, 0, last)
 
 
 @jit
@@ -179,7 +260,8 @@ def sweep(
         limit = between(goal, above, halvings) if goal < above else goal
         n, fits = 0, True
         tokens_seen += classes
-        start[:] = pos
+        for c in range(classes):
+            start[c] = pos[c]
         for c in range(classes):
             if ahead[c] < limit or pos[c] >= atoms:
                 continue
@@ -233,7 +315,8 @@ def sweep(
         scale = (n - 1) / (high - low) if high > low else 0.0
         if not scale < 1e300:
             scale = 0.0
-        upto[: n + 1] = 0
+        for b in range(n + 1):
+            upto[b] = 0
         for e in range(n):
             s = ((1.0 / raw[e, 0] if inverse else -raw[e, 0]) - low) * scale
             b = 0 if not s > 0 else (n - 1 if s >= n else int(s))
@@ -248,14 +331,13 @@ def sweep(
         a = 0
         for b in range(n):
             if upto[b] - a > 1:
-                settle(pair, who, a, upto[b])
+                settle(pair, who, a, upto[b], raw, raw_who)
             a = upto[b]
         # the sweep
         i = 0
         while i < n:
             if not i & 63:
-                t = product + lacking
-                product, lacking = t, lacking - (t - product)
+                product, lacking = give_back(product, lacking)
             j, crowd = i + 1, first[who[i] + 1] - first[who[i]]
             while j < n and pair[j, 0] == pair[i, 0]:
                 crowd += first[who[j] + 1] - first[who[j]]
@@ -263,16 +345,8 @@ def sweep(
             f = pair[i, 1]
             if crowd == j - i:  # as many tokens as events: no equal ones; in order of index already
                 for e in range(i, j):
-                    f = pair[e, 1]
-                    if f > 0:
-                        g = product * f
-                        t = product - g
-                        lacking += (product - t) - g
-                        product = t
-                    else:
-                        g = product * (1.0 + f)
-                        product, lacking = product * -f, lacking * -f
-                    add(gain, lead[who[e]], g)
+                    taken, product, lacking = spend(product, lacking, pair[e, 1])
+                    add(gain, lead[who[e]], taken)
             elif j == i + 1 and f > 0 and crowd * f <= SMALL:
                 g = product * f
                 for r in range(MOMENTS):
@@ -290,19 +364,12 @@ def sweep(
                         tokens[m], whose[m] = members[k], who[e]
                         m += 1
                 tokens_seen += crowd
-                for turn in np.argsort(tokens) if j > i + 1 else np.arange(crowd):
-                    f = fates[whose[turn]]
-                    if f > 0:
-                        g = product * f
-                        t = product - g
-                        lacking += (product - t) - g
-                        product = t
-                    else:
-                        g = product * (1.0 + f)
-                        product, lacking = product * -f, lacking * -f
-                    add(gain, tokens[turn], g)
-                    t = product + lacking
-                    product, lacking = t, lacking - (t - product)
+                if j > i + 1:
+                    sort_tokens(tokens, whose)
+                for turn in range(crowd):
+                    taken, product, lacking = spend(product, lacking, fates[whose[turn]])
+                    add(gain, tokens[turn], taken)
+                    product, lacking = give_back(product, lacking)
             i = j
         above = limit
     return product + lacking, atoms_read, tokens_seen
