@@ -10,6 +10,7 @@ import torch
 from .devices import checked
 from .errors import InputError
 from .samplers import FunctionSampler, Sampler, UniformSampler
+from .samplers.on_device import on_device
 from .samplers.traced.explain import explain
 from .targets import Target
 from .targets.synthetic import zipf
@@ -34,6 +35,7 @@ def explained(sampler: Sampler, vocab: int = 1000, *, dtype: str = "float32", de
     if isinstance(sampler, FunctionSampler):
         row = given_logits(sampler, Target("zipf", zipf(vocab), "synthetic"), dtype, device)
         return explain(sampler.reading(row))
+    sampler = on_device(sampler, checked(device))
     return {
         "sampler": sampler.name,
         "publisher": sampler.publisher,

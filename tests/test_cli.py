@@ -34,6 +34,7 @@ from precision_lab.uniforms import measured
 COMMANDS = [
     "run",
     "law",
+    "explain",
     "ls",
     "train",
     "capture",
@@ -228,12 +229,12 @@ class TestLaw:
         assert (code, out) == (2, "")
         assert says in one_line(err)
 
-    def test_a_plain_function_has_no_law(self, cli, tmp_path):
+    def test_a_function_that_does_not_draw_has_no_law(self, cli, tmp_path):
         path = tmp_path / "mine.py"
         path.write_text("def sample(logits, n, *, generator):\n    return logits.argmax(-1).expand(n, -1)\n")
         code, out, err = cli("law", "--sampler", f"{path}:sample", "--target", "zipf[vocab=5]")
         assert (code, out) == (2, "")
-        assert "a plain function; expected a sampler whose arithmetic is declared" in one_line(err)
+        assert "a function without a random operation of torch: greedy, or drawn with NumPy" in one_line(err)
         code, out, err = cli("law", "--sampler", f"{path}:smaple", "--target", "zipf[vocab=5]")
         assert (code, out) == (2, "")
         assert "no function 'smaple'" in one_line(err)

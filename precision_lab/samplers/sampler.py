@@ -119,7 +119,7 @@ class Sampler(ABC):
         law = self.row_law(self._checked(row))
         if self.emulated is None:
             return law
-        return replace(law, guarantee=Guarantee.EMULATED, how=f"{law.how}; {self.emulated}")
+        return replace(law, guarantee=Guarantee.EMULATED, how=f"{law.how}; emulated: {self.emulated}")
 
     @final
     def _checked(self, logits: Tensor) -> Tensor:

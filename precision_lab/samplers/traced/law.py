@@ -229,7 +229,7 @@ def race_draw_law(draw: RaceDraw, exact: Enumerated, progress: Progress | None) 
 def _labelled(law: Law, source: Source) -> Law:
     if source.emulated is None:
         return law
-    return replace(law, guarantee=Guarantee.EMULATED, how=f"{law.how}; {source.emulated}")
+    return replace(law, guarantee=Guarantee.EMULATED, how=f"{law.how}; emulated: {source.emulated}")
 
 
 def _can_be_infinite(race: RaceOf) -> bool:
