@@ -165,15 +165,28 @@ def read(
     generator.set_state(state)
     before = logits.clone()
     with global_state(logits.device, state):
-        taken = record(lambda given: calling(given, n, generator), logits, plant)
+        try:
+            taken = record(lambda given: calling(given, n, generator), logits, plant)
+        except RecursionError:
+            raise _too_long(calling) from None
     if not torch.equal(before.nan_to_num(), logits.nan_to_num()):
         raise InputError(f"logits changed in place by {calling.name}", "logits left as they were", "clone them first")
     for step in taken.random:
         _own_generator(step, generator, calling)
-    draws = draws_of(taken)
+    try:
+        draws = draws_of(taken)
+    except RecursionError:
+        raise _too_long(calling) from None
     if len(found := sorted({signature(draw) for draw in draws})) > 1:
         raise refused(f"{calling.name}, which draws by {' and by '.join(found)} in one call", "one recipe for every id")
     return taken, draws
+
+
+def _too_long(calling: Calling) -> InputError:
+    return refused(
+        f"{calling.name}, whose operations follow on each other in a chain too long to be read",
+        "draws that do not depend on the draws before them",
+    )
 
 
 def _own_generator(step: Step, generator: torch.Generator, calling: Calling) -> None:
@@ -266,7 +279,11 @@ def race_scores(draw: RaceDraw) -> Tensor:
         scores = draw.weights * noise
     else:
         scores = -(noise / draw.weights)
-    return scores.to(draw.score)
+    scores = scores.to(draw.score)
+    if draw.ruled_out is None:
+        return scores
+    lowest = -torch.inf if draw.lowest == -torch.inf else torch.finfo(draw.score).min
+    return scores.masked_fill(draw.ruled_out, lowest)
 
 
 def _as_made(noise: NoiseMap, values: Tensor) -> None:

@@ -61,8 +61,15 @@ def weights_behind(draw: Draw, place: Tensor) -> Tensor:
     if isinstance(draw, LibraryDraw):
         return draw.probs.reshape(-1, draw.probs.shape[-1])[place // draw.draws]
     if isinstance(draw, RaceDraw):
-        return draw.weights.reshape(-1, draw.weights.shape[-1])[place // draw.count]
+        return decided_by(draw).reshape(-1, draw.weights.shape[-1])[place // draw.count]
     return _sums_behind(draw, place)
+
+
+def decided_by(draw: RaceDraw) -> Tensor:
+    """The weights, those of tokens that are ruled out -inf, or 0 where weights multiply or are divided."""
+    if draw.ruled_out is None:
+        return draw.weights
+    return draw.weights.masked_fill(draw.ruled_out, -torch.inf if draw.combine == "add" else 0.0)
 
 
 def _sums_behind(draw: ThresholdDraw, place: Tensor) -> Tensor:
