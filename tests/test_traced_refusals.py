@@ -274,7 +274,7 @@ def test_id_beyond_the_vocabulary_is_named() -> None:
     def beyond(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
         return (0.5 * logits.softmax(-1).cumsum(-1) < torch.rand(n, len(logits), 1, generator=generator)).sum(-1)
 
-    with pytest.raises(InputError, match="id 4 of 4 with probability 0.5"):
+    with pytest.raises(InputError, match=r"id 4 of 4 with probability 0\.5"):
         law(of(beyond))
 
 

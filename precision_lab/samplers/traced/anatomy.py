@@ -46,7 +46,8 @@ class RaceDraw:
     of the scores; ``axis``: the axis of the vocabulary.
 
     ``score``: dtype in which the score is rounded.  ``blurred``: monotone operations after it, whose rounding can make
-    equals of two scores; ``shift``: the largest number added by one of them; ``nan_rows``: one infinite score makes the whole row NaN, so that index 0 comes.
+    equals of two scores; ``shift``: the largest number added by one of them; ``nan_rows``: one infinite score makes the
+    whole row NaN, so that index 0 comes.
     """
 
     noise: NoiseMap
@@ -476,7 +477,8 @@ def _shifted(step: Step, operand: Value, walk: _Walk) -> Value:
 def _largest(number: object) -> float:
     if isinstance(number, int | float):
         return abs(float(number))
-    assert isinstance(number, Value) and number.kept is not None
+    assert isinstance(number, Value)
+    assert number.kept is not None
     return float(number.kept.abs().max())
 
 
@@ -510,7 +512,8 @@ def _masked(step: Step, walk: _Walk) -> Value:
     number = float(filled.kept.reshape(-1)[0]) if isinstance(filled, Value) else float(filled)  # type: ignore[union-attr]
     if walk.sign * number != -float("inf") and number > -1e30:
         raise refused(f"scores replaced by {number:g} at {step.where}", "-inf for tokens that are ruled out")
-    assert isinstance(mask, Value) and isinstance(scores, Value)
+    assert isinstance(mask, Value)
+    assert isinstance(scores, Value)
     assert mask.kept is not None
     walk.lowest = max(walk.lowest, number)
     walk.masks.append(mask.kept if out else ~mask.kept)
