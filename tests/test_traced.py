@@ -335,6 +335,10 @@ def shared_by_draws(logits: Tensor, n: int, *, generator: torch.Generator) -> Te
     return (logits + gumbel(coarse(*logits.shape, generator=generator).expand(n, *logits.shape))).argmax(-1)
 
 
+def one_draw_for_all(logits: Tensor, n: int, *, generator: torch.Generator) -> Tensor:
+    return scores(logits, 1, generator)[0].argmax(-1).expand(n, -1)
+
+
 def shared_by_rows(logits: Tensor, n: int, *, generator: torch.Generator) -> Tensor:
     return (logits + gumbel(coarse(n, 1, logits.shape[-1], generator=generator))).argmax(-1)
 
@@ -378,6 +382,7 @@ WAYS = {
     "vocabulary first": vocabulary_first,
     "shared by draws": shared_by_draws,
     "shared by rows": shared_by_rows,
+    "one draw for all": one_draw_for_all,
     "partial": functools.partial(with_a_default, temperature=1.0),
     "module": Module(),
     "method": Decoder().sample,
@@ -399,7 +404,13 @@ def test_ways_to_write_the_same_sampler_have_one_law(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("shared by draws", ("draws",)), ("shared by rows", ("rows",)), ("chunks", ()), ("noise in slices", ())],
+    [
+        ("one draw for all", ("draws",)),
+        ("shared by draws", ("draws",)),
+        ("shared by rows", ("rows",)),
+        ("chunks", ()),
+        ("noise in slices", ()),
+    ],
 )
 def test_shared_noise_is_reported(name: str, expected: tuple[str, ...]) -> None:
     sampler = resolve(WAYS[name])

@@ -16,6 +16,7 @@ from .calling import Calling, global_state, start
 from .chain import NoiseMap
 from .plants import planting
 from .record import DECLARE, Plant, Record, Step, record, refused
+from .tokens import repeated
 
 # (draws, rows, vocabulary) of the calls: 4,690 draws in all, with ties and -inf among the logits.
 SHAPES = ((512, 8, 50), (3, 2, 257), (64, 3, 1000), (2, 1, 4099), (192, 2, 128))
@@ -102,6 +103,8 @@ def confirm(
         ties |= replay(draws, (n, rows, vocab))
         signatures.setdefault(" | ".join(sorted({signature(draw) for draw in draws})), (n, rows, vocab))
         shared |= sharing(draws, n, rows, vocab)
+        if repeated(taken, draws):
+            shared.add("draws")
         done.append((n, rows, vocab))
     _enough(calling, done, skipped, failure)
     ties |= _rare(calling, done, dtype, device)
