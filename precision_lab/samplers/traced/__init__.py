@@ -4,7 +4,9 @@ law enumerated with its own operations.
     record  one run, every torch operation and what it depends on
     chain   the noise half: random value to noise
     anatomy where noise meets the logits, and what decides
+    tokens  from the index that is chosen to the id that comes back
     confirm the same generator state, the same ids
+    plants  values too rare to be drawn, in the replay
     bounds  float64 maps: roundings counted
     law     the parts to a law
     explain the parts in words

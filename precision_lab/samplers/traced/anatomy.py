@@ -42,7 +42,8 @@ class Relabel:
 @dataclass(eq=False)
 class RaceDraw:
     """The index of the best score(weights, noise). ``weights``: as they meet the noise, with the sign that makes the largest
-    score win; ``shape``: of the scores; ``axis``: the axis of the vocabulary.
+    score win; ``ruled_out``: tokens whose scores are replaced by ``lowest``, in the shape of the weights; ``shape``:
+    of the scores; ``axis``: the axis of the vocabulary.
 
     ``score``: dtype in which the score is rounded.  ``blurred``: monotone operations after it, whose rounding can make
     equals of two scores; ``shift``: the largest number added by one of them; ``nan_rows``: one infinite score makes the
@@ -52,6 +53,8 @@ class RaceDraw:
     noise: NoiseMap
     noise_sign: int
     weights: Tensor
+    ruled_out: Tensor | None
+    lowest: float
     weights_formula: str
     combine: Combine
     score: torch.dtype
@@ -136,6 +139,10 @@ def draws_of(record: Record) -> list[Draw]:
         raise refused(f"{record.ids.dtype} ids", "an integer tensor of token ids", "return indices, such as argmax")
     found: list[Draw] = []
     _follow(record.result, Relabel(), found, set())
+    if not found:
+        raise refused(
+            "ids that are no draw at these logits: where(...) takes its other side", "a draw, whatever the logits are"
+        )
     if not any(_reads_logits(draw) for draw in found):
         raise refused("ids that do not depend on the logits", "a draw from softmax(logits)", "check the function")
     return found
@@ -289,6 +296,8 @@ class _Walk:
     logarithm: bool = False  # a log of the scores
     shift: float = 0.0  # the largest number that was added to the scores
     masks: list[Tensor] = field(default_factory=list)  # True where a token is ruled out, in the shape of the scores
+    lowest: float = -float("inf")  # what their scores are replaced by
+    cast_step: Step | None = None
 
 
 def _race(step: Step, value: Value, relabel: Relabel) -> RaceDraw:
@@ -316,13 +325,14 @@ def _race(step: Step, value: Value, relabel: Relabel) -> RaceDraw:
             "argmax of the scores themselves, a softmax of sums or a logarithm of quotients",
         )
     weights = weights.expand(join.outputs[0].shape)
-    for mask in walk.masks:
-        ruled_out = -torch.inf if combine == "add" else 0.0
-        weights = torch.where(mask.expand(weights.shape), torch.full_like(weights, ruled_out), weights)
+    ruled_out = _ruled_out(walk.masks, weights, step)
+    if ruled_out is not None and walk.nan_rows:
+        raise refused(f"tokens ruled out beside a softmax of the scores, at {step.where}", "one of the two")
     score = join.outputs[0].dtype
     if walk.cast is not None:
+        assert walk.cast_step is not None
         if score != torch.float32:
-            walk.blurred.append(step)
+            walk.blurred.append(walk.cast_step)
         else:
             score = walk.cast
     count = 1
@@ -334,6 +344,8 @@ def _race(step: Step, value: Value, relabel: Relabel) -> RaceDraw:
         noise=NoiseMap(noise_operand),
         noise_sign=noise_sign,
         weights=weights,
+        ruled_out=ruled_out,
+        lowest=walk.lowest,
         weights_formula=formula(weights_operand),
         combine=combine,
         score=score,
@@ -348,6 +360,18 @@ def _race(step: Step, value: Value, relabel: Relabel) -> RaceDraw:
         join=join,
         count=count,
     )
+
+
+def _ruled_out(masks: list[Tensor], weights: Tensor, step: Step) -> Tensor | None:
+    """All masks as one, in the shape of the weights."""
+    if not masks:
+        return None
+    try:
+        return torch.stack([mask.expand(weights.shape) for mask in masks]).any(dim=0)
+    except RuntimeError:
+        raise refused(
+            f"tokens ruled out in another shape than that of the scores, at {step.where}", "a mask of the logits' shape"
+        ) from None
 
 
 def _axis(step: Step, scores: Value) -> int:
@@ -403,6 +427,7 @@ def _monotone(step: Step, operand: Value, walk: _Walk) -> Value:
             if walk.cast is not None:
                 raise refused(f"scores that are cast twice, at {step.where}", "one cast of the scores")
             walk.cast = step.outputs[0].dtype
+            walk.cast_step = step
         return operand
     if name == "neg":
         walk.sign = -walk.sign
@@ -490,6 +515,7 @@ def _masked(step: Step, walk: _Walk) -> Value:
     assert isinstance(mask, Value)
     assert isinstance(scores, Value)
     assert mask.kept is not None
+    walk.lowest = max(walk.lowest, number)
     walk.masks.append(mask.kept if out else ~mask.kept)
     return scores
 

@@ -276,7 +276,13 @@ def _one_place(step: Step, value: Value, parts: dict[int, Tensor]) -> Tensor | N
         return torch.where(condition.cpu(), yes, no).expand(value.shape)
     if not parts:
         return None
-    moved = [part.expand(value.shape) for part in parts.values()]
+    try:
+        moved = [part.expand(value.shape) for part in parts.values()]
+    except RuntimeError:
+        raise refused(
+            f"the operation {step.name} on random values or their ids, at {step.where}",
+            "operations that treat each by itself",
+        ) from None
     for other in moved[1:]:
         if not torch.equal(moved[0], other):
             raise refused(

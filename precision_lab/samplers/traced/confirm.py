@@ -16,6 +16,7 @@ from .calling import Calling, global_state, start
 from .chain import NoiseMap
 from .plants import planting
 from .record import DECLARE, Plant, Record, Step, record, refused
+from .tokens import repeated
 
 # (draws, rows, vocabulary) of the calls: 4,690 draws in all, with ties and -inf among the logits.
 SHAPES = ((512, 8, 50), (3, 2, 257), (64, 3, 1000), (2, 1, 4099), (192, 2, 128))
@@ -108,6 +109,8 @@ def confirm(
         ties |= replay(draws, (n, rows, vocab))
         signatures.setdefault(" | ".join(sorted({signature(draw) for draw in draws})), (n, rows, vocab))
         shared |= sharing(draws, n, rows, vocab)
+        if repeated(taken, draws):
+            shared.add("draws")
         done.append((n, rows, vocab))
     _enough(calling, done, skipped, failure)
     ties |= _rare(calling, done, dtype, device)
@@ -171,15 +174,28 @@ def read(
     generator.set_state(state)
     before = logits.clone()
     with global_state(logits.device, state):
-        taken = record(lambda given: calling(given, n, generator), logits, plant)
+        try:
+            taken = record(lambda given: calling(given, n, generator), logits, plant)
+        except RecursionError:
+            raise _too_long(calling) from None
     if not torch.equal(before.nan_to_num(), logits.nan_to_num()):
         raise InputError(f"logits changed in place by {calling.name}", "logits left as they were", "clone them first")
     for step in taken.random:
         _own_generator(step, generator, calling)
-    draws = draws_of(taken)
+    try:
+        draws = draws_of(taken)
+    except RecursionError:
+        raise _too_long(calling) from None
     if len(found := sorted({signature(draw) for draw in draws})) > 1:
         raise refused(f"{calling.name}, which draws by {' and by '.join(found)} in one call", "one recipe for every id")
     return taken, draws
+
+
+def _too_long(calling: Calling) -> InputError:
+    return refused(
+        f"{calling.name}, whose operations follow on each other in a chain too long to be read",
+        "draws that do not depend on the draws before them",
+    )
 
 
 def _own_generator(step: Step, generator: torch.Generator, calling: Calling) -> None:
@@ -272,7 +288,11 @@ def race_scores(draw: RaceDraw) -> Tensor:
         scores = draw.weights * noise
     else:
         scores = -(noise / draw.weights)
-    return scores.to(draw.score)
+    scores = scores.to(draw.score)
+    if draw.ruled_out is None:
+        return scores
+    lowest = -torch.inf if draw.lowest == -torch.inf else torch.finfo(draw.score).min
+    return scores.masked_fill(draw.ruled_out, lowest)
 
 
 def _as_made(noise: NoiseMap, values: Tensor) -> None:

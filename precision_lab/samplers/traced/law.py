@@ -16,7 +16,7 @@ from ...formats import FORMATS
 from ...laws.argmax import Progress
 from ...laws.inverse_cdf import inverse_cdf_law, threshold_law
 from ...laws.law import Law
-from ...types import Float, Guarantee
+from ...types import Array, Float, Guarantee
 from ...uniforms import Source
 from ..rules import Enumerated, WithinBound
 from ..rules import Race as RaceOf
@@ -27,7 +27,7 @@ from .confirm import PLANTED, Confirmed, blur, read, replay, sequential_sums, si
 from .plants import planting
 from .record import Record, refused
 from .source import named, source_of
-from .tokens import indices_a_row, origins, tokens_of, weights_behind
+from .tokens import decided_by, indices_a_row, origins, tokens_of, weights_behind
 
 DRAWS = 2  # the smallest number of draws that is not one
 _COMPANY = 3  # draws of the call of two rows
@@ -131,7 +131,7 @@ def _first_of_several(draw: Draw, places: Tensor) -> None:
 def _alone_or_in_company(calling: Calling, logits: Tensor, alone: Draw, *, single: bool) -> None:
     """The weights of a row are the same with other numbers of draws and beside another row, to some roundings.
     ``single``: every call is for one draw."""
-    beside = logits.roll(1)
+    beside = logits.roll(1) / 2
     few, more = (1, 1) if single else (DRAWS, _COMPANY)
     expected = [_row(alone), _row(read(calling, beside[None].clone(), few, start(0, logits.device))[1][0])]
     taken, draws = read(calling, torch.stack([logits, beside]), more, start(1, logits.device))
@@ -161,11 +161,11 @@ def _row(draw: Draw) -> Tensor:
     if isinstance(draw, GatedDraw):
         return _row(draw.inside)
     if isinstance(draw, RaceDraw):
-        table = draw.weights
-    elif isinstance(draw, ThresholdDraw):
-        table = draw.sums
-    else:
-        table = draw.probs
+        return _one_row(decided_by(draw))
+    return _one_row(draw.sums if isinstance(draw, ThresholdDraw) else draw.probs)
+
+
+def _one_row(table: Tensor) -> Tensor:
     rows = table.reshape(-1, table.shape[-1])
     if not bool((rows.nan_to_num() == rows[0].nan_to_num()).all()):
         raise refused("draws of one call whose weights differ", "independent draws of one law")
@@ -190,7 +190,7 @@ def _law(draw: Draw, vocab: int, exact: Enumerated, progress: Progress | None) -
 def race_draw_law(draw: RaceDraw, exact: Enumerated, progress: Progress | None) -> Law:
     """The law of the index. Enumerated where the source can be listed, else the target within the bound of the map."""
     source, prepare = source_of(draw.noise.draw)
-    weights = _row(draw).double().numpy()
+    weights = _one_row(draw.weights).double().numpy()
     if np.isnan(weights).any():
         raise InputError(
             "NaN weights", "numbers where the logits meet the noise", "check the logits and the processors"
@@ -200,30 +200,57 @@ def race_draw_law(draw: RaceDraw, exact: Enumerated, progress: Progress | None) 
     device = draw.weights.device
 
     def signed(values: Tensor) -> Tensor:
-        return (draw.noise(prepare(values.to(device))) * draw.noise_sign).cpu()
+        made = (draw.noise(prepare(values.to(device))) * draw.noise_sign).cpu()
+        _usable(draw, made)
+        return made
 
     noise_of = KeyedMap(
-        f"{draw.noise.key()} {draw.noise_sign}",
+        f"{draw.combine} {draw.noise.key()} {draw.noise_sign}",
         signed,
     )
     ties = planted_tie(draw)
     nonfinite = "first index" if draw.nan_rows else "wins"
     race = RaceOf(source, noise_of, draw.combine, score, "first", nonfinite, name="the function")  # type: ignore[arg-type]
     if not source.enumerable:
-        found = _bounded_law(draw, race, weights)
+        found = _bounded_law(draw, race, _row(draw).double().numpy())
     else:
         if not _can_be_infinite(race):
             race = replace(race, nonfinite="wins")
+        kept = np.ones(len(weights), dtype=bool)
+        if draw.ruled_out is not None:
+            kept = ~_one_row(draw.ruled_out).numpy()
+        if race.nonfinite == "first index" and not kept[0]:
+            raise refused(
+                "index 0 ruled out after the noise, where a row of NaN gives index 0", "a mask before the noise"
+            )
         if ties != "neither":
-            found = exact.law(replace(race, tie=ties), weights, progress)  # type: ignore[arg-type]
+            found = exact.law(replace(race, tie=ties), weights[kept], progress)  # type: ignore[arg-type]
         else:
-            found = _either_tie(exact, race, weights, progress)
+            found = _either_tie(exact, race, weights[kept], progress)
+        if not kept.all():
+            found = _with_ruled_out(found, kept, race, weights)
     if draw.blurred:
         error = min(found.error + 2 * _blurred(draw, weights), 1.0)
         how = f"{found.how}, rounded again by {' and '.join(step.name for step in draw.blurred)}"
         guarantee = Guarantee.CERTIFIED if found.guarantee is Guarantee.EXACT else found.guarantee
         found = replace(found, error=error, guarantee=guarantee, how=how, relative=math.inf)
     return _labelled(found, source)
+
+
+def _usable(draw: RaceDraw, noise: Tensor) -> None:
+    """InputError for noise that is NaN, or -0 where it divides: such a score is -inf, and NaN where the weight is 0."""
+    if bool(noise.isnan().any()):
+        raise refused(
+            f"noise {draw.noise.formula()} that is NaN for some random values",
+            "noise that is a number",
+            "keep the uniform above 0 and below 1",
+        )
+    if draw.combine == "divide" and bool(((noise == 0) & noise.signbit()).any()):
+        raise refused(
+            f"noise {draw.noise.formula()} that is -0 for some random values and divides: the token loses with score -inf",
+            "exponential noise of at least +0",
+            "take -log1p(-u) in place of -log(1 - u), or clamp it",
+        )
 
 
 def _labelled(law: Law, source: Source) -> Law:
@@ -234,6 +261,17 @@ def _labelled(law: Law, source: Source) -> Law:
 
 def _can_be_infinite(race: RaceOf) -> bool:
     return not math.isfinite(race.noise_atoms().ceiling) or race.score.max < 1e6
+
+
+def _with_ruled_out(law: Law, kept: Array, race: RaceOf, weights: Float) -> Law:
+    """The law of the tokens that are not ruled out, among all. One that is ruled out can win only if the noise of all
+    others is -inf: this probability is added to the error."""
+    probs = np.zeros(len(kept))
+    probs[kept] = law.probs
+    noise = race.noise_atoms()
+    lowest = float(noise.below(np.array([-1e300]), inclusive=True)[0]) if race.combine == "add" else 0.0
+    all_lowest = lowest ** int((weights[kept] > -math.inf).sum())
+    return replace(law, log_probs=_log(probs), error=min(law.error + all_lowest, 1.0))
 
 
 def _either_tie(exact: Enumerated, race: RaceOf, weights: Float, progress: Progress | None) -> Law:

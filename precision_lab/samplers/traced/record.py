@@ -11,7 +11,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -130,7 +130,12 @@ Plant = Callable[[Step, Tensor], None]
 
 def is_random(step: Step) -> bool:
     """Whether the operation draws from a generator."""
-    return torch.Tag.nondeterministic_seeded in getattr(step.operation, "tags", ())
+    return _draws(step.operation)
+
+
+@lru_cache(maxsize=4096)
+def _draws(operation: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(operation, "tags", ())
 
 
 def refused(what: str, expected: str, remedy: str = DECLARE) -> InputError:
@@ -160,14 +165,15 @@ def record(function: Callable[[Tensor], Any], logits: Tensor, plant: Plant | Non
     return Record(recorder.steps, recorder.value_of(ids), ids)
 
 
-def _written(operation: Any) -> set[int | str]:
+@lru_cache(maxsize=4096)
+def _written(operation: Any) -> frozenset[int | str]:
     """Places and names of the arguments that the operation writes to."""
     schema = operation._schema.arguments
     places: set[int | str] = set()
     for place, argument in enumerate(schema):
         if argument.alias_info is not None and argument.alias_info.is_write:
             places.add(argument.name if argument.kwarg_only else place)
-    return places
+    return frozenset(places)
 
 
 class _Recorder(TorchDispatchMode):
@@ -212,7 +218,7 @@ class _Recorder(TorchDispatchMode):
             depends = depends | value.depends
         if name in _READS and (depends.logits or depends.random):
             raise _reads(name, depends, where)
-        if depends.random or torch.Tag.nondeterministic_seeded in func.tags:
+        if depends.random or _draws(func):
             for tensor, value in zip(leaves, values, strict=True):
                 if not value.is_random and value.kept is None:
                     value.kept = tensor.clone()

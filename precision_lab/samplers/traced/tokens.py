@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,29 +17,42 @@ from .record import Record, Step, refused
 def origins(record: Record, draws: list[Draw]) -> list[Tensor]:
     """For each draw, where its indices went: (ids,) int64, the place in the flat index of the draw that each id of the
     result comes from, -1 for ids of other draws. InputError where an id comes from none."""
-    numbers: dict[int, Tensor] = {}
-    offset = 0
-    starts = []
-    for draw in draws:
-        shape = draw.index.shape
-        count = int(torch.Size(shape).numel())
-        numbers[id(draw.index)] = torch.arange(offset, offset + count).reshape(shape)
-        starts.append(offset)
-        offset += count
-    places = places_of(record.result, numbers)
-    if places is None:
+    starts, flat = _places_of_ids(record, draws)
+    if flat is None:
         raise refused("ids whose way from the decision to the result is not one to one", "one id for each decision")
-    flat = places.reshape(-1)
     if bool((flat < 0).any()):
         share = float((flat < 0).double().mean())
         raise refused(
             f"ids of which {share:.2g} are no draw at these logits: a plain choice beside the draws",
             "a draw for every id",
         )
-    ends = [*starts[1:], offset]
-    return [
-        torch.where((flat >= start) & (flat < end), flat - start, -1) for start, end in zip(starts, ends, strict=True)
-    ]
+    found = []
+    for start, end in itertools.pairwise(starts):
+        inside = (flat >= start) & (flat < end)
+        found.append(torch.where(inside, flat - start, -1))
+    return found
+
+
+def repeated(record: Record, draws: list[Draw]) -> bool:
+    """Whether one index gives several ids, as where one draw is expanded to n."""
+    _, flat = _places_of_ids(record, draws)
+    if flat is None:
+        return False
+    drawn = flat[flat >= 0]
+    return len(drawn.unique()) < len(drawn)
+
+
+def _places_of_ids(record: Record, draws: list[Draw]) -> tuple[list[int], Tensor | None]:
+    """(ids,) the place of each id among the indices of all draws, and where those of each draw begin; None: not known."""
+    numbers: dict[int, Tensor] = {}
+    starts = [0]
+    for draw in draws:
+        shape = draw.index.shape
+        count = int(torch.Size(shape).numel())
+        numbers[id(draw.index)] = torch.arange(starts[-1], starts[-1] + count).reshape(shape)
+        starts.append(starts[-1] + count)
+    places = places_of(record.result, numbers)
+    return starts, None if places is None else places.reshape(-1)
 
 
 def indices_a_row(draw: Draw) -> int:
@@ -61,8 +76,15 @@ def weights_behind(draw: Draw, place: Tensor) -> Tensor:
     if isinstance(draw, LibraryDraw):
         return draw.probs.reshape(-1, draw.probs.shape[-1])[place // draw.draws]
     if isinstance(draw, RaceDraw):
-        return draw.weights.reshape(-1, draw.weights.shape[-1])[place // draw.count]
+        return decided_by(draw).reshape(-1, draw.weights.shape[-1])[place // draw.count]
     return _sums_behind(draw, place)
+
+
+def decided_by(draw: RaceDraw) -> Tensor:
+    """The weights, those of tokens that are ruled out -inf, or 0 where weights multiply or are divided."""
+    if draw.ruled_out is None:
+        return draw.weights
+    return draw.weights.masked_fill(draw.ruled_out, -torch.inf if draw.combine == "add" else 0.0)
 
 
 def _sums_behind(draw: ThresholdDraw, place: Tensor) -> Tensor:
