@@ -16,7 +16,7 @@ from precision_lab.laws.argmax import argmax_law
 from precision_lab.laws.law import target_law
 from precision_lab.laws.reference import enumerate_argmax, numpy_score
 from precision_lab.laws.two_classes import two_class_law
-from precision_lab.samplers.head_and_tail import head_and_tail_law
+from precision_lab.samplers.head_and_tail import head_and_tail_law, true_tail
 from precision_lab.targets.synthetic import head_and_tail
 from precision_lab.types import Guarantee
 from precision_lab.uniforms.cuda import TORCH_CUDA_EXPONENTIAL
@@ -108,3 +108,4 @@ class TestErrors:
     def test_the_target_has_the_tail_that_the_logits_have(self):
         law = head_and_tail_law(SAMPLERS["torch_multinomial_fp32"], 9.0)
         np.testing.assert_allclose(law.probs[0], target_law(head_and_tail(9.0)).probs[0], rtol=1e-12)
+        assert law.probs[1] == pytest.approx(true_tail(9.0), rel=1e-12)

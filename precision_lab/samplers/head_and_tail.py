@@ -17,6 +17,20 @@ from .sampler import Sampler, UniformSampler
 from .torch_multinomial import TorchMultinomial
 
 
+def tail_tokens(gap: float, tail_mass: float = 0.1) -> int:
+    """round(tail_mass e^gap). InputError where that is none, or gap is not a number."""
+    wanted = tail_mass * math.exp(min(gap, 500.0))
+    if not wanted >= 0.5:
+        raise InputError(f"{wanted:.3g} tail tokens", "at least one", "a larger gap or tail_mass")
+    return max(round(wanted), 1)
+
+
+def true_tail(gap: float, tail_mass: float = 0.1) -> float:
+    """The mass of the tail in softmax of the logits, c e^-gap / (1 + c e^-gap), c = :func:`tail_tokens`."""
+    relative = tail_tokens(gap, tail_mass) * math.exp(-gap)
+    return relative / (1 + relative)
+
+
 def head_and_tail_law(sampler: Sampler, gap: float, tail_mass: float = 0.1) -> Law:
     """P(head) and P(tail), (2,), of logits :func:`~precision_lab.targets.synthetic.head_and_tail`: a head at 0 and
     round(tail_mass e^gap) equal tokens ``gap`` nats below.
@@ -31,9 +45,7 @@ def head_and_tail_law(sampler: Sampler, gap: float, tail_mass: float = 0.1) -> L
     race, rule = sampler.race, sampler.rule
     if race.tie != "first" or race.nonfinite != "wins" or getattr(sampler, "weights", None) is not None:
         raise InputError(f"{sampler.name}", "a race whose first of equals wins", "use its law at a row of logits")
-    count = round(tail_mass * math.exp(gap))
-    if count < 1:
-        raise InputError(f"{tail_mass * math.exp(gap):.3g} tail tokens", "at least one", "a larger gap or tail_mass")
+    count = tail_tokens(gap, tail_mass)
     log_probs = np.array([0.0, -gap]) - math.log1p(count * math.exp(-gap))
     if isinstance(rule, Enumerated):
         format = FORMATS[sampler.stages.weights]
