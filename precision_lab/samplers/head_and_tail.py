@@ -50,8 +50,8 @@ def head_and_tail_law(sampler: Sampler, gap: float, tail_mass: float = 0.1) -> L
     if isinstance(rule, Enumerated):
         format = FORMATS[sampler.stages.weights]
         weights = format.round(log_probs if race.combine == "add" else np.exp(log_probs))
-        noise = race.noise_atoms()
-        law = two_class_law(*weights.tolist(), count, noise, combine=race.combine, score=race.score)
+        head, tail = weights.tolist()
+        law = two_class_law(head, tail, count, race.noise_atoms(), combine=race.combine, score=race.score)
         if bound := 2 * race.source.relative_bound:
             law = replace(law, error=law.error + bound, guarantee=Guarantee.CERTIFIED)
     elif isinstance(rule, WithinBound) and race.combine == "divide":
