@@ -21,6 +21,8 @@ from precision_lab.mdm.corpus import Corpus
 from precision_lab.mdm.denoiser import DenoiserConfig
 from precision_lab.mdm.train import TrainConfig, train
 from precision_lab.result import load_result
+from precision_lab.samplers.head_and_tail import head_and_tail_law, true_tail
+from precision_lab.statistics import tail_test
 from precision_lab.study import Study
 from precision_lab.types import Profile
 
@@ -121,3 +123,22 @@ class TestDiversityOnATinyModel:
         entropy = [float(torch.distributions.Categorical(torch.bincount(row) / 128.0).entropy()) for row in tokens]
         np.testing.assert_allclose(result.frame.sequence_entropy, entropy, rtol=1e-5)
         assert "real text" in result.manifest["verdict"]
+
+
+class TestRecordedDraws:
+    """``devices``: counts that a GPU drew, against the laws that are emulated here. The counts are data: what is random is
+    in them. A right law fails one of twelve at most once in 1e5."""
+
+    def test_follow_the_emulated_laws_and_not_the_true_tail(self):
+        """p >= 1e-6 under the law of the same line on CUDA. From 15 nats on the race has p < 1e-6 under the true tail."""
+        engine.load_study("devices")
+        devices = sys.modules["experiments.devices"]
+        points = read_json(devices.RECORDED)["draws"]["points"]
+        for point in points:
+            tail = true_tail(point["gap"])
+            law = head_and_tail_law(devices.SERIES[point["law"]][0], point["gap"])
+            found = tail_test(point["tail_draws"], point["n"], float(law.probs[1]), p0_error=law.error)
+            assert found.p_value >= 1e-6
+            if point["gap"] >= 15:
+                assert tail_test(point["tail_draws"], point["n"], tail).p_value < 1e-6
+        assert len(points) == 12

@@ -117,6 +117,22 @@ class TestMdmStep:
             mdm_step(np.zeros(3), unmask)
 
 
+class TestTemperature:
+    def test_divides_the_logits(self):
+        target = parse_target("zipf[vocab=9]").at_temperature(0.5)
+        np.testing.assert_allclose(target.logits, 2 * zipf(9), rtol=1e-15)
+        assert target.mask is None
+
+    @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
+    def test_must_be_positive(self, temperature):
+        with pytest.raises(InputError, match="temperature"):
+            parse_target("zipf[vocab=9]").at_temperature(temperature)
+
+    def test_is_not_of_a_step(self):
+        with pytest.raises(InputError, match="mask"):
+            parse_target("mdm_step[vocab=9]").at_temperature(0.5)
+
+
 class TestNames:
     def test_parameters_reach_the_family_and_the_spec_is_the_name(self):
         target = parse_target(" zipf[ vocab=5 , exponent=2 ] ")
@@ -211,6 +227,20 @@ class TestCapture:
         np.testing.assert_array_equal(target.logits, HALVES[1].astype(np.float64))
         assert target.name == "toy row 1"
         assert target.provenance == "captured: toy"
+
+    def test_a_step_has_the_share_of_its_row(self, saved):
+        """r = 1 / (N t) with t = 1/2; the mask is last and keeps 1 - r."""
+        target = load_capture(saved).step(0, 50)
+        probs = np.exp(target.logits)
+        assert target.mask == len(HALVES[0])
+        assert probs[target.mask] == pytest.approx(1 - 1 / 25, rel=1e-12)
+        assert probs[:-1].sum() == pytest.approx(1 / 25, rel=1e-12)
+
+    @pytest.mark.parametrize(("row", "steps"), [(0, 1), (1, 50), (0, 0)])
+    def test_no_step_without_a_share_or_beyond_one(self, saved, row, steps):
+        """N t = 1/2, a row of an autoregressive model, no steps."""
+        with pytest.raises(InputError, match="masked share"):
+            load_capture(saved).step(row, steps)
 
     @pytest.mark.parametrize("index", [-1, 2])
     def test_a_row_that_is_not_there(self, saved, index):

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import InputError
 from ..files import read_json, write_json
 from ..types import Float, Int
+from .synthetic import mdm_step
 from .target import Target
 
 
@@ -32,6 +33,16 @@ class Capture:
             self.logits[index].astype(np.float64),
             f"captured: {self.manifest['model']}",
         )
+
+    def step(self, index: int, steps: int) -> Target:
+        """One ancestral step of N = ``steps`` with a linear schedule at the row's own share t of masked text: r = 1 / (N t),
+        the mask last. InputError where the row has no share, or r > 1."""
+        token, masked = self.row(index), float(self.mask_ratio[index])
+        if not masked * steps >= 1:
+            got = f"row {index} with masked share {masked} and N = {steps}"
+            raise InputError(got, "N t of at least 1", "use a row of a masked model, or more steps")
+        logits = mdm_step(token.logits, 1 / (steps * masked))
+        return Target(f"{token.name}, one of {steps} steps", logits, token.provenance, mask=len(logits) - 1)
 
 
 def save_capture(path: Path, capture: Capture) -> None:

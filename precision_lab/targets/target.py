@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import InputError, unknown_name
 from ..types import Float
@@ -20,6 +20,14 @@ class Target:
     logits: Float
     provenance: str
     mask: int | None = None
+
+    def at_temperature(self, temperature: float) -> Target:
+        """Logits divided by ``temperature``. InputError where that is not above 0, and for a step with a mask."""
+        if self.mask is not None:
+            raise InputError("a temperature of a step with a mask", "one of its tokens", "temper the logits first")
+        if not 0 < temperature < float("inf"):
+            raise InputError(f"temperature {temperature}", "a positive number", "change it")
+        return replace(self, name=f"{self.name} at {temperature:g}", logits=self.logits / temperature)
 
 
 TARGETS: dict[str, Callable[..., Float]] = {
