@@ -84,7 +84,7 @@ class Calling:
         given = self._given(logits)
         keywords: dict[str, Any] = {"generator": generator} if self.generator else {}
         if self.count is None:
-            rows = given.expand(n, *given.shape).reshape(-1, given.shape[-1])
+            rows = given.repeat(n, 1)  # a copy: such functions often write into their logits
             ids = self.function(rows, **keywords)
             return self._shaped(ids, (n * len(logits),), n, logits)
         if self.count:
