@@ -125,6 +125,9 @@ RACES: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
     ),
     "not monotone": lambda l, n, g: (l + 3 * (coarse(n, *l.shape, generator=g) - 0.5).abs()).argmax(-1),
     "softmax after": lambda l, n, g: scores(l, n, g).softmax(-1).argmax(-1),
+    "log softmax after, infinite noise": lambda l, n, g: (
+        (l + gumbel(1 - coarse(n, *l.shape, generator=g))).log_softmax(-1).argmax(-1)
+    ),
     "temperature after": lambda l, n, g: (scores(l, n, g) / 0.7).softmax(-1).argmax(-1),
     "temperature of noise": lambda l, n, g: (l + 0.7 * gumbel(coarse(n, *l.shape, generator=g))).argmax(-1),
     "temperature before": lambda l, n, g: scores(l / 0.7, n, g).argmax(-1),

@@ -243,6 +243,12 @@ RARE: dict[str, tuple[Callable[[Tensor, int, torch.Generator], Any], str]] = {
     "nan of the log": (lambda l, n, g: (l + (uniform(l, n, g) - 1e-3).log()).argmax(-1), "NaN"),
     "nan loses": (nan_loses, "the function's index"),
     "exp that overflows": (lambda l, n, g: (scores(l, n, g) + 84).exp().argmax(-1), "the function's index"),
+    "sums that fall": (
+        lambda l, n, g: (
+            (l.softmax(-1).cumsum(-1) * (l > -torch.inf) <= torch.rand(n, len(l), 1, generator=g)).sum(-1)
+        ).clamp(max=l.shape[-1] - 1),
+        "the function's index",
+    ),
     "cast twice": (lambda l, n, g: scores(l, n, g).half().bfloat16().argmax(-1), "cast twice"),
 }
 

@@ -365,6 +365,7 @@ def blur(draw: RaceDraw) -> float:
 
 def _threshold_ids(draw: ThresholdDraw) -> Tensor:
     uniform = noise_values(draw.noise)
+    _as_made(draw.noise, uniform)
     index = draw.index.kept
     assert index is not None
     if draw.compare.name in ("searchsorted", "bucketize"):
@@ -408,6 +409,7 @@ def sequential_sums(probs: Tensor) -> Tensor:
 
 def _gate_ids(draw: GatedDraw) -> Tensor:
     uniform = noise_values(draw.noise)
+    _as_made(draw.noise, uniform)
     inside = draw.inside_ids.kept
     assert inside is not None
     opened = {

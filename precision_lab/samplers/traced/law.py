@@ -336,6 +336,10 @@ def _threshold_law(draw: ThresholdDraw) -> tuple[Law, float]:
     sums = _row(draw)
     if bool(sums.isnan().any()):
         raise InputError("NaN in the cumulative sum", "numbers", "check the logits and the processors")
+    if draw.beyond != "first" and bool((sums[1:] < sums[:-1]).any()):
+        raise refused(
+            f"sums that fall, counted or searched at {draw.decision.where}", "a cumulative sum that does not decrease"
+        )
 
     device = draw.sums.device
 
