@@ -23,7 +23,7 @@ from ..rules import Race as RaceOf
 from .anatomy import DTYPE_NAMES, Draw, GatedDraw, LibraryDraw, RaceDraw, Relabel, ThresholdDraw
 from .bounds import budget, roundoff
 from .calling import Calling, start
-from .confirm import PLANTED, Confirmed, blur, read, replay, sequential_sums, signature
+from .confirm import PLANTED, Confirmed, blur, flattened, read, replay, sequential_sums, signature
 from .plants import planting
 from .record import Record, refused
 from .source import named, source_of
@@ -87,7 +87,7 @@ def reading(calling: Calling, logits: Tensor, confirmed: Confirmed) -> Reading:
             "confirm it at this vocabulary: precision-lab law --vocab",
         )
     first = draws[0]
-    for other in draws[1:]:
+    for other in flattened(draws):
         if not _same_row(_row(first), _row(other)):
             raise refused(
                 f"{calling.name}, whose draws of one call have different weights", "independent draws of one law"
