@@ -131,6 +131,7 @@ RACES: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
     "temperature after": lambda l, n, g: (scores(l, n, g) / 0.7).softmax(-1).argmax(-1),
     "temperature of noise": lambda l, n, g: (l + 0.7 * gumbel(coarse(n, *l.shape, generator=g))).argmax(-1),
     "temperature before": lambda l, n, g: scores(l / 0.7, n, g).argmax(-1),
+    "largest logit taken off after": lambda l, n, g: (scores(l, n, g) - l.amax(-1, keepdim=True)).argmax(-1),
     "exp after": lambda l, n, g: scores(l, n, g).exp().argmax(-1),
     "shift after": lambda l, n, g: (scores(l, n, g) + 1000.0).argmax(-1),
     "one-hot": lambda l, n, g: (

@@ -297,6 +297,18 @@ def test_maps_that_print_alike_have_tables_of_their_own() -> None:
     assert np.abs(low.probs - high.probs).max() > 0.01
 
 
+def test_exception_at_the_row_is_told() -> None:
+    """The shapes of the replay are taken; the row in question is not."""
+
+    def sample(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        if logits.shape[-1] == 4:
+            raise ZeroDivisionError("no four tokens")
+        return draw(logits, n, generator)
+
+    with pytest.raises(InputError, match="raising ZeroDivisionError: no four tokens"):
+        law(of(sample))
+
+
 def test_counter_is_refused() -> None:
     calls: Iterator[int] = iter(range(10**9))
 

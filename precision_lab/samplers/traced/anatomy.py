@@ -468,12 +468,12 @@ def _shifted(step: Step, operand: Value, walk: _Walk) -> Value:
                 f"scores times {number}, at {step.where}", "a temperature above 0", "draw greedily without noise"
             )
         walk.sign = walk.sign if number > 0 else -walk.sign
-        if abs(number) != 1:
+        if abs(number) != 1 or isinstance(other, Value):  # a tensor may be another one in the next call
             walk.blurred.append(step)
         return operand
     if step.name == "sub" and not first_is_score:
         walk.sign = -walk.sign
-    if number != 0:
+    if number != 0 or isinstance(other, Value):
         walk.blurred.append(step)
         walk.shift = max(walk.shift, _largest(other))
     return operand

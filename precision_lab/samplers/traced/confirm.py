@@ -170,8 +170,16 @@ def read(
     with global_state(logits.device, state):
         try:
             taken = record(lambda given: calling(given, n, generator), logits, plant)
+        except PrecisionLabError:
+            raise
         except RecursionError:
             raise _too_long(calling) from None
+        except Exception as error:  # whatever the user's function raises
+            raise refused(
+                f"{calling.name} raising {type(error).__name__}: {str(error)[:200]}, for {n} draws of {tuple(logits.shape)}",
+                "ids for logits (batch, vocab)",
+                "mend the function",
+            ) from error
     if not torch.equal(before.nan_to_num(), logits.nan_to_num()):
         raise InputError(f"logits changed in place by {calling.name}", "logits left as they were", "clone them first")
     for step in taken.random:
