@@ -243,6 +243,12 @@ RARE: dict[str, tuple[Callable[[Tensor, int, torch.Generator], Any], str]] = {
     "nan of the log": (lambda l, n, g: (l + (uniform(l, n, g) - 1e-3).log()).argmax(-1), "NaN"),
     "nan loses": (nan_loses, "the function's index"),
     "exp that overflows": (lambda l, n, g: (scores(l, n, g) + 84).exp().argmax(-1), "the function's index"),
+    "sums that fall": (
+        lambda l, n, g: (
+            (l.softmax(-1).cumsum(-1) * (l > -torch.inf) <= torch.rand(n, len(l), 1, generator=g)).sum(-1)
+        ).clamp(max=l.shape[-1] - 1),
+        "the function's index",
+    ),
     "cast twice": (lambda l, n, g: scores(l, n, g).half().bfloat16().argmax(-1), "cast twice"),
 }
 
@@ -289,6 +295,18 @@ def test_maps_that_print_alike_have_tables_of_their_own() -> None:
     low = law(of(lambda l, n, g: (l + gumbel(uniform(l, n, g).clamp(min=0.5))).argmax(-1)))
     high = law(of(lambda l, n, g: (l + gumbel(uniform(l, n, g).clamp(max=0.5))).argmax(-1)))
     assert np.abs(low.probs - high.probs).max() > 0.01
+
+
+def test_exception_at_the_row_is_told() -> None:
+    """The shapes of the replay are taken; the row in question is not."""
+
+    def sample(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        if logits.shape[-1] == 4:
+            raise ZeroDivisionError("no four tokens")
+        return draw(logits, n, generator)
+
+    with pytest.raises(InputError, match="raising ZeroDivisionError: no four tokens"):
+        law(of(sample))
 
 
 def test_counter_is_refused() -> None:

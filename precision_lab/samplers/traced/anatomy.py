@@ -112,13 +112,14 @@ class LibraryDraw:
 
 @dataclass(eq=False)
 class GatedDraw:
-    """``where(u < rate, token, other)``: ``inside`` if the gate opens; ``other``: the ids that stay if not."""
+    """``where(u < rate, token, other)``: a token of ``draws``, all alike, if the gate opens; ``other``: the ids that stay if
+    not."""
 
     noise: NoiseMap
     rate: Tensor
     rate_formula: str
     rule: str  # "<", "<=", ">" or ">=": u rule rate opens it
-    inside: Draw
+    draws: list[Draw]
     inside_ids: Value
     other: Tensor
     decision: Step
@@ -126,6 +127,10 @@ class GatedDraw:
     relabel: Relabel  # after the gate: of tokens drawn and of ids that stay
 
     kind = "gate"
+
+    @property
+    def inside(self) -> Draw:
+        return self.draws[0]
 
 
 Draw = RaceDraw | ThresholdDraw | LibraryDraw | GatedDraw
@@ -463,12 +468,12 @@ def _shifted(step: Step, operand: Value, walk: _Walk) -> Value:
                 f"scores times {number}, at {step.where}", "a temperature above 0", "draw greedily without noise"
             )
         walk.sign = walk.sign if number > 0 else -walk.sign
-        if abs(number) != 1:
+        if abs(number) != 1 or isinstance(other, Value):  # a tensor may be another one in the next call
             walk.blurred.append(step)
         return operand
     if step.name == "sub" and not first_is_score:
         walk.sign = -walk.sign
-    if number != 0:
+    if number != 0 or isinstance(other, Value):
         walk.blurred.append(step)
         walk.shift = max(walk.shift, _largest(other))
     return operand
@@ -654,8 +659,8 @@ def _gate(step: Step, relabel: Relabel) -> GatedDraw:
         raise refused(f"a uniform compared with a random number at {step.where}", "a uniform compared with a rate")
     found: list[Draw] = []
     _follow(inside, relabel, found, set())
-    if len(found) != 1:
-        raise refused(f"a gate over {len(found)} draws at {step.where}", "one draw behind one gate")
+    if not found:
+        raise refused(f"a gate over no draw at {step.where}", "a draw behind the gate")
     if {drawn.number for drawn in random_steps(uniform)} & {drawn.number for drawn in random_steps(inside)}:
         raise refused(
             f"a gate that is decided by the random values that decide the token, at {step.where}",
@@ -669,7 +674,7 @@ def _gate(step: Step, relabel: Relabel) -> GatedDraw:
     text = formula(rate) if isinstance(rate, Value) else f"{rate:g}"
     number = rate.kept if isinstance(rate, Value) else torch.tensor(float(rate), dtype=uniform.dtype)
     assert number is not None
-    return GatedDraw(NoiseMap(uniform), number, text, rule, found[0], inside, kept, step, step.outputs[0], relabel)
+    return GatedDraw(NoiseMap(uniform), number, text, rule, found, inside, kept, step, step.outputs[0], relabel)
 
 
 def _gate_sides(compare: Step) -> tuple[Value, Value | float, str]:

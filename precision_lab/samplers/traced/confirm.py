@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -176,8 +176,16 @@ def read(
     with global_state(logits.device, state):
         try:
             taken = record(lambda given: calling(given, n, generator), logits, plant)
+        except PrecisionLabError:
+            raise
         except RecursionError:
             raise _too_long(calling) from None
+        except Exception as error:  # whatever the user's function raises
+            raise refused(
+                f"{calling.name} raising {type(error).__name__}: {str(error)[:200]}, for {n} draws of {tuple(logits.shape)}",
+                "ids for logits (batch, vocab)",
+                "mend the function",
+            ) from error
     if not torch.equal(before.nan_to_num(), logits.nan_to_num()):
         raise InputError(f"logits changed in place by {calling.name}", "logits left as they were", "clone them first")
     for step in taken.random:
@@ -186,9 +194,20 @@ def read(
         draws = draws_of(taken)
     except RecursionError:
         raise _too_long(calling) from None
-    if len(found := sorted({signature(draw) for draw in draws})) > 1:
+    if len(found := sorted({signature(draw) for draw in flattened(draws)})) > 1:
         raise refused(f"{calling.name}, which draws by {' and by '.join(found)} in one call", "one recipe for every id")
     return taken, draws
+
+
+def flattened(draws: list[Draw]) -> list[Draw]:
+    """The draws, and of a gate over several its like over each of them alone."""
+    found: list[Draw] = []
+    for draw in draws:
+        if isinstance(draw, GatedDraw):
+            found += [replace(draw, draws=[inside]) for inside in draw.draws]
+        else:
+            found.append(draw)
+    return found
 
 
 def _too_long(calling: Calling) -> InputError:
@@ -241,18 +260,23 @@ def noise_values(noise: NoiseMap) -> Tensor:
 def replay(draws: list[Draw], shape: tuple[int, int, int]) -> set[str]:
     """Ids of the reading against those recorded, for every draw; which of equal scores won, where equals were seen.
     InputError with the first difference."""
-    return {_replay(draw, shape) for draw in draws}
+    ties: set[str] = set()
+    for draw in draws:
+        if isinstance(draw, GatedDraw):
+            assert draw.index.kept is not None
+            _same(_gate_ids(draw), draw.index.kept, draw, shape)
+            ties |= replay(draw.draws, shape)
+        else:
+            ties.add(_replay(draw, shape))
+    return ties
 
 
-def _replay(draw: Draw, shape: tuple[int, int, int]) -> str:
+def _replay(draw: RaceDraw | ThresholdDraw | LibraryDraw, shape: tuple[int, int, int]) -> str:
     """Ids of the reading against those recorded; which of equal scores won, where equals were seen."""
     index = draw.index.kept
     assert index is not None
     if isinstance(draw, RaceDraw):
         return _compare_race(draw, index, shape)
-    if isinstance(draw, GatedDraw):
-        _same(_gate_ids(draw), index, draw, shape)
-        return _replay(draw.inside, shape)
     found = _threshold_ids(draw) if isinstance(draw, ThresholdDraw) else _library_ids(draw)
     _same(found, index, draw, shape)
     return "none seen"
@@ -371,6 +395,7 @@ def blur(draw: RaceDraw) -> float:
 
 def _threshold_ids(draw: ThresholdDraw) -> Tensor:
     uniform = noise_values(draw.noise)
+    _as_made(draw.noise, uniform)
     index = draw.index.kept
     assert index is not None
     if draw.compare.name in ("searchsorted", "bucketize"):
@@ -414,6 +439,7 @@ def sequential_sums(probs: Tensor) -> Tensor:
 
 def _gate_ids(draw: GatedDraw) -> Tensor:
     uniform = noise_values(draw.noise)
+    _as_made(draw.noise, uniform)
     inside = draw.inside_ids.kept
     assert inside is not None
     opened = {
@@ -432,8 +458,7 @@ def sharing(draws: list[Draw], n: int, rows: int, vocab: int) -> set[str]:
     """Axes along which one random value serves several scores: "draws", "rows", "tokens". The three sizes must differ."""
     found: set[str] = set()
     used: list[int] = []
-    for draw in draws:
-        inner = draw.inside if isinstance(draw, GatedDraw) else draw
+    for inner in _ungated(draws):
         if isinstance(inner, LibraryDraw):
             continue
         used += [step.number for step in inner.noise.draws]
@@ -441,6 +466,16 @@ def sharing(draws: list[Draw], n: int, rows: int, vocab: int) -> set[str]:
             found |= _shared_axes(inner, {n * rows: "draws and rows", n: "draws", rows: "rows", vocab: "tokens"})
     if len(used) > len(set(used)):
         found.add("several draws")
+    return found
+
+
+def _ungated(draws: list[Draw]) -> list[RaceDraw | ThresholdDraw | LibraryDraw]:
+    found: list[RaceDraw | ThresholdDraw | LibraryDraw] = []
+    for draw in draws:
+        if isinstance(draw, GatedDraw):
+            found += _ungated(draw.draws)
+        else:
+            found.append(draw)
     return found
 
 

@@ -23,7 +23,7 @@ from ..rules import Race as RaceOf
 from .anatomy import DTYPE_NAMES, Draw, GatedDraw, LibraryDraw, RaceDraw, Relabel, ThresholdDraw
 from .bounds import budget, roundoff
 from .calling import Calling, start
-from .confirm import PLANTED, Confirmed, blur, read, replay, sequential_sums, signature
+from .confirm import PLANTED, Confirmed, blur, flattened, read, replay, sequential_sums, signature
 from .plants import planting
 from .record import Record, refused
 from .source import named, source_of
@@ -87,7 +87,7 @@ def reading(calling: Calling, logits: Tensor, confirmed: Confirmed, draws: int =
             "confirm it at this vocabulary: precision-lab law --vocab",
         )
     first = parts[0]
-    for other in parts[1:]:
+    for other in flattened(parts):
         if not _same_row(_row(first), _row(other)):
             raise refused(
                 f"{calling.name}, whose draws of one call have different weights", "independent draws of one law"
@@ -342,6 +342,10 @@ def _threshold_law(draw: ThresholdDraw) -> tuple[Law, float]:
     sums = _row(draw)
     if bool(sums.isnan().any()):
         raise InputError("NaN in the cumulative sum", "numbers", "check the logits and the processors")
+    if draw.beyond != "first" and bool((sums[1:] < sums[:-1]).any()):
+        raise refused(
+            f"sums that fall, counted or searched at {draw.decision.where}", "a cumulative sum that does not decrease"
+        )
 
     device = draw.sums.device
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from ...types import Int
 from .anatomy import Draw, GatedDraw, LibraryDraw, RaceDraw, Relabel, ThresholdDraw
 from .chain import ELEMENTWISE, LAYOUT, constant, places_of
-from .record import Record, Step, refused
+from .record import Record, Step, Value, refused
 
 
 def origins(record: Record, draws: list[Draw]) -> list[Tensor]:
     """For each draw, where its indices went: (ids,) int64, the place in the flat index of the draw that each id of the
     result comes from, -1 for ids of other draws. InputError where an id comes from none."""
-    starts, flat = _places_of_ids(record, draws)
+    starts, flat = _places_of_ids(record.result, draws)
     if flat is None:
         raise refused("ids whose way from the decision to the result is not one to one", "one id for each decision")
     if bool((flat < 0).any()):
@@ -35,14 +35,14 @@ def origins(record: Record, draws: list[Draw]) -> list[Tensor]:
 
 def repeated(record: Record, draws: list[Draw]) -> bool:
     """Whether one index gives several ids, as where one draw is expanded to n."""
-    _, flat = _places_of_ids(record, draws)
+    _, flat = _places_of_ids(record.result, draws)
     if flat is None:
         return False
     drawn = flat[flat >= 0]
     return len(drawn.unique()) < len(drawn)
 
 
-def _places_of_ids(record: Record, draws: list[Draw]) -> tuple[list[int], Tensor | None]:
+def _places_of_ids(ids: Value, draws: list[Draw]) -> tuple[list[int], Tensor | None]:
     """(ids,) the place of each id among the indices of all draws, and where those of each draw begin; None: not known."""
     numbers: dict[int, Tensor] = {}
     starts = [0]
@@ -51,7 +51,7 @@ def _places_of_ids(record: Record, draws: list[Draw]) -> tuple[list[int], Tensor
         count = int(torch.Size(shape).numel())
         numbers[id(draw.index)] = torch.arange(starts[-1], starts[-1] + count).reshape(shape)
         starts.append(starts[-1] + count)
-    places = places_of(record.result, numbers)
+    places = places_of(ids, numbers)
     return starts, None if places is None else places.reshape(-1)
 
 
@@ -67,12 +67,15 @@ def indices_a_row(draw: Draw) -> int:
 def weights_behind(draw: Draw, place: Tensor) -> Tensor:
     """(ids, tokens): the weights, sums or probabilities that decided the indices at ``place`` of the flat index."""
     if isinstance(draw, GatedDraw):
-        inside = draw.inside.index
-        numbers = torch.arange(int(torch.Size(inside.shape).numel())).reshape(inside.shape)
-        moved = places_of(draw.inside_ids, {id(inside): numbers})
-        if moved is None:
+        starts, flat = _places_of_ids(draw.inside_ids, draw.draws)
+        if flat is None or bool((flat < 0).any()):
             raise refused(f"a gate over tokens that are put together, at {draw.decision.where}", "one token, one gate")
-        return weights_behind(draw.inside, moved.expand(draw.index.shape).reshape(-1)[place])
+        inside = flat.reshape(draw.inside_ids.shape).expand(draw.index.shape).reshape(-1)[place]
+        which = torch.bucketize(inside, torch.tensor(starts[1:]), right=True)
+        rows = [
+            weights_behind(draw.draws[k], (at - starts[k])[None]) for k, at in zip(which.tolist(), inside, strict=True)
+        ]
+        return torch.cat(rows)
     if isinstance(draw, LibraryDraw):
         return draw.probs.reshape(-1, draw.probs.shape[-1])[place // draw.draws]
     if isinstance(draw, RaceDraw):
