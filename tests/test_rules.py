@@ -371,7 +371,7 @@ class TestEmulated:
         law = there.law(logits)
         assert plain.guarantee in (Guarantee.EXACT, Guarantee.CERTIFIED)
         assert law.guarantee is Guarantee.EMULATED
-        assert law.how == f"{plain.how}; {there.emulated}"
+        assert law.how == f"{plain.how}; emulated: {there.emulated}"
         assert (law.error, law.relative) == (plain.error, plain.relative)
         np.testing.assert_array_equal(law.log_probs, plain.log_probs)
 
