@@ -250,6 +250,10 @@ def sweep(
     pair, who = np.empty((room, 2)), np.empty(room, np.int32)  # the same, best first
     bucket, upto = np.empty(room, np.int32), np.empty(room + 1, np.int32)
     ahead, start, fates, lead = np.empty(classes), np.empty(classes, np.int64), np.zeros(classes), members[first[:-1]]
+    owner, level_of, level = np.empty(len(members), np.int32), np.full(classes, -1), 0  # the class of a token; marks
+    for c in range(classes):
+        for k in range(first[c], first[c + 1]):
+            owner[members[k]] = c
     inverse = combine == DIVIDE or combine == MULTIPLY  # the key that is linear in x: 1 / score, or -score
     for c in range(classes):
         ahead[c] = score(weights[c], noise[pos[c]], combine, format) if pos[c] < atoms else -np.inf
@@ -356,6 +360,18 @@ def sweep(
                 t = product - g
                 lacking += (product - t) - g
                 product = t
+            elif j > i + 1 and crowd * 8 > len(members):  # most of the vocabulary at one score: all tokens, in order
+                for e in range(i, j):
+                    fates[who[e]] = pair[e, 1]
+                    level_of[who[e]] = level
+                tokens_seen += len(members)
+                for token in range(len(members)):
+                    c = owner[token]
+                    if level_of[c] == level:
+                        taken, product, lacking = spend(product, lacking, fates[c])
+                        add(gain, token, taken)
+                        product, lacking = give_back(product, lacking)
+                level += 1
             else:  # equal tokens among others at one score: one by one, in order of index
                 tokens, whose, m = np.empty(crowd, np.int64), np.empty(crowd, np.int32), 0
                 for e in range(i, j):
