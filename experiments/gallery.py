@@ -154,4 +154,4 @@ def verdict(frame):
 
 
 QUESTION = "How far does each published sampler reach into the tail, and how far is it from its target on real logits?"
-STUDY = Study("gallery", QUESTION, cells, measure, draw, verdict, version=2, summary=summary)
+STUDY = Study("gallery", QUESTION, cells, measure, draw, verdict, version=3, summary=summary)
