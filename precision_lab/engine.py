@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from multiprocessing import get_context
@@ -48,6 +49,12 @@ def load_study(name: str, folder: Path = FOLDER) -> Study:
     return study
 
 
+@cache
+def _commit() -> str | None:
+    """The commit whose code this process has in memory: asked once, near its start."""
+    return git_commit()
+
+
 def _measure(name: str, folder: Path, cell: Cell, seed: int, out: Path) -> dict:
     """One cell, in whatever process; the record goes to disk before it is returned."""
     study = load_study(name, folder)
@@ -55,7 +62,7 @@ def _measure(name: str, folder: Path, cell: Cell, seed: int, out: Path) -> dict:
         return found
     started = time.monotonic()
     rows = study.measure(cell, study.rng(cell, seed))
-    return Store(out, study, seed).put(cell, rows, time.monotonic() - started)
+    return Store(out, study, seed).put(cell, rows, time.monotonic() - started, commit=_commit())
 
 
 def run(
@@ -108,6 +115,7 @@ def run(
         "device": described(of_run()),
         "versions": versions(),
         "commit": git_commit(),
+        "cells_by_commit": dict(Counter(record.get("commit") or "unknown" for record in records.values())),
         "format": 1,
     }
     result = Result(name, frame, manifest)

@@ -17,7 +17,8 @@ from .statistics import Estimate, cluster_bootstrap
 
 @dataclass(frozen=True)
 class Result:
-    """``frame``: tidy rows. ``manifest``: question, verdict, profile, seed, versions, device, commit, seconds."""
+    """``frame``: tidy rows. ``manifest``: question, verdict, profile, seed, versions, device, commit (and the cells that
+    earlier commits measured), seconds."""
 
     name: str
     frame: pd.DataFrame

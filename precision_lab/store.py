@@ -26,7 +26,8 @@ class Store:
         sound = isinstance(found, dict) and isinstance(found.get("rows"), list) and "seconds" in found
         return found if sound and found.get("cell") == cell else None
 
-    def put(self, cell: Cell, rows: list[Row], seconds: float) -> dict:
-        record = {"cell": cell, "rows": rows, "seconds": round(seconds, 3)}
+    def put(self, cell: Cell, rows: list[Row], seconds: float, *, commit: str | None = None) -> dict:
+        """``commit``: of the code that measured the rows, if that is known."""
+        record = {"cell": cell, "rows": rows, "seconds": round(seconds, 3), "commit": commit}
         write_json(self.path(cell), record, strict=False)  # a measure may be NaN or infinite
         return record

@@ -29,7 +29,7 @@ from precision_lab.mdm.train import TrainConfig, load_model, train
 from precision_lab.provenance import versions
 from precision_lab.samplers import SAMPLERS
 from precision_lab.targets import TARGETS, Capture, load_capture, save_capture
-from precision_lab.uniforms import measured
+from precision_lab.uniforms import agreement, measured
 
 COMMANDS = [
     "run",
@@ -262,6 +262,41 @@ class TestLaw:
         )  # fmt: skip
         assert (done.returncode, done.stdout) == (2, "")
         assert "did you mean" in one_line(done.stderr)
+
+
+@pytest.fixture
+def unknown_torch(monkeypatch, tmp_path):
+    """A torch whose draws no known word map makes: every uniform is a half, every exponential 1/2 too."""
+    monkeypatch.setenv("PRECISION_LAB_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        agreement, "native_draws", lambda op, dtype, device, shape, *, rng: torch.full(shape, 0.5, dtype=dtype)
+    )
+    agreement.word_map_here.cache_clear()
+    yield
+    agreement.word_map_here.cache_clear()
+
+
+class TestUnknownTorch:
+    """What can be said of the recipes is still said; the laws of those that torch's own draws feed are refused."""
+
+    @pytest.mark.parametrize("arguments", [["ls", "samplers"], ["gallery"]], ids=" ".join)
+    def test_lists_are_still_to_be_had(self, cli, unknown_torch, arguments):
+        code, out, err = cli(*arguments, "-f", "json")
+        assert (code, err) == (0, "")
+        rows = {row["name"]: row for row in strict(out)}
+        assert rows["llada_fp64"]["ceiling"] is None
+        assert rows["llada_fp64"]["emulated"] == "yes"
+        assert rows["tl_rand"]["ceiling"] == pytest.approx(16.6355, abs=1e-4)  # words of Triton, not of torch
+
+    def test_explain_and_law(self, cli, unknown_torch):
+        code, out, _ = cli("explain", "gumbel_max_fp32", "-f", "json")
+        assert code == 0
+        row = strict(out)
+        assert row["ceiling"] is None
+        assert "unknown" in row["arithmetic"]
+        code, out, err = cli("law", "--sampler", "gumbel_max_fp32", "--target", "zipf")
+        assert (code, out) == (2, "")
+        assert "no known word map" in one_line(err)
 
 
 class TestLs:

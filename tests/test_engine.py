@@ -127,7 +127,7 @@ class TestStore:
         assert store.get({"k": 0}) is None
         rows = [{"x": 0.1, "y": None, "z": "ü"}, {"x": 1e-300, "y": 3, "z": ""}]
         put = store.put({"k": 0}, rows, 1.23456)
-        assert store.get({"k": 0}) == put == {"cell": {"k": 0}, "rows": rows, "seconds": 1.235}
+        assert store.get({"k": 0}) == put == {"cell": {"k": 0}, "rows": rows, "seconds": 1.235, "commit": None}
         assert store.get({"k": 1}) is None
 
     def test_a_measure_may_be_infinite_or_absent(self, store):
@@ -190,6 +190,21 @@ class TestRun:
         assert "3/3 cells kept" in capsys.readouterr().err
         pd.testing.assert_frame_equal(first.frame, again.frame)
         assert again.manifest["seconds_measuring"] == first.manifest["seconds_measuring"]
+
+    def test_the_manifest_says_which_commit_measured_the_cells(self, folder, out, monkeypatch):
+        """A run that goes on with another commit's cells says so; cells written before commits were noted are unknown."""
+        monkeypatch.setattr(engine, "_commit", lambda: "a" * 40)
+        first, _ = engine.run("fake", Profile.SMOKE, out, folder=folder)
+        assert first.manifest["cells_by_commit"] == {"a" * 40: 3}
+        monkeypatch.setattr(engine, "_commit", lambda: "b" * 40)
+        grown, _ = engine.run("fake", Profile.QUICK, out, folder=folder)
+        assert grown.manifest["cells_by_commit"] == {"a" * 40: 3, "b" * 40: 1}
+        path = cell_files(out)[0]
+        record = read_json(path)
+        del record["commit"]
+        write_json(path, record)
+        again, _ = engine.run("fake", Profile.QUICK, out, folder=folder)
+        assert sorted(again.manifest["cells_by_commit"].items())[-1] == ("unknown", 1)
 
     def test_a_cell_that_another_run_finished_meanwhile_is_not_measured_again(self, folder, out):
         one = engine._measure("fake", folder, {"k": 0}, 0, out)

@@ -116,6 +116,14 @@ class TestAgreement:
         assert "unknown" in source.emulated
         assert {(o, d): agrees for o, d, _, agrees in confirmations()}[op, dtype] is False
 
+    @pytest.mark.parametrize("name", ["gumbel_max_bf16", "gumbel_max_fp64", "llada_fp64"])
+    def test_an_unknown_torch_has_no_ceiling(self, fresh, monkeypatch, name):
+        """What is not known is nan, and no error: it can be listed."""
+        assert SAMPLERS[name].ceiling > 5
+        word_map_here.cache_clear()
+        other_native(monkeypatch, shifted)
+        assert math.isnan(SAMPLERS[name].ceiling)
+
     def test_one_stray_draw_in_4096_is_seen(self, fresh):
         native, words = agreement.draws_and_words("rand", torch.float32, "cpu")
         assert OWN_DIGITS.agrees(native, words)

@@ -24,6 +24,7 @@ from ..laws.argmax import Combine, Nonfinite, Progress, Tie
 from ..laws.law import Law, check_logits
 from ..types import Guarantee
 from ..uniforms import DTYPES, Rng, Source
+from ..uniforms.agreement import UnknownWordMap
 from .chunks import draw_in_chunks
 from .rules import Enumerated, LawRule, NoiseMap, Race
 from .weights import Cast, Softmax, Weights
@@ -73,7 +74,8 @@ class Sampler(ABC):
     @property
     @abstractmethod
     def ceiling(self) -> float:
-        """Largest Gumbel value -log E the sampler's noise can take; inf where it can be infinite; nan if it has none."""
+        """Largest Gumbel value -log E the sampler's noise can take; inf where it can be infinite; nan if it has none, and
+        where this machine's torch draws by no known word map."""
 
     @abstractmethod
     def bits_per_draw(self, vocab: int) -> float:
@@ -255,7 +257,7 @@ class UniformSampler(Sampler):
     def ceiling(self) -> float:
         """Largest Gumbel value at the words next to 0 and to 2^bits, where every recipe has its extremes: 2^17 of them at
         either end. Of sources too fine to list, the words 0, 1 and 2^bits - 1; an infinite value at their word 0 alone, of
-        probability 2^-53, is left out."""
+        probability 2^-53, is left out. nan where the source's word map on this machine is unknown."""
         bits = self.source.bits
         last = (1 << bits) - 1 if bits < 64 else -1  # the pattern of the word, as an int64
         if self.source.enumerable:
@@ -263,7 +265,11 @@ class UniformSampler(Sampler):
             words = torch.cat([ends, last - ends])
         else:
             words = torch.tensor([0, 1, last])
-        noise = self.noise_of(self.source.from_words(words)).double()
+        try:
+            u = self.source.from_words(words)
+        except UnknownWordMap:
+            return math.nan
+        noise = self.noise_of(u).double()
         larger_is_better = self.combine in ("add", "multiply")
         infinite = math.inf if larger_is_better else 0.0  # the noise whose score is infinite
         if not self.source.enumerable and float(noise[0]) == infinite:

@@ -25,6 +25,10 @@ _SEED = 20260713
 OPS = ("rand", "exponential_")
 
 
+class UnknownWordMap(InputError):
+    """Draws of this machine's torch that no known word map makes."""
+
+
 def native_draws(op: str, dtype: torch.dtype, device: str, shape: tuple[int, ...], *, rng: torch.Generator) -> Tensor:
     """The library's own call."""
     if op == "rand":
@@ -82,9 +86,9 @@ def word_map_here(op: str, dtype: torch.dtype) -> WordMap:
     raise unknown(op, dtype, "cpu", tuple(word_map.name for word_map in candidates(op, dtype)))
 
 
-def unknown(op: str, dtype: torch.dtype, device: str, known: tuple[str, ...]) -> InputError:
+def unknown(op: str, dtype: torch.dtype, device: str, known: tuple[str, ...]) -> UnknownWordMap:
     """One sentence for draws that no known map makes."""
-    return InputError(
+    return UnknownWordMap(
         f"{op} of torch {torch.__version__} in {short(dtype)} on {device_name(device)}, whose draws no known word map makes",
         "one of: " + "; ".join(known),
         "use another dtype or torch 2.13, whose maps are known: draws still work, exact laws of this one do not",
