@@ -414,7 +414,7 @@ class TestRun:
         [
             (["fkae"], "did you mean fake?"),
             (["fake", "other"], "precision-lab ls experiments"),
-            (["fake", "--device", "cuda"], "expected auto or cpu"),
+            (["fake", "--device", "tpu"], "cpu"),
             (["fake", "-j", "0"], "use -j 1"),
         ],
     )
