@@ -16,6 +16,7 @@ from ..laws.law import Law
 from ..uniforms import Rng, words
 from .sampler import Sampler
 from .traced import Calling, Reading, read_function
+from .traced.calling import start
 
 
 @final
@@ -60,8 +61,8 @@ class FunctionSampler(Sampler):
         if calling.generator:
             ids = calling(logits, n, generator)
         else:
-            seed = int(torch.randint(1 << 62, (1,), generator=generator))
-            ids = calling.seeded(logits, n, torch.Generator().manual_seed(seed).get_state())
+            seed = int(torch.randint(1 << 62, (1,), generator=generator, device=generator.device))
+            ids = calling.seeded(logits, n, start(seed, logits.device))
         vocab = logits.shape[-1]
         if int(ids.min()) < 0 or int(ids.max()) >= vocab:
             raise InputError(
