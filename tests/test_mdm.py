@@ -505,6 +505,13 @@ class Always(Sampler):
     def ceiling(self) -> float:
         return math.nan
 
+    @property
+    def emulated(self) -> str | None:
+        return None
+
+    def bits_per_draw(self, vocab: int) -> float:
+        return 0.0
+
     def sample(self, logits, n, *, rng):
         return torch.full((n, len(logits)), self.index % logits.shape[1])
 

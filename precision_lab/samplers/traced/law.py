@@ -31,7 +31,7 @@ from .tokens import decided_by, indices_a_row, origins, tokens_of, weights_behin
 
 DRAWS = 2  # the smallest number of draws that is not one
 _COMPANY = 3  # draws of the call of two rows
-_AT_ONCE = 1 << 20  # scores of the call that is read
+_AT_ONCE = 1 << 18  # scores of the call that is read
 _LOG_REACH = 110.0  # |log| of a score
 _MOST = 64  # draws of that call
 
