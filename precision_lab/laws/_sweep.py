@@ -149,7 +149,9 @@ def move(pair, who, source, target, from_pair, from_who):
 def insertion_sort(pair, who, start, stop):
     """Entries start..stop by falling key, equal keys in their order."""
     for i in range(start + 1, stop):
-        key, fate, owner = pair[i, 0], pair[i, 1], who[i]
+        key = pair[i, 0]
+        fate = pair[i, 1]
+        owner = who[i]
         j = i - 1
         while j >= start and pair[j, 0] < key:
             move(pair, who, j, j + 1, pair, who)
@@ -168,8 +170,10 @@ def settle(pair, who, start, stop, spare, spare_who):
         insertion_sort(pair, who, at, min(at + width, stop))
     while width < stop - start:
         for at in range(start, stop, 2 * width):
-            left, middle, end = at, min(at + width, stop), min(at + 2 * width, stop)
+            left = at
+            middle = min(at + width, stop)
             right = middle
+            end = min(at + 2 * width, stop)
             for k in range(at, end):
                 if left < middle and (right >= end or pair[left, 0] >= pair[right, 0]):
                     move(spare, spare_who, left, k, pair, who)
@@ -243,21 +247,34 @@ def sweep(
     Ends early once the product is at most ``stop``. Returns the product left and the work done: (atoms read, tokens
     looked at), windows that were tried in vain included.
     """
-    classes, atoms = len(weights), len(noise)
-    atoms_read, tokens_seen, halvings = 0, 0, 0
+    classes = len(weights)
+    atoms = len(noise)
+    atoms_read = 0
+    tokens_seen = 0
+    halvings = 0
     wish = max(1 << 15, classes // 2)  # events that a window should hold; it can hold ``room``
-    raw, raw_who = np.empty((room, 2)), np.empty(room, np.int32)  # (key, fate) and class, as they come
-    pair, who = np.empty((room, 2)), np.empty(room, np.int32)  # the same, best first
-    bucket, upto = np.empty(room, np.int32), np.empty(room + 1, np.int32)
-    ahead, start, fates, lead = np.empty(classes), np.empty(classes, np.int64), np.zeros(classes), members[first[:-1]]
-    owner, level_of, level = np.empty(len(members), np.int32), np.full(classes, -1), 0  # the class of a token; marks
+    raw = np.empty((room, 2))  # (key, fate) of the events of a window, as they come
+    raw_who = np.empty(room, np.int32)  # their classes
+    pair = np.empty((room, 2))  # the same, best first
+    who = np.empty(room, np.int32)
+    bucket = np.empty(room, np.int32)
+    upto = np.empty(room + 1, np.int32)
+    ahead = np.empty(classes)  # the score of each class's next event
+    start = np.empty(classes, np.int64)
+    fates = np.zeros(classes)
+    lead = members[first[:-1]]  # the first token of each class
+    owner = np.empty(len(members), np.int32)  # the class of each token
+    level_of = np.full(classes, -1)  # the last crowded score at which a class had an event
+    level = 0
     for c in range(classes):
         for k in range(first[c], first[c + 1]):
             owner[members[k]] = c
     inverse = combine == DIVIDE or combine == MULTIPLY  # the key that is linear in x: 1 / score, or -score
     for c in range(classes):
         ahead[c] = score(weights[c], noise[pos[c]], combine, format) if pos[c] < atoms else -np.inf
-    lacking, x, above = 0.0, x0, threshold(x0, top, combine)
+    lacking = 0.0
+    x = x0
+    above = threshold(x0, top, combine)
     while x < x1 and product > stop:
         y = min(max(x + step, np.nextafter(x, np.inf)), x1)
         goal = threshold(y, top, combine)
@@ -373,7 +390,9 @@ def sweep(
                         product, lacking = give_back(product, lacking)
                 level += 1
             else:  # equal tokens among others at one score: one by one, in order of index
-                tokens, whose, m = np.empty(crowd, np.int64), np.empty(crowd, np.int32), 0
+                tokens = np.empty(crowd, np.int64)
+                whose = np.empty(crowd, np.int32)
+                m = 0
                 for e in range(i, j):
                     fates[who[e]] = pair[e, 1]
                     for k in range(first[who[e]], first[who[e] + 1]):
