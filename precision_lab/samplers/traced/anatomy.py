@@ -274,7 +274,9 @@ def _one_hot(value: Value) -> Value | None:
         step = _moved(inner.args[0]).step
     if step is None or step.name != "scatter":
         return None
-    target, index, placed = step.inputs[0], step.inputs[1], step.args[-1]
+    target = step.inputs[0]
+    index = step.inputs[1]
+    placed = step.args[-1]
     empty = not target.is_random and (target.kept is None or not bool(target.kept.any()))
     return index if index.is_random and empty and placed == 1 else None
 
@@ -508,10 +510,14 @@ def _row_number(other: object, step: Step) -> float:
 def _masked(step: Step, walk: _Walk) -> Value:
     """Past ``where(mask, -inf, scores)`` and ``masked_fill``: tokens that are ruled out after the noise."""
     if step.name == "masked_fill":
-        scores, mask, filled = step.args[0], step.args[1], step.args[2]
+        scores = step.args[0]
+        mask = step.args[1]
+        filled = step.args[2]
         out = True
     else:
-        mask, first, second = step.args[0], step.args[1], step.args[2]
+        mask = step.args[0]
+        first = step.args[1]
+        second = step.args[2]
         out = not (isinstance(first, Value) and first.is_random)
         scores, filled = (second, first) if out else (first, second)
     number = float(filled.kept.reshape(-1)[0]) if isinstance(filled, Value) else float(filled)  # type: ignore[union-attr]
@@ -644,7 +650,9 @@ def _counted(step: Step, value: Value, relabel: Relabel) -> ThresholdDraw:
 
 
 def _gate(step: Step, relabel: Relabel) -> GatedDraw:
-    condition, first, second = step.inputs[0], step.args[1], step.args[2]
+    condition = step.inputs[0]
+    first = step.args[1]
+    second = step.args[2]
     compare = _comparison(_without_true(condition))
     if compare is None:
         raise refused(f"a random condition at {step.where}", "a uniform compared with a rate: u < rate")
@@ -678,7 +686,9 @@ def _gate(step: Step, relabel: Relabel) -> GatedDraw:
 
 
 def _gate_sides(compare: Step) -> tuple[Value, Value | float, str]:
-    first, second, rule = compare.args[0], compare.args[1], _COMPARE[compare.name]
+    first = compare.args[0]
+    second = compare.args[1]
+    rule = _COMPARE[compare.name]
     if isinstance(first, Value) and first.is_random:
         return first, second, rule
     return second, first, {"<": ">", "<=": ">=", ">": "<", ">=": "<="}[rule]
