@@ -52,8 +52,12 @@ class Planted(TorchDispatchMode):
 
 @functools.cache
 def half_uniform() -> tuple[Tensor, np.ndarray]:
-    """torch.rand in float16: 24-bit uniforms rounded to it, 1 becoming 0: one value in each of 32 cells, and the
-    probability of the cell."""
+    """torch.rand in float16: one value in each of 32 cells, and the probability of the cell. From torch 2.13 on a value is a
+    24-bit uniform rounded, 1 becoming 0; before, a multiple of 2^-11, so that all cells are alike. Which of them this
+    torch draws is seen on 4,096 values: half of the newer ones are no multiples."""
+    drawn = torch.rand(4096, generator=torch.Generator().manual_seed(0), dtype=torch.float16).double() * 2**11
+    if bool((drawn == drawn.floor()).all()):
+        return (torch.arange(CELLS) / CELLS), np.full(CELLS, 1 / CELLS)
     rounded = (torch.arange(1 << 24).float() * 2.0**-24).half().float()
     cell = torch.where(rounded == 1, 0.0, rounded).mul(CELLS).floor().long()
     weights = torch.bincount(cell, minlength=CELLS).double().numpy() * 2.0**-24
