@@ -17,10 +17,12 @@ __version__ = "0.1.0"
 
 
 def law(sampler: Any, logits: Any) -> Law:
-    """The law of ``sampler`` on one row of logits, (vocab,): a name, a Sampler, a function, or ``file.py:fn`` naming one.
+    """The law of ``sampler`` on one row of logits, (vocab,): a name, a Sampler, a function, or
+    ``file.py:fn`` naming one.
 
-    A function is read as it runs, on the device and in the dtype of the logits; logits that are no tensor are given to it
-    as float32. Returns a :class:`~precision_lab.laws.law.Law`: ``.probs``, ``.log_probs``, ``.error``, ``.guarantee``.
+    A function is read as it runs, on the device and in the dtype of the logits; logits that are no tensor
+    are given to it as float32. Returns a :class:`~precision_lab.laws.law.Law`: ``.probs``, ``.log_probs``,
+    ``.error``, ``.guarantee``.
     InputError where the function cannot be read: the message names the operation and what to do.
     """
     import torch

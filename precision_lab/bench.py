@@ -27,10 +27,10 @@ RIVAL = "gumbel_max_fp32"
 def bench(
     *, vocab: int = 8192, rows: int = 64, rounds: int = 7, unmask: float = 1e-3, device: str = "cpu"
 ) -> list[dict[str, Any]]:
-    """One row per sampler on an ancestral step of Zipf(1): median time per token, ratio to gumbel_max_fp32 (median and
-    range over rounds; the rounds visit the samplers in turn, so a drifting machine drifts for all), total variation
-    from the target and seconds to compute the law. ``device``: where the samplers draw; the law is that of the recipe as
-    it is declared, computed on the CPU."""
+    """One row per sampler on an ancestral step of Zipf(1): median time per token, ratio to gumbel_max_fp32
+    (median and range over rounds; the rounds visit the samplers in turn, so a drifting machine drifts for
+    all), total variation from the target and seconds to compute the law. ``device``: where the samplers
+    draw; the law is that of the recipe as it is declared, computed on the CPU."""
     logits = torch.from_numpy(mdm_step(zipf(vocab), unmask)).float()
     batch = logits.expand(rows, -1).contiguous().to(checked(device))
     target = target_law(logits.double().numpy())
@@ -72,9 +72,10 @@ def _wait(device: str) -> None:
 
 
 def bench_laws(*, rounds: int = 1) -> list[dict[str, Any]]:
-    """What an exact law costs: seconds, (vocabulary, bits) by (vocabulary, bits), with its error and the number of
-    Monte-Carlo draws, 1 / (4 error^2), whose standard error would be as small. The noise is Gumbel from a grid of b bits,
-    24 being torch.rand's own table; rows are Zipf(1) (no two logits equal) and logits in bfloat16 (many equal)."""
+    """What an exact law costs: seconds, (vocabulary, bits) by (vocabulary, bits), with its error and the
+    number of Monte-Carlo draws, 1 / (4 error^2), whose standard error would be as small. The noise is
+    Gumbel from a grid of b bits, 24 being torch.rand's own table; rows are Zipf(1) (no two logits equal)
+    and logits in bfloat16 (many equal)."""
     noise = {bits: _grid_gumbel(bits) for bits in (12, 16, 20)} | {24: gumbel_max("fp32").noise_atoms()}
     argmax_law(np.zeros(2), noise[12], combine="add", score=FP32)  # compile
     table = []

@@ -22,9 +22,9 @@ from .targets.synthetic import mdm_step
 
 
 def in_use(target: Target, use: str) -> Target:
-    """The target in a use: "lm", one draw of the next token, as it is; "mdm:N", the first of N ancestral steps of masked
-    diffusion with a linear schedule, which unmasks with r = 1/N (later steps with r = 1/(N - 1), ..., 1). InputError for
-    another use."""
+    """The target in a use: "lm", one draw of the next token, as it is; "mdm:N", the first of N ancestral
+    steps of masked diffusion with a linear schedule, which unmasks with r = 1/N (later steps with r = 1/(N
+    - 1), ..., 1). InputError for another use."""
     if use == "lm":
         return target
     match = re.fullmatch(r"mdm:(\d+)", use)
@@ -55,8 +55,9 @@ def telling(sampler: Sampler) -> Sampler:
 
 
 def compare(sampler: Sampler, target: Target, *, dtype: str = "float32", device: str = "cpu") -> dict[str, Any]:
-    """One row: distances of the sampler's law from softmax of the logits that it is given, and what stands behind them.
-    For a step of masked diffusion also the unmasking multiplier, the temperature of the token and the entropy lost."""
+    """One row: distances of the sampler's law from softmax of the logits that it is given, and what stands
+    behind them. For a step of masked diffusion also the unmasking multiplier, the temperature of the token
+    and the entropy lost."""
     row = given_logits(sampler, target, dtype, device)
     sampler = on_device(sampler, device)
     law = sampler.law(row)

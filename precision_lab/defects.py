@@ -1,5 +1,5 @@
-"""Twelve defects of published samplers: what the exact law says of each, what draws say here, and what the publisher's own
-rule of acceptance would have said. Nothing here is estimated where it can be counted."""
+"""Twelve defects of published samplers: what the exact law says of each, what draws say here, and what the
+publisher's own rule of acceptance would have said. Nothing here is estimated where it can be counted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Finding:
-    """One row of the table. ``true`` and ``law``: the same quantity under the target and under the sampler's law."""
+    """One row of the table. ``true`` and ``law``: the same quantity under the target and under the
+    sampler's law."""
 
     quantity: str
     true: float
@@ -126,8 +127,8 @@ def float16_zero(rng: Rng) -> Finding:
 
 
 def murmur_state(rng: Rng) -> Finding:
-    """400,000 (seed, position) pairs: the state that all tokens of a position share has 32 bits, so equal states are equal
-    vectors of noise, which independent ones of 1,000 tokens never are."""
+    """400,000 (seed, position) pairs: the state that all tokens of a position share has 32 bits, so equal
+    states are equal vectors of noise, which independent ones of 1,000 tokens never are."""
     seeds = rng.integers(0, 1 << 62, 4000)
     states = murmur3_state(np.repeat(seeds, 100), np.tile(np.arange(100), 4000))
     test, pairs = repeated_vector_test(states, Chance.of_bits(1000)), len(states) * (len(states) - 1) / 2

@@ -1,4 +1,5 @@
-"""Run a study: cells on disk are kept, the others are measured, in this process or several; then table and verdict."""
+"""Run a study: cells on disk are kept, the others are measured, in this process or several; then table and
+verdict."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from .statistics import Estimate, cluster_bootstrap
 
 @dataclass(frozen=True)
 class Result:
-    """``frame``: tidy rows. ``manifest``: question, verdict, profile, seed, versions, device, commit (and the cells that
-    earlier commits measured), seconds."""
+    """``frame``: tidy rows. ``manifest``: question, verdict, profile, seed, versions, device, commit (and
+    the cells that earlier commits measured), seconds."""
 
     name: str
     frame: pd.DataFrame
@@ -40,8 +40,8 @@ def estimates_table(found: Mapping[tuple, Any], names: Sequence[str]) -> pd.Data
 
 
 def with_long_run(frame: pd.DataFrame, root: Path, name: str, keys: list[str]) -> pd.DataFrame:
-    """``frame`` and the committed long run of the same experiment (``root``/results/full), if there is one; rows of the
-    same ``keys`` are the same numbers and taken once."""
+    """``frame`` and the committed long run of the same experiment (``root``/results/full), if there is one;
+    rows of the same ``keys`` are the same numbers and taken once."""
     if not (root / "results" / "full" / f"{name}.json").exists():
         return frame
     both = pd.concat([frame, load_result(root / "results" / "full", name).frame], ignore_index=True)
@@ -57,8 +57,9 @@ def load_result(out: Path, name: str) -> Result:
 
 
 def averages(frame: pd.DataFrame, keys: list[str], columns: list[str]) -> pd.DataFrame:
-    """One row for each value of ``keys``: ``n``, and the mean over rows of each column with the 95 % interval of a BCa
-    bootstrap over rows (``<column>``, ``<column>_low``, ``<column>_high``); a row must be independent of the others."""
+    """One row for each value of ``keys``: ``n``, and the mean over rows of each column with the 95 %
+    interval of a BCa bootstrap over rows (``<column>``, ``<column>_low``, ``<column>_high``); a row must be
+    independent of the others."""
     found = []
     for key, part in frame.groupby(keys):
         row = dict(zip(keys, key, strict=True)) | {"n": len(part)}
@@ -70,5 +71,6 @@ def averages(frame: pd.DataFrame, keys: list[str], columns: list[str]) -> pd.Dat
 
 
 def average(values: np.ndarray) -> Estimate:
-    """Mean of independent values, 95 % BCa bootstrap with a generator of its own: the same values, the same interval."""
+    """Mean of independent values, 95 % BCa bootstrap with a generator of its own: the same values, the same
+    interval."""
     return cluster_bootstrap(lambda at: float(values[at].mean()), len(values), rng=np.random.default_rng(0))

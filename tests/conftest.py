@@ -1,4 +1,5 @@
-"""One thread, hypothesis examples that are the same on every run, and no test that leaves the process changed."""
+"""One thread, hypothesis examples that are the same on every run, and no test that leaves the process changed.
+"""
 
 from __future__ import annotations
 

@@ -59,7 +59,8 @@ class SamplerContract:
             cls.LAWS[sampler.name] = sampler.law(row())
         return cls.LAWS[sampler.name]
 
-    # -- draws ---------------------------------------------------------------------------------------------------------
+    # -- draws
+    # ---------------------------------------------------------------------------------------------------------
     @pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 3)])
     @pytest.mark.parametrize("make", [seeded, np.random.default_rng])
     def test_shape_dtype_device(self, sampler, batch, make):
@@ -119,9 +120,9 @@ class SamplerContract:
 
     @pytest.mark.parametrize("chunk", [1, VOCAB, 5 * VOCAB, 7 * VOCAB + 1])
     def test_chunks_put_each_draw_in_its_place(self, sampler, chunk, monkeypatch):
-        """Rows with one token alive each. It loses only at u = 0, to the first dead token: 2^-9 of bfloat16 draws, 2^-12
-        of float16's (and 2^-20 of torch_multinomial_fp16's, to any). 8 of 184 do so with probability 5e-9 over seeds;
-        one draw of the batch that is missing or in another's place is 8."""
+        """Rows with one token alive each. It loses only at u = 0, to the first dead token: 2^-9 of bfloat16
+        draws, 2^-12 of float16's (and 2^-20 of torch_multinomial_fp16's, to any). 8 of 184 do so with
+        probability 5e-9 over seeds; one draw of the batch that is missing or in another's place is 8."""
         monkeypatch.setattr(chunks, "VALUES_IN_MEMORY", chunk)
         alive = torch.tensor([[2, 30, 17, 9], [11, 12, 4, 5]])
         rows = torch.full((2, 4, VOCAB), -INF).scatter(-1, alive.unsqueeze(-1), 0.0)
@@ -130,8 +131,8 @@ class SamplerContract:
             assert int((tokens != alive).sum()) < 8
 
     def test_draws_in_chunks_are_independent(self, sampler, monkeypatch):
-        """Flat row of 32: 20 draws in chunks of one repeat the first with probability 32^-19; a chunk that drew from a
-        generator of its own seed would repeat it always."""
+        """Flat row of 32: 20 draws in chunks of one repeat the first with probability 32^-19; a chunk that
+        drew from a generator of its own seed would repeat it always."""
         monkeypatch.setattr(chunks, "VALUES_IN_MEMORY", VOCAB)
         for rng in (seeded(6), np.random.default_rng(6)):
             assert len(sampler.draw(torch.zeros(VOCAB), 20, rng=rng).unique()) > 1
@@ -141,7 +142,8 @@ class SamplerContract:
         law = sampler.law(torch.tensor([-3.0]))
         assert law.probs == pytest.approx([1.0], abs=1e-15)
 
-    # -- the law -------------------------------------------------------------------------------------------------------
+    # -- the law
+    # -------------------------------------------------------------------------------------------------------
     def test_law_is_a_law(self, sampler):
         law = self.law_of_row(sampler)
         assert law.vocab == VOCAB
@@ -159,8 +161,9 @@ class SamplerContract:
         np.testing.assert_array_equal(from_tensor.log_probs, from_array.log_probs)
 
     def test_law_of_shifted_logits(self, sampler):
-        """softmax takes the shift out exactly. A sum rounds at the size of the logits: within a factor 1 +- r of each
-        score, r = (largest score) 2^-precision, either law is within r of that of real arithmetic on the same noise."""
+        """softmax takes the shift out exactly. A sum rounds at the size of the logits: within a factor 1 +-
+        r of each score, r = (largest score) 2^-precision, either law is within r of that of real arithmetic
+        on the same noise."""
         narrow = sampler.stages.weights != "fp64"
         if isinstance(sampler, UniformSampler) and isinstance(sampler.weights, Exponentials) and narrow:
             pytest.skip("exp(logits) without a softmax: its rounding does depend on a shift")
@@ -172,8 +175,8 @@ class SamplerContract:
         np.testing.assert_allclose(shifted.probs, law.probs, rtol=0, atol=within)
 
     def test_draws_follow_the_law(self, sampler):
-        """False-fail rate 1e-6 over seeds. Sees, with 1 - 1e-6: a tail (0.02) that is off by 15 %; a token of 0.005 off
-        by 30 %. That it does see them is :class:`TestTheInstrument`."""
+        """False-fail rate 1e-6 over seeds. Sees, with 1 - 1e-6: a tail (0.02) that is off by 15 %; a token
+        of 0.005 off by 30 %. That it does see them is :class:`TestTheInstrument`."""
         tokens = sampler.draw(row(), self.DRAWS, rng=seeded(8))
         counts = np.bincount(tokens.numpy(), minlength=VOCAB)
         assert rejected(counts, self.law_of_row(sampler)) == []
@@ -185,7 +188,8 @@ class SamplerContract:
         assert rejected(counts, self.law_of_row(sampler)) == []
 
     def test_what_the_law_forbids_is_never_drawn(self, sampler):
-        """Gaps past every ceiling, and -inf: 2^17 draws. A token the law has at zero cannot be drawn: no false fails."""
+        """Gaps past every ceiling, and -inf: 2^17 draws. A token the law has at zero cannot be drawn: no
+        false fails."""
         logits = torch.tensor([-INF, -1.0e4, 0.0, -20.0, -50.0, -200.0, -INF, -1.0e4])
         law = sampler.law(logits)
         drawn = sampler.draw(logits, 1 << 17, rng=seeded(10)).unique().numpy()
@@ -210,7 +214,8 @@ class SamplerContract:
         else:
             assert [first, later] == [0.0, 0.0]
 
-    # -- the ceiling and the name --------------------------------------------------------------------------------------
+    # -- the ceiling and the name
+    # --------------------------------------------------------------------------------------
     def test_ceiling_is_a_gumbel_value(self, sampler):
         assert math.isnan(sampler.ceiling) or sampler.ceiling > 4
 
@@ -220,7 +225,8 @@ class SamplerContract:
         assert len(sampler.source_ref) > 10
         assert str(sampler.stages)
 
-    # -- bad input -----------------------------------------------------------------------------------------------------
+    # -- bad input
+    # -----------------------------------------------------------------------------------------------------
     @pytest.mark.parametrize(
         ("logits", "said"),
         [

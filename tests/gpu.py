@@ -1,13 +1,15 @@
 """What only a GPU can tell, in one script of at most four minutes: `make gpu`.
 
 Steps, each within its own share of the time: the tests marked ``gpu``; the noise tables of the device, by
-`precision-lab measure`; draws of a head and a tail by five samplers. Their results go to results/gpu/<card>.json, with the
-card's name, torch's version and the driver's. Without a CUDA device it says so in one line and exits with 2. `--device cpu`
-tries the steps with small numbers on a processor, and prints what it found unless --out names a folder.
+`precision-lab measure`; draws of a head and a tail by five samplers. Their results go to
+results/gpu/<card>.json, with the card's name, torch's version and the driver's. Without a CUDA device it
+says so in one line and exits with 2. `--device cpu` tries the steps with small numbers on a processor, and
+prints what it found unless --out names a folder.
 
-A head at logit 0 and round(0.1 e^gap) tokens at -gap: the tail has p = 0.0909 of the mass. n draws tell a tail that is off
-by the factor 1 +- d from one that is not if n = (z_a + z_b)^2 (1 - p) / (p d^2): with z_a = 4.89 a right sampler is called
-wrong once in a million, two-sided, and with z_b = 3.09 a wrong one missed once in a thousand.
+A head at logit 0 and round(0.1 e^gap) tokens at -gap: the tail has p = 0.0909 of the mass. n draws tell a
+tail that is off by the factor 1 +- d from one that is not if n = (z_a + z_b)^2 (1 - p) / (p d^2): with z_a
+= 4.89 a right sampler is called wrong once in a million, two-sided, and with z_b = 3.09 a wrong one missed
+once in a thousand.
 """
 
 from __future__ import annotations
@@ -113,8 +115,8 @@ SAMPLERS: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
 
 
 def head_and_tail_point(name: str, gap: float, effect: float, device: str, deadline: float) -> dict[str, Any]:
-    """Draws of one sampler at one gap, until n or the deadline (time.monotonic): counts, and the share of the true tail
-    with its exact binomial interval of 95 %."""
+    """Draws of one sampler at one gap, until n or the deadline (time.monotonic): counts, and the share of
+    the true tail with its exact binomial interval of 95 %."""
     exact = head_and_tail(gap)
     tail = float(-np.expm1(exact[0] - np.logaddexp.reduce(exact)))
     wanted = draws_needed(tail, effect)

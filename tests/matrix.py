@@ -1,9 +1,10 @@
-"""The tests of laws, atoms, sources and samplers under other versions of torch and other instruction sets: `make test-matrix`.
+"""The tests of laws, atoms, sources and samplers under other versions of torch and other instruction sets:
+`make test-matrix`.
 
-Each version of torch is installed into an environment of its own, one at a time, and removed afterwards unless KEEP=1:
-about 6 GB under TMPDIR, or .cache/matrix without one. The same command resumes: what was run is kept in .cache/matrix
-until a file of the package or of the tests changes. Progress goes to stderr, the table to stdout. Exit code 1 where a test
-failed or an environment could not be built.
+Each version of torch is installed into an environment of its own, one at a time, and removed afterwards
+unless KEEP=1: about 6 GB under TMPDIR, or .cache/matrix without one. The same command resumes: what was run
+is kept in .cache/matrix until a file of the package or of the tests changes. Progress goes to stderr, the
+table to stdout. Exit code 1 where a test failed or an environment could not be built.
 """
 
 from __future__ import annotations

@@ -142,8 +142,8 @@ class TestAtoms:
 
 
 class TestTorchRand:
-    """Bit for bit on 2^20 draws: a source that differed with probability 3e-5 a draw would pass with probability 1e-13.
-    No false failures: the same words go through two paths."""
+    """Bit for bit on 2^20 draws: a source that differed with probability 3e-5 a draw would pass with
+    probability 1e-13. No false failures: the same words go through two paths."""
 
     N = 1 << 20
 
@@ -171,8 +171,8 @@ class TestTorchRand:
 
     @pytest.mark.parametrize(("name", "expected"), [("fp16", 4097), ("bf16", 32769), ("fp32", 1)])
     def test_probability_of_zero(self, name, expected):
-        """The word 0 (for bfloat16 and float16 all that round to 0 is 0 itself) and the words that round to 1, in the
-        map of torch 2.13."""
+        """The word 0 (for bfloat16 and float16 all that round to 0 is 0 itself) and the words that round to
+        1, in the map of torch 2.13."""
         source = TORCH_RAND[name]
         atoms = (source if name == "fp32" else replace(source, word_map=ROUNDED_FLOAT32)).atoms()
         assert (atoms.values[0], atoms.counts[0], atoms.bits) == (0.0, expected, 24)
@@ -209,7 +209,8 @@ class TestTorchExponential:
         assert torch.equal(native, (-torch.log1p(-u)).to(DTYPES[name]))
 
     def test_float64_is_the_scalar_library_function(self):
-        """exponential_ calls the C library once per value; torch.log1p is vectorised and may differ by one ulp."""
+        """exponential_ calls the C library once per value; torch.log1p is vectorised and may differ by one ulp.
+        """
         u = torch.rand(20_000, generator=seeded(6), dtype=torch.float64)
         native = TORCH_EXPONENTIAL["fp64"].draw((20_000,), rng=seeded(6)).numpy()
         np.testing.assert_array_equal(native, [-math.log1p(-x) for x in u.tolist()])
@@ -233,8 +234,8 @@ class TestTorchExponential:
 
     @pytest.mark.parametrize("name", ["fp16", "bf16"])
     def test_atoms_are_the_exponential_law_of_the_rounding_cells(self, name):
-        """Against mpmath: P(E rounds to v) = e^-a - e^-b, [a, b] the cell of v, its ends moved by half a float32 ulp
-        because of the double rounding."""
+        """Against mpmath: P(E rounds to v) = e^-a - e^-b, [a, b] the cell of v, its ends moved by half a
+        float32 ulp because of the double rounding."""
         atoms, fmt = TORCH_EXPONENTIAL[name].atoms(), FORMATS[name]
         assert (atoms.bits, int(atoms.counts.sum())) == (53, 1 << 53)
         for at in np.random.default_rng(0).integers(1, len(atoms.values) - 1, 200):
@@ -286,8 +287,8 @@ class TestEverySource:
             source.draw((3,), rng=rng)
 
     def test_words_are_uniform_integers(self):
-        """Each of 8 values within 6 standard deviations of 1/8 in 80,000: false-fail rate 8 * 2e-9 over seeds; sees a
-        probability off by 8 % (7 standard deviations and the 6)."""
+        """Each of 8 values within 6 standard deviations of 1/8 in 80,000: false-fail rate 8 * 2e-9 over
+        seeds; sees a probability off by 8 % (7 standard deviations and the 6)."""
         drawn = words((80_000,), 3, rng=np.random.default_rng(10))
         counts = np.bincount(drawn.numpy(), minlength=8)
         assert len(counts) == 8
@@ -295,7 +296,8 @@ class TestEverySource:
 
     @pytest.mark.parametrize("bits", [24, 31, 53, 62])
     def test_words_use_all_their_bits(self, bits):
-        """The top and the bottom bit of 64 words are both seen as 0 and as 1: false-fail rate 4 * 2^-64 over seeds."""
+        """The top and the bottom bit of 64 words are both seen as 0 and as 1: false-fail rate 4 * 2^-64
+        over seeds."""
         drawn = words((64,), bits, rng=np.random.default_rng(12)).long()
         assert int(drawn.min()) >= 0
         assert set((drawn >> (bits - 1)).tolist()) == set((drawn & 1).tolist()) == {0, 1}
@@ -312,7 +314,8 @@ class TestTorchPrimitives:
 
     @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
     def test_log_does_not_depend_on_the_position(self, dtype):
-        """Vector body, scalar tail, strides: a table measured in one long array holds everywhere. Bit for bit."""
+        """Vector body, scalar tail, strides: a table measured in one long array holds everywhere. Bit for bit.
+        """
         u = torch.rand(5000, generator=seeded(12), dtype=dtype)
         whole = torch.log(u)
         for start in range(0, 70):

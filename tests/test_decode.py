@@ -1,4 +1,5 @@
-"""Decoders against laws on networks that can be enumerated, and the conformance tests against wrong first-hitting samplers."""
+"""Decoders against laws on networks that can be enumerated, and the conformance tests against wrong
+first-hitting samplers."""
 
 from __future__ import annotations
 
@@ -76,7 +77,8 @@ def witness(inner: Sampler = EXACT) -> Witness:
 
 
 class Moving:
-    """A network whose prediction at every position is linear in the time: mu = (1 - t) a + t b, whatever the state."""
+    """A network whose prediction at every position is linear in the time: mu = (1 - t) a + t b, whatever
+    the state."""
 
     def __init__(self, length: int, vocab: int) -> None:
         self.config = SimpleNamespace(vocab=vocab, mask_id=vocab, timed=True)
@@ -119,7 +121,8 @@ class TestFirstHitting:
         assert_first_hitting_conformance(decode, rng=torch.Generator().manual_seed(1), false_fail=FALSE_FAIL)
 
     def test_hitting_times_are_order_statistics(self):
-        """E[share of the k-th hit of L] = (L + 1 - k) / (L + 1): 200,000 sequences, 8 standard errors (1e-15)."""
+        """E[share of the k-th hit of L] = (L + 1 - k) / (L + 1): 200,000 sequences, 8 standard errors (1e-15).
+        """
         t = hitting_times(200_000, 5, rng=rng(1)).numpy()
         assert (np.diff(t, axis=1) <= 0).all()
         expected = np.arange(5, 0, -1) / 6
@@ -133,7 +136,8 @@ class TestFirstHitting:
 
     @statistical(false_fail=FALSE_FAIL)
     def test_parallel_decoding_draws_from_one_state(self):
-        """Two tokens of the first call are independent given nothing; the third sees both: the law, enumerated."""
+        """Two tokens of the first call are independent given nothing; the third sees both: the law, enumerated.
+        """
         probe = Probe(3, 2, seed=5)
         mask, law = 2, {}
         at = lambda *state: probe.log_probs(probe.answer(torch.tensor([state])))[0].exp().numpy()  # noqa: E731
@@ -153,7 +157,8 @@ class TestFirstHitting:
         assert chi_square_test(counts_of(one_by_one.tokens, 2), text_law(law, 3, 2), false_fail=FALSE_FAIL).failed
 
     def test_extrapolation_is_exact_where_mu_is_linear_in_time(self):
-        """Every row that is drawn from is mu at the time of its own token; without extrapolation, at that of the call."""
+        """Every row that is drawn from is mu at the time of its own token; without extrapolation, at that
+        of the call."""
         length, network = 8, Moving(8, 5)
         for extrapolate, wanted in ((True, "own"), (False, "call")):
             seen, again = witness(), rng(7)
@@ -233,8 +238,8 @@ class TestGiven:
     @statistical(false_fail=2e-8)
     @pytest.mark.parametrize("decoder", ["first_hitting", "ancestral"])
     def test_the_law_of_the_rest(self, decoder):
-        """Two masks of four, 30,000 texts against the exact law: either place first. One step of ancestral decoding draws
-        both at once, of another law (control)."""
+        """Two masks of four, 30,000 texts against the exact law: either place first. One step of ancestral
+        decoding draws both at once, of another law (control)."""
         probe, law, both, size = Probe(4, 3, seed=2), {}, {}, {"batch": 30_000, "length": 4, "rng": rng(9)}
         at = lambda *state: probe.log_probs(probe.answer(torch.tensor([state])))[0].exp().numpy()  # noqa: E731
         start = at(0, 3, 3, 1)
@@ -452,7 +457,8 @@ class TestAncestral:
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
     def test_a_network_speaks_in_its_own_format(self, dtype):
-        """What is drawn from is its log-probabilities to the last bit, in float64, and log r in the last step is 0."""
+        """What is drawn from is its log-probabilities to the last bit, in float64, and log r in the last
+        step is 0."""
         probe, seen = Probe(2, 3), witness()
         probe.table = probe.table.to(dtype)
         ancestral(probe, seen, batch=1, length=2, steps=1, rng=rng())
@@ -488,7 +494,8 @@ class TestTwoStage:
     @statistical(false_fail=2 * FALSE_FAIL)
     @pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=lambda s: s.name)
     def test_the_law_of_the_text_and_of_its_times(self, schedule):
-        """Three steps, two positions, three tokens, 40,000 texts; one step would be another law, and is refused."""
+        """Three steps, two positions, three tokens, 40,000 texts; one step would be another law, and is
+        refused."""
         probe = Probe(2, 3)
         done = two_stage(probe, EXACT, batch=40_000, length=2, steps=3, rng=rng(14), schedule=schedule)
         counts = Counts.from_tokens(done.tokens @ torch.tensor([3, 1]), 9)
@@ -504,8 +511,8 @@ class TestTwoStage:
 
     @statistical(false_fail=FALSE_FAIL)
     def test_imprecise_tokens_follow_two_stage_step(self):
-        """One position, two steps, bfloat16 noise: step and token of 800,000 texts against r times the sampler's own law of
-        mu. The raced law of the same sampler, which meets the mask, is refused."""
+        """One position, two steps, bfloat16 noise: step and token of 800,000 texts against r times the
+        sampler's own law of mu. The raced law of the same sampler, which meets the mask, is refused."""
         probe, sampler = Probe(1, 3, seed=4), SAMPLERS["gumbel_max_bf16"]
         probe.table = torch.tensor([[0.9, 0.07, 0.03]], dtype=torch.float64).log().expand(4, 3)
         done = two_stage(probe, sampler, batch=800_000, length=1, steps=2, rng=rng(17))
@@ -587,8 +594,9 @@ class TestConfidence:
 
     @statistical(false_fail=FALSE_FAIL)
     def test_random_order_is_not_rounded(self):
-        """Of 60 uniform numbers the largest is often 1 in bfloat16, and ties go left: rounded, the first positions of 40,000
-        texts come first a fifth more often than the last (chi-square 209, p = 1e-18); against equal shares."""
+        """Of 60 uniform numbers the largest is often 1 in bfloat16, and ties go left: rounded, the first
+        positions of 40,000 texts come first a fifth more often than the last (chi-square 209, p = 1e-18);
+        against equal shares."""
         done = confidence_ordered(
             Sure(60),
             EXACT,
@@ -673,7 +681,8 @@ class TestAutoregressive:
         assert (done.nfe, done.draws, done.steps.tolist()) == (5, 15, [[0, 1, 2, 3, 4]] * 3)
 
     def test_kept_keys_and_values_change_nothing(self):
-        """Row by row what the whole prefix gives, in float64; a network without a reader decodes the same text."""
+        """Row by row what the whole prefix gives, in float64; a network without a reader decodes the same text.
+        """
         torch.manual_seed(1)
         model = Denoiser(DenoiserConfig(11, 2, 2, 16, causal=True)).double()
         for p in model.parameters():

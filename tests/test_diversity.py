@@ -1,6 +1,7 @@
 """Diversity: entropies, Hill numbers, coverage, rarefaction, n-grams, and their intervals over sequences.
 
-Every random test declares its false-fail rate (over the choice of seed; the seed is fixed) and says what it can detect.
+Every random test declares its false-fail rate (over the choice of seed; the seed is fixed) and says what it
+can detect.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ class TestDiversity:
         assert to_bits(sequence_entropy(rows)) == pytest.approx([0.0, 1.0, 2.0])
 
     def test_sequence_entropy_is_the_published_one(self) -> None:
-        """Counts of the different tokens, as float32 shares, torch.special.entr, summed: one number a sequence."""
+        """Counts of the different tokens, as float32 shares, torch.special.entr, summed: one number a sequence.
+        """
         rows = np.random.default_rng(1).zipf(1.3, (5, 1024)) % 50_000
         published = []
         for row in torch.from_numpy(rows):
@@ -126,9 +128,10 @@ class TestDiversity:
 
     @statistical(false_fail=1e-8)
     def test_correction_of_published_entropy(self) -> None:
-        # Zipf, 50,257 tokens, 1024 draws, 40 repeats: means 5.706 (plug-in) and 6.850 (corrected) for 7.566, standard
-        # errors 0.010 and 0.018 (measured on 200 other rows, so known to half of that). Allowed 0.07 and 0.13, six of
-        # both errors together: false fail 4e-9. Sees 2 % in either: another logarithm, a correction of another order.
+        # Zipf, 50,257 tokens, 1024 draws, 40 repeats: means 5.706 (plug-in) and 6.850 (corrected) for
+        # 7.566, standard errors 0.010 and 0.018 (measured on 200 other rows, so known to half of that).
+        # Allowed 0.07 and 0.13, six of both errors together: false fail 4e-9. Sees 2 % in either: another
+        # logarithm, a correction of another order.
         rng, p = np.random.default_rng(11), zipf(50_257)
         rows = np.searchsorted(np.cumsum(p.probs), rng.random((40, 1024)))
         corrected = np.mean([chao_wang_jost(Counts.from_tokens(row, p.vocab + 1)) for row in rows])
@@ -138,8 +141,9 @@ class TestDiversity:
 
     @statistical(false_fail=1e-9)
     def test_diversity_of_sequences(self) -> None:
-        # The value is exact. The width is held to 30 % of t's (its Monte Carlo error is 3 %, one sd, and BCa differs
-        # from t by 3 %: false fail below 1e-9). Sees units miscounted by a factor of 2, tokens taken for sequences.
+        # The value is exact. The width is held to 30 % of t's (its Monte Carlo error is 3 %, one sd, and
+        # BCa differs from t by 3 %: false fail below 1e-9). Sees units miscounted by a factor of 2, tokens
+        # taken for sequences.
         rng = np.random.default_rng(12)
         rows = np.array([rng.integers(0, width, 50) for width in rng.integers(2, 40, 60)])
         found, student = diversity(rows, sequence_entropy, rng=rng), mean(sequence_entropy(rows))
@@ -178,7 +182,8 @@ class TestDiversity:
         assert longest_run(np.array([row, [0] * len(row)])).tolist() == [max(runs), len(row)]
 
     def test_measures_of_the_whole_are_left_out_not_drawn_again(self) -> None:
-        """Sequences that share no token: distinct-1 is the sum of theirs, and the jackknife gives its standard error."""
+        """Sequences that share no token: distinct-1 is the sum of theirs, and the jackknife gives its
+        standard error."""
         each = np.array([3, 5, 4, 2, 5, 4])
         rows = np.array([[100 * i + min(j, n - 1) for j in range(5)] for i, n in enumerate(each)])
         found = diversity(rows, partial(distinct_n, n=1), rng=np.random.default_rng(0))
@@ -298,7 +303,8 @@ class TestHill:
 
     @pytest.mark.parametrize("order", [15.9, 16.1, 1000.0, 2000.0, 1e6])
     def test_high_orders(self, order: float) -> None:
-        """Two equal tokens are 2 at any order; of (3/4, 1/4) the head alone counts in the end: (4/3)^(q/(q-1))."""
+        """Two equal tokens are 2 at any order; of (3/4, 1/4) the head alone counts in the end: (4/3)^(q/(q-1)).
+        """
         assert hill_number(Counts(np.array([1, 1]), 2), order) == pytest.approx(2.0, rel=1e-14)
         head = (4 / 3) ** (order / (order - 1))
         assert hill_number(Counts(np.array([3, 1]), 4), order) == pytest.approx(head, rel=1e-7 if order < 20 else 1e-13)
@@ -351,7 +357,8 @@ class TestRarefaction:
         assert rarefied(p, m, 2) == pytest.approx(1 / (1 / m + (m - 1) / m * square), rel=1e-9)
 
     def test_the_bias_of_published_entropy_exactly(self) -> None:
-        """Zipf(1) over 50,257 tokens, 1024 draws: 5.707 is read for 7.566, 1.859 nats too little; a certain token reads 0."""
+        """Zipf(1) over 50,257 tokens, 1024 draws: 5.707 is read for 7.566, 1.859 nats too little; a certain
+        token reads 0."""
         p = zipf(50_257)
         assert math.log(rarefied(p, 1024, 1)) - entropy(p) == pytest.approx(-1.8589, abs=1e-4)
         assert rarefied(probs(1.0, 0.0), 1024, 1) == 1.0
@@ -436,8 +443,9 @@ class TestResampling:
 
     @statistical(false_fail=1e-8)
     def test_the_bootstrap_of_distinct_tokens_never_covers_and_the_jackknife_does(self) -> None:
-        # False fail 1e-8 where coverage is 0.93 to 0.99: 20 sequences of 40 tokens, a third of them repeats; sees 0.80 or
-        # less. The bootstrap draws a third of the sequences twice, and covers nothing.
+        # False fail 1e-8 where coverage is 0.93 to 0.99: 20 sequences of 40 tokens, a third of them
+        # repeats; sees 0.80 or less. The bootstrap draws a third of the sequences twice, and covers
+        # nothing.
         rng, p, repeats = np.random.default_rng(5), zipf(400), 400
         rows = [sequences(p, (20, 40), 0.3, rng) for _ in range(2 * repeats)]
         truth = float(np.mean([distinct_n(each, 1) for each in rows[repeats:]]))
@@ -456,7 +464,8 @@ def counted(measure: Callable[[Counts], float], vocab: int) -> Callable[[np.ndar
 
     @pytest.mark.parametrize("power", [-360, -100, 0, 100, 360])
     def test_the_bootstrap_has_no_scale(self, power: int) -> None:
-        """Cubes of 2^360 overflow and of 2^-360 vanish; the interval of 2^k x is 2^k times that of x, to the bit."""
+        """Cubes of 2^360 overflow and of 2^-360 vanish; the interval of 2^k x is 2^k times that of x, to
+        the bit."""
         x = np.array([1.0, 2.0, 3.0, 4.0, 10.0])
 
         def interval(values: np.ndarray) -> Estimate:
@@ -469,7 +478,8 @@ def counted(measure: Callable[[Counts], float], vocab: int) -> Callable[[np.ndar
 
 @pytest.mark.slow
 class TestCalibration:
-    """Coverage over thousands of runs, by an exact binomial bound at 1e-8 each; and bias, exactly or in standard errors."""
+    """Coverage over thousands of runs, by an exact binomial bound at 1e-8 each; and bias, exactly or in
+    standard errors."""
 
     @statistical(false_fail=1e-8)
     @pytest.mark.parametrize(
@@ -484,7 +494,8 @@ class TestCalibration:
         ],
     )
     def test_sequences(self, measure, low: float, high: float) -> None:
-        """30 sequences of 25 tokens. The truth is the mean of 60,000 others; its error widens [low, high] little."""
+        """30 sequences of 25 tokens. The truth is the mean of 60,000 others; its error widens [low, high]
+        little."""
         rng, p, repeats = np.random.default_rng(30), zipf(200), 2000
         values = [float(np.mean(measure(sequences(p, (30, 25), 0.3, rng)))) for _ in range(repeats)]
         truth, covered = float(np.mean(values)), 0
@@ -506,8 +517,9 @@ class TestCalibration:
     )
     @pytest.mark.parametrize("kind", ["draws", "sequences"])
     def test_hill_and_coverage(self, kind: str, measure, low: float, high: float) -> None:
-        """30 sequences of 25 tokens, or 750 independent draws, of a Zipf law of 200; the truth is the expectation, from
-        4000 samples. The jackknife is never short on average (Efron and Stein 1981), and long where singletons rule."""
+        """30 sequences of 25 tokens, or 750 independent draws, of a Zipf law of 200; the truth is the
+        expectation, from 4000 samples. The jackknife is never short on average (Efron and Stein 1981), and
+        long where singletons rule."""
         rng, p, repeats, covered = np.random.default_rng(31), zipf(200), 2000, 0
         repeat = 0.3 if kind == "sequences" else 0.0
         of = counted(measure, 200)
@@ -553,8 +565,9 @@ class TestCalibration:
     @statistical(false_fail=6e-9)
     @pytest.mark.parametrize(("vocab", "n", "left"), [(1000, 200, 0.22), (1000, 5000, 0.004), (50_257, 1024, 0.71)])
     def test_bias_of_entropies(self, vocab: int, n: int, left: float) -> None:
-        """Mean error in nats over 400 samples, within six standard errors (false fail 2e-9 each) and 0.02 for ``left``.
-        Plug-in and Miller-Madow: their expectations, exactly. Chao-Wang-Jost: what is left, below each of the others."""
+        """Mean error in nats over 400 samples, within six standard errors (false fail 2e-9 each) and 0.02
+        for ``left``. Plug-in and Miller-Madow: their expectations, exactly. Chao-Wang-Jost: what is left,
+        below each of the others."""
         rng, p = np.random.default_rng(35), zipf(vocab)
         plug_in = math.log(rarefied(p, n, 1)) - entropy(p)
         corrected = plug_in + (rarefied(p, n, 0) - 1) / (2 * n)

@@ -192,7 +192,8 @@ class TestRun:
         assert again.manifest["seconds_measuring"] == first.manifest["seconds_measuring"]
 
     def test_the_manifest_says_which_commit_measured_the_cells(self, folder, out, monkeypatch):
-        """A run that goes on with another commit's cells says so; cells written before commits were noted are unknown."""
+        """A run that goes on with another commit's cells says so; cells written before commits were noted
+        are unknown."""
         monkeypatch.setattr(engine, "_commit", lambda: "a" * 40)
         first, _ = engine.run("fake", Profile.SMOKE, out, folder=folder)
         assert first.manifest["cells_by_commit"] == {"a" * 40: 3}

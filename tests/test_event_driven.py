@@ -1,5 +1,6 @@
-"""Event-driven decoding has the law of brute force: by exact enumeration of its random choices, by draws on a tiny network,
-and on real text with a declared power. Brute force is ``ancestral``, every categorical draw of every step made."""
+"""Event-driven decoding has the law of brute force: by exact enumeration of its random choices, by draws on
+a tiny network, and on real text with a declared power. Brute force is ``ancestral``, every categorical draw
+of every step made."""
 
 from __future__ import annotations
 
@@ -87,8 +88,9 @@ def law_by_steps(model: Answers, length: int, steps: int, step: Callable[[np.nda
 
 @dataclass
 class EveryChoice:
-    """Stands in for a generator and visits every path: ``random()`` returns the middles of ``cells`` equal cells,
-    ``exponential`` the quantiles of the middles of ``ages``. Exact where all decisions fall on the edges of cells."""
+    """Stands in for a generator and visits every path: ``random()`` returns the middles of ``cells`` equal
+    cells, ``exponential`` the quantiles of the middles of ``ages``. Exact where all decisions fall on the
+    edges of cells."""
 
     cells: int
     ages: int
@@ -122,8 +124,8 @@ class EveryChoice:
 
 
 def in_cells(cells: int) -> Callable[[np.ndarray, Any], list]:
-    """A step law in multiples of r / cells, any of them, as the digits of the prediction have it: there is always a rest that
-    is refused, and in the last step none."""
+    """A step law in multiples of r / cells, any of them, as the digits of the prediction have it: there is
+    always a rest that is refused, and in the last step none."""
 
     def step(log_mu, r):
         every = itertools.product(range(cells + 1), repeat=len(log_mu))
@@ -148,8 +150,9 @@ class TestExactly:
         ],
     )
     def test_every_path_adds_up_to_the_law_of_all_steps(self, batch, length, vocab, steps, cells, ages):
-        """No randomness: every path of the decoder, weighted in fractions, against every step of every position. Equal
-        as fractions, sequence by sequence and jointly; the law of another step (control) is not."""
+        """No randomness: every path of the decoder, weighted in fractions, against every step of every
+        position. Equal as fractions, sequence by sequence and jointly; the law of another step (control) is
+        not."""
         model, step = Answers(length, vocab, seed=3), in_cells(cells)
 
         def run(rng):
@@ -170,7 +173,8 @@ class TestExactly:
         assert one != law_by_steps(model, length, steps, lambda p, r: step(p + 0.01, r))
 
     def test_the_times_too(self):
-        """L = 2, three steps: the joint law of text and times, in fractions, by following every masked position."""
+        """L = 2, three steps: the joint law of text and times, in fractions, by following every masked
+        position."""
         model, step = Answers(2, 2, seed=3), in_cells(2)
         found: Counter = Counter()
 
@@ -232,7 +236,8 @@ def raced(log_mu: np.ndarray, r: Fraction) -> list[Fraction]:
 
 
 def worst_p_value(tokens: torch.Tensor, law: dict) -> float:
-    """Exact binomial p-value of the worst text, times the number of texts (union bound); 0 if one was impossible."""
+    """Exact binomial p-value of the worst text, times the number of texts (union bound); 0 if one was
+    impossible."""
     counts, n = Counter(map(tuple, tokens.tolist())), len(tokens)
     if counts.keys() - law.keys():
         return 0.0
@@ -242,9 +247,11 @@ def worst_p_value(tokens: torch.Tensor, law: dict) -> float:
 class TestAnySampler:
     @pytest.mark.parametrize(("length", "vocab", "steps"), [(2, 3, 3), (3, 2, 4)])
     def test_a_sampler_of_eight_noise_values(self, length, vocab, steps):
-        """Noise so coarse that u = 0, ties and the ceiling all bite. The law of the text in fractions; 12,000 texts by brute
-        force with the sampler and as many by events with its law. False-fail rate 1e-6 each; sees a text of probability
-        0.1 off by 30 %. The faithful law is refused by both (control), and so is brute force in one step less."""
+        """Noise so coarse that u = 0, ties and the ceiling all bite. The law of the text in fractions;
+        12,000 texts by brute force with the sampler and as many by events with its law. False-fail rate
+        1e-6 each; sees a text of probability
+        0.1 off by 30 %. The faithful law is refused by both (control), and so is brute force in one step less.
+        """
         model = Answers(length, vocab, seed=5, spread=2.0)
         law = law_by_steps(model, length, steps, raced)
         step = step_law_of(COARSE.law)
@@ -296,8 +303,8 @@ class TestTheDecoder:
         assert (done.tokens < 2).all()
 
     def test_a_prediction_is_asked_once_and_never_old(self, model):
-        """Each sequence is asked at every state in which it has a candidate, and at no state twice. The texts that were
-        asked about are those that the times tell."""
+        """Each sequence is asked at every state in which it has a candidate, and at no state twice. The
+        texts that were asked about are those that the times tell."""
         done = event_driven(model, lattice_step, **SIZE, rng=np.random.default_rng(1))
         states = [tuple(s) for call in model.asked for s in call.tolist()]
         told = [
@@ -338,7 +345,8 @@ class TestTheDecoder:
         assert seen == sorted(seen)
 
     def test_the_largest_uniform_draws_a_token_that_is_possible(self, model):
-        """A product that rounds up to the total must not run over the edge, nor fall on a token of probability 0."""
+        """A product that rounds up to the total must not run over the edge, nor fall on a token of
+        probability 0."""
         for total in (1.0, 1 / 3, 0.1):
             only = lambda p, r, t=total: np.array([t if r == 1 else 0.0, 0.0])  # noqa: E731
             assert (event_driven(model, only, **SIZE, rng=Edge()).tokens == 0).all()
@@ -423,8 +431,9 @@ def brute_force(model, name: str, length: int, steps: int, rng) -> Decoded:
 
 
 def rarity(model, done: Decoded, steps: int, bits: float) -> np.ndarray:
-    """The statistic of a text, (batch,): the mean over its tokens of 1 / (1 + p / y) - (step / N) / 4, with p the probability
-    that the network gave the token when it came and y = 2^-bits k, k steps being left: what such noise starves."""
+    """The statistic of a text, (batch,): the mean over its tokens of 1 / (1 + p / y) - (step / N) / 4, with
+    p the probability that the network gave the token when it came and y = 2^-bits k, k steps being left:
+    what such noise starves."""
     found = []
     for text, came in zip(done.tokens.numpy(), done.steps.numpy(), strict=True):
         moments = np.unique(came)
@@ -443,15 +452,17 @@ def p_value(a: np.ndarray, b: np.ndarray) -> float:
 
 
 class TestRealText:
-    """``models/mdm``; the unit is the sequence. The statistic was chosen on event-driven texts alone, other seeds."""
+    """``models/mdm``; the unit is the sequence. The statistic was chosen on event-driven texts alone, other
+    seeds."""
 
     def events(self, model, law, number, size, bits, seed, **options) -> np.ndarray:
         done = event_driven(model, law, batch=number, **size, rng=np.random.default_rng(seed), **options)
         return rarity(model, done, size["steps"], bits)
 
     def test_bfloat16_in_16_steps(self, model):
-        """24 sequences of 8 tokens by brute force, 48 by events with the exact law of each row. False-fail rate 1e-6;
-        detects with 99 % a shift of 2 standard deviations between sequences: float64 (control) is 4.4 away."""
+        """24 sequences of 8 tokens by brute force, 48 by events with the exact law of each row. False-fail
+        rate 1e-6; detects with 99 % a shift of 2 standard deviations between sequences: float64 (control)
+        is 4.4 away."""
         size = {"length": 8, "steps": 16}
         law = step_law_of(SAMPLERS["gumbel_max_bf16"].law)
         rng = np.random.default_rng(11)
@@ -463,9 +474,10 @@ class TestRealText:
 
     @pytest.mark.slow
     def test_float32_in_4096_steps(self, model):
-        """72 sequences of 8 tokens by brute force, 500 by events: few tokens and many steps show most for the noise that they
-        cost. False-fail rate 1e-6; detects with 99.9 % a shift of 1.05 standard deviations between sequences: the faithful
-        law (control) is 1.14 away. Prop. 5.2 is 0.44 away, which is not enough for so few, and is not asserted."""
+        """72 sequences of 8 tokens by brute force, 500 by events: few tokens and many steps show most for
+        the noise that they cost. False-fail rate 1e-6; detects with 99.9 % a shift of 1.05 standard
+        deviations between sequences: the faithful law (control) is 1.14 away. Prop. 5.2 is 0.44 away, which
+        is not enough for so few, and is not asserted."""
         size, rng = {"length": 8, "steps": 4096}, np.random.default_rng(21)
         brute = np.concatenate(
             [rarity(model, brute_force(model, "gumbel_max_fp32", 8, 4096, rng), 4096, 24) for _ in range(72)]
@@ -483,11 +495,12 @@ class Enough(Exception):
 class TestSpeed:
     @pytest.mark.slow
     def test_some_hundred_times_faster_at_50000_steps(self, model):
-        """models/mdm, L = 128, N = 50,000, one core, processor time. An event-driven text is timed whole. Of brute force 40
-        steps are timed at each of 128, 96, 64, 32 and 8 masked positions, in turn with event-driven texts, by ``ancestral``
-        itself; its cost is the sum over all 50,000 steps of the interpolated time at the number of positions that were
-        still masked in the text just decoded. The network calls of brute force are left out, in its favour. Measured: 115
-        to 134 beside other work, median 126; the network makes nine tenths of the event-driven time."""
+        """models/mdm, L = 128, N = 50,000, one core, processor time. An event-driven text is timed whole.
+        Of brute force 40 steps are timed at each of 128, 96, 64, 32 and 8 masked positions, in turn with
+        event-driven texts, by ``ancestral`` itself; its cost is the sum over all 50,000 steps of the
+        interpolated time at the number of positions that were still masked in the text just decoded. The
+        network calls of brute force are left out, in its favour. Measured: 115 to 134 beside other work,
+        median 126; the network makes nine tenths of the event-driven time."""
         steps, rng = 50_000, np.random.default_rng(0)
         levels, ratios = (8, 32, 64, 96, 128), []
 
@@ -546,9 +559,9 @@ class TestWatch:
         assert torch.equal(runs[0].steps, runs[1].steps)
 
     def test_sums_over_candidates_are_unbiased(self):
-        """One position, 6 steps, 4000 runs, a law that takes 0.4 of the unmasking, g = r: the sum of r / bound over candidates
-        is that over masked steps on average. 6 standard errors: false-fail 2e-9; an error of 3 % (a bound left out, or
-        refusals not seen) is told by 10 of them."""
+        """One position, 6 steps, 4000 runs, a law that takes 0.4 of the unmasking, g = r: the sum of r /
+        bound over candidates is that over masked steps on average. 6 standard errors: false-fail 2e-9; an
+        error of 3 % (a bound left out, or refusals not seen) is told by 10 of them."""
         seen, steps = [], 6
         half = lambda log_p, r: 0.4 * r * np.exp(log_p)  # noqa: E731
         done = event_driven(

@@ -1,7 +1,7 @@
 """Every file of experiments/: a well-formed STUDY whose smoke profile runs to a table, a verdict and a figure.
 
-They read what is committed in models/, as ``make figures`` does; only the ones that draw are random, and no test here
-judges their numbers: that is done where the laws, the decoders and the intervals are tested.
+They read what is committed in models/, as ``make figures`` does; only the ones that draw are random, and no
+test here judges their numbers: that is done where the laws, the decoders and the intervals are tested.
 """
 
 from __future__ import annotations
@@ -126,11 +126,12 @@ class TestDiversityOnATinyModel:
 
 
 class TestRecordedDraws:
-    """``devices``: counts that a GPU drew, against the laws that are emulated here. The counts are data: what is random is
-    in them. A right law fails one of twelve at most once in 1e5."""
+    """``devices``: counts that a GPU drew, against the laws that are emulated here. The counts are data:
+    what is random is in them. A right law fails one of twelve at most once in 1e5."""
 
     def test_follow_the_emulated_laws_and_not_the_true_tail(self):
-        """p >= 1e-6 under the law of the same line on CUDA. From 15 nats on the race has p < 1e-6 under the true tail."""
+        """p >= 1e-6 under the law of the same line on CUDA. From 15 nats on the race has p < 1e-6 under the
+        true tail."""
         engine.load_study("devices")
         devices = sys.modules["experiments.devices"]
         points = read_json(devices.RECORDED)["draws"]["points"]

@@ -1,4 +1,5 @@
-"""The GPU script on a processor: its refusal, its number of draws, and what it writes when a step fails or is cut short."""
+"""The GPU script on a processor: its refusal, its number of draws, and what it writes when a step fails or
+is cut short."""
 
 from __future__ import annotations
 
@@ -48,8 +49,9 @@ def test_without_a_gpu_it_says_so_in_one_line(monkeypatch, capsys):
 
 @pytest.mark.parametrize("effect", [0.025, 0.05, 0.2])
 def test_the_number_of_draws_has_the_power_that_is_said(effect):
-    """By exact binomial laws: false-fail rate 1e-6, and a tail off by the effect is missed about once in a thousand; half
-    the draws miss it over ten times as often. The formula's normal laws are off by a factor of 3 at most here."""
+    """By exact binomial laws: false-fail rate 1e-6, and a tail off by the effect is missed about once in a
+    thousand; half the draws miss it over ten times as often. The formula's normal laws are off by a factor
+    of 3 at most here."""
     tail = 1 / 11
     n = gpu.draws_needed(tail, effect)
     low, high = stats.binom.ppf([0.5e-6, 1 - 0.5e-6], n, tail)
@@ -61,8 +63,8 @@ def test_the_number_of_draws_has_the_power_that_is_said(effect):
 
 
 def test_draws_on_a_processor(short, tmp_path):
-    """Three samplers, each within 5.5 standard deviations of the true tail: false-fail rate 1e-7. Sees a tail off by 22 %
-    with 1 - 1e-3."""
+    """Three samplers, each within 5.5 standard deviations of the true tail: false-fail rate 1e-7. Sees a
+    tail off by 22 % with 1 - 1e-3."""
     assert gpu.main(["--device", "cpu", "--steps", "draws", "--out", str(tmp_path)]) == 0
     (path,) = tmp_path.iterdir()
     found = read_json(path)

@@ -1,5 +1,5 @@
-"""Two promises of the judge about itself: every number says what stands behind it, and all its random tests together
-rarely fail right code."""
+"""Two promises of the judge about itself: every number says what stands behind it, and all its random tests
+together rarely fail right code."""
 
 from __future__ import annotations
 
@@ -134,7 +134,8 @@ def named(annotation: str, classes: set[str]) -> bool:
 
 
 def labelled_functions() -> list[str]:
-    """Public functions whose annotation promises an estimate, a test result or what holds one; ``assert_x`` is ``x_test``."""
+    """Public functions whose annotation promises an estimate, a test result or what holds one; ``assert_x``
+    is ``x_test``."""
     classes, functions = labelled_classes(), {name: getattr(statistics, name) for name in statistics.__all__}
     return [
         name
@@ -205,7 +206,8 @@ def rates(items: list[Any]) -> list[float]:
 
 
 def undeclared(items: list[Any]) -> list[str]:
-    """Tests that speak of their false-fail rate in a comment, in a module that declares rates, and do not declare it."""
+    """Tests that speak of their false-fail rate in a comment, in a module that declares rates, and do not
+    declare it."""
     return [
         item.nodeid
         for item in items

@@ -1,7 +1,8 @@
 """Goodness-of-fit tests: level and power by enumeration where that is finite, by simulation where it is not.
 
-Oracles: Fractions, full enumeration of multinomials, scipy's linprog and poisson_binom. Every statistical test names its
-false-fail rate (over the choice of seed; the seed is fixed) and what it sees; each is shown failing on a wrong sampler.
+Oracles: Fractions, full enumeration of multinomials, scipy's linprog and poisson_binom. Every statistical
+test names its false-fail rate (over the choice of seed; the seed is fixed) and what it sees; each is shown
+failing on a wrong sampler.
 """
 
 from __future__ import annotations
@@ -227,7 +228,8 @@ class TestIdentity:
 
     @statistical(false_fail=1e-8)
     def test_p_value_estimates_the_exact_tail(self) -> None:
-        """Exact tail by enumeration; the p-value lies within 6 standard deviations of it, B = 4000 (chance 1e-8)."""
+        """Exact tail by enumeration; the p-value lies within 6 standard deviations of it, B = 4000 (chance
+        1e-8)."""
         p, n = law(0.5, 0.3, 0.2), 12
         every = list(outcomes(n, 3))
         weight = np.array([chance(o, p.probs) for o in every])
@@ -281,7 +283,8 @@ class TestIdentity:
 class TestMonteCarlo:
     @statistical(false_fail=7e-8)
     def test_super_uniform(self) -> None:
-        """20,000 runs with an exact null; false fail 7e-8. Sees a level off by 20 % at 0.1: (b + 1) -> b, h / l -> h / B."""
+        """20,000 runs with an exact null; false fail 7e-8. Sees a level off by 20 % at 0.1: (b + 1) -> b, h
+        / l -> h / B."""
         rng, runs = RNG(5), 20_000
         p = np.array([monte_carlo(rng.random(), rng.random, 0.05, 39, 1) for _ in range(runs)])
         for a in (0.001, 0.025, 0.026, 0.05, 0.1, 0.3):
@@ -414,7 +417,8 @@ class TestChiSquare:
 class TestLikelihoodRatio:
     @pytest.mark.parametrize("error", [0.0, 0.01])
     def test_bounds_the_exact_tail_by_enumeration(self, error: float) -> None:
-        """Every outcome of 10 draws from 3 tokens: p-value >= P(L or more), for p and for truths at the error's corners."""
+        """Every outcome of 10 draws from 3 tokens: p-value >= P(L or more), for p and for truths at the
+        error's corners."""
         p, q, n = law(0.5, 0.3, 0.2, error=error), law(0.3, 0.3, 0.4), 10
         results = [(o, likelihood_ratio_test(counts_of(*o), p, q)) for o in outcomes(n, 3)]
         shifts = [np.array(s) for s in itertools.permutations([error, -error, 0.0])]
@@ -573,8 +577,8 @@ class TestUnmaskRate:
             assert poisson_binomial(trials, [c * r for r in rates])[np.array(failed)].sum() >= 0.99
 
     def test_e_value_is_a_martingale_by_enumeration(self) -> None:
-        """Mean of e over all paths is 1 where the next step's positions and rate depend on the last outcome, and at a
-        stopping time."""
+        """Mean of e over all paths is 1 where the next step's positions and rate depend on the last
+        outcome, and at a stopping time."""
         multipliers = [0.5, 2.0]
 
         def mean(k: list[int], m: list[int], r: list[float], weight: float, depth: int) -> float:
@@ -594,8 +598,8 @@ class TestUnmaskRate:
 
     @statistical(false_fail=3e-7)
     def test_passes_on_the_rates_and_fails_on_the_multiplier_it_names(self) -> None:
-        """False fail and false pass 1e-7; the multiplier is float32's at r = 1e-3 on Zipf(1) over 50,257 tokens. Twice
-        the draws put log e six standard deviations above log 1e6."""
+        """False fail and false pass 1e-7; the multiplier is float32's at r = 1e-3 on Zipf(1) over 50,257
+        tokens. Twice the draws put log e six standard deviations above log 1e6."""
         rng, n = RNG(7), draws_needed_unmask_rate(1e-3, 0.691, 1e-7, 1e-7)
         assert 0.6e6 < n < 1.1e6
         assert_unmask_rate(rng.binomial(n, 1e-3), n, 1e-3, false_fail=1e-7)
@@ -635,8 +639,8 @@ class TestReachability:
 
     @statistical(false_fail=2e-7)
     def test_a_lost_head_and_a_lost_tail_are_seen(self) -> None:
-        """One likely token by the union bound; many rare ones, each of which may well be missed, by their number.
-        False fail 1e-7, and as much again for the lost tail to pass (six standard deviations)."""
+        """One likely token by the union bound; many rare ones, each of which may well be missed, by their
+        number. False fail 1e-7, and as much again for the lost tail to pass (six standard deviations)."""
         p = law(0.5, *np.full(1000, 0.5 / 1000))
         rng, n = RNG(8), 3000
         assert_reachability(draws(p, n, rng), p, false_fail=1e-7)
@@ -737,7 +741,8 @@ class TestCoupled:
 
     @statistical(false_fail=2e-7)
     def test_passes_on_two_equal_samplers_and_fails_on_the_difference_it_names(self) -> None:
-        """False fail and false pass 1e-7. Coupling: inverse CDF of one uniform against a CDF with the same law, and not."""
+        """False fail and false pass 1e-7. Coupling: inverse CDF of one uniform against a CDF with the same
+        law, and not."""
         rng, n = RNG(10), 40_000
         gap = detectable_coupled(n, 0.02, 1e-7, 1e-7)
         tokens, u = np.array([False, True]), rng.random(n)
@@ -802,8 +807,9 @@ class TestTwoSample:
 
     @statistical(false_fail=2e-7)
     def test_power_where_most_tokens_are_never_drawn(self) -> None:
-        """1000 equal tokens against a law that loses half of them: draws needed are fewer than tokens. 40 runs at
-        false fail and false pass 1e-2, of which 34 fail, false fail 2e-7; of a quarter of the draws fewer do."""
+        """1000 equal tokens against a law that loses half of them: draws needed are fewer than tokens. 40
+        runs at false fail and false pass 1e-2, of which 34 fail, false fail 2e-7; of a quarter of the draws
+        fewer do."""
         p, q, rng = law(*np.ones(1000)), law(*np.repeat([1.0, 1e-9], 500)), RNG(13)
         n = draws_needed_two_sample(p, q, 1e-2, 1e-2)
         assert n < 1000
@@ -939,7 +945,8 @@ def _calibrations() -> dict[str, Callable[[np.random.Generator], TestResult]]:
 @pytest.mark.parametrize("name", _calibrations())
 @statistical(false_fail=5e-9)
 def test_p_values_are_super_uniform(name: str) -> None:
-    """10,000 runs on a right sampler; false fail 5e-9 per test. Sees a level of 0.01 that is 0.016, or 0.1 that is 0.116."""
+    """10,000 runs on a right sampler; false fail 5e-9 per test. Sees a level of 0.01 that is 0.016, or 0.1
+    that is 0.116."""
     rng, test = RNG(20), _calibrations()[name]
     p = np.array([test(rng).p_value for _ in range(RUNS)])
     for a in (0.001, 0.01, 0.05, 0.1, 0.5):
@@ -950,7 +957,8 @@ def test_p_values_are_super_uniform(name: str) -> None:
 @pytest.mark.slow
 @statistical(false_fail=5e-8)
 def test_power_at_draws_needed() -> None:
-    """4,000 runs at false fail and false pass 1e-2, at the draws needed: failures at least 0.99 but for chance: 5e-8 in all."""
+    """4,000 runs at false fail and false pass 1e-2, at the draws needed: failures at least 0.99 but for
+    chance: 5e-8 in all."""
     rng, runs, rates = RNG(21), 4000, (1e-2, 1e-2)
     q = lattice_law(W, 5)
     n_tail, n_id = draws_needed_tail(W, q, *rates), draws_needed_identity(W, q, *rates)

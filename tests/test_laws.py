@@ -1,4 +1,5 @@
-"""Laws against exhaustive enumeration in Fractions, against closed forms, and under exact symmetries. No draws."""
+"""Laws against exhaustive enumeration in Fractions, against closed forms, and under exact symmetries. No draws.
+"""
 
 from __future__ import annotations
 
@@ -152,7 +153,8 @@ COMBINES = ("add", "divide", "multiply", "ratio")
 
 
 class TestAgainstEnumeration:
-    """60 random cases for each recipe, 2,880 in all: V <= 4, at most 8 words, every kind of IEEE trouble among them."""
+    """60 random cases for each recipe, 2,880 in all: V <= 4, at most 8 words, every kind of IEEE trouble
+    among them."""
 
     @pytest.mark.parametrize("tie", ["first", "last", "highest"])
     @pytest.mark.parametrize("fmt", [FP16, BF16, FP32, FP64], ids=lambda f: f.name)
@@ -293,7 +295,8 @@ class TestBadInput:
 def first_index_if_not_finite(
     weights: np.ndarray, atoms: Atoms, combine: str, name: str
 ) -> tuple[list[Fraction], list[Fraction]]:
-    """(law, P(score is NaN or +inf) of each token) where such a score sends the row to index 0, by enumeration."""
+    """(law, P(score is NaN or +inf) of each token) where such a score sends the row to index 0, by enumeration.
+    """
     score, law = reference_score(combine, name), [Fraction(0)] * len(weights)
     lost = [Fraction(0)] * len(weights)
     noise = pairs(atoms)
@@ -356,12 +359,14 @@ def fine_noise(combine: str) -> Atoms:
 
 
 class TestNoRowIsSlow:
-    """Every row is answered after a bounded amount of work: atoms read and tokens looked at, counted and not timed.
+    """Every row is answered after a bounded amount of work: atoms read and tokens looked at, counted and
+    not timed.
 
-    What is spent: an event of one token takes at least 2^-bits of log P, and 48 to 51 nats of it are spent before P is
-    below 1e-22, so that 51 2^bits (token, atom) pairs are read once; a window that does not fit is read again, as is its
-    last half. Allowed are 4 times as many, and for the windows 3,000 looks at every token, with 64 more in each segment. A
-    sweep that never ends cannot be counted: after ten minutes the run is ended with a traceback.
+    What is spent: an event of one token takes at least 2^-bits of log P, and 48 to 51 nats of it are spent
+    before P is below 1e-22, so that 51 2^bits (token, atom) pairs are read once; a window that does not fit
+    is read again, as is its last half. Allowed are 4 times as many, and for the windows 3,000 looks at
+    every token, with 64 more in each segment. A sweep that never ends cannot be counted: after ten minutes
+    the run is ended with a traceback.
     """
 
     LIMIT = 4 * 51 * (1 << FINE_BITS)
@@ -419,8 +424,8 @@ class TestNoRowIsSlow:
     @pytest.mark.parametrize("combine", COMBINES)
     @pytest.mark.parametrize("gap", [700.0, 711.0, 720.0, 800.0, 999.0, 1000.0, 2000.0, 1e10, 3e38])
     def test_far_below(self, gap, combine):
-        """Beyond 709 nats no exponential of the head reaches the tokens: the thresholds are at the end of the floats, and
-        the atoms of four tokens are more than one window holds."""
+        """Beyond 709 nats no exponential of the head reaches the tokens: the thresholds are at the end of
+        the floats, and the atoms of four tokens are more than one window holds."""
         row = np.array([0.0, -1.0, -gap, -gap - 1, -gap - 2.25, -gap - 4])
         row = row if combine == "add" else FP32.round(np.ldexp(1.0, np.maximum(row / 8, -149).astype(int)))
         assert self.work(row, combine, FP32, pytest.MonkeyPatch.context) <= self.LIMIT
@@ -438,7 +443,8 @@ class TestNoRowIsSlow:
         assert self.work(np.array(row), combine, FP32, pytest.MonkeyPatch.context) <= self.LIMIT
 
     def test_the_law_below_is_the_law_above(self):
-        """A head exhausted, the rest race as if it were absent: the part of mass 2^-bits, where u = 0 took the head."""
+        """A head exhausted, the rest race as if it were absent: the part of mass 2^-bits, where u = 0 took
+        the head."""
         gap, noise = 800.0, fine_noise("add")
         rest = np.array([0.0, -1.0, -3.0])
         law = argmax_law(
@@ -607,7 +613,8 @@ class TestToleranceAndSegments:
         assert max(missing) > 1e-3
 
     def test_a_low_ceiling_does_not_make_every_atom_an_event(self):
-        """Noise that ends at 4 (u < 0.98) among 3000 unequal tokens: the winners are decided long before the last atom."""
+        """Noise that ends at 4 (u < 0.98) among 3000 unequal tokens: the winners are decided long before
+        the last atom."""
         full = lattice(14, "add")
         kept = full.values < 4.0
         counts = full.counts[kept].copy()
@@ -687,7 +694,8 @@ class TestRelativeError:
         assert same.max() / same.min() > 1 + 1e-6  # the order of equal tokens matters, and is seen
 
     def test_many_equal_tokens_by_moments(self):
-        """20,000 equal tokens, 2^16 atoms: the k-th has sum_s o P (1 - o)^k; here with mpmath for a few of them."""
+        """20,000 equal tokens, 2^16 atoms: the k-th has sum_s o P (1 - o)^k; here with mpmath for a few of
+        them."""
         size, bits = 20_000, 16
         values = np.arange(1 << bits, dtype=np.float64) + 1.0  # E = 1, 2, ...: one score an atom
         law = argmax_law(np.ones(size), Atoms.of(values, 1, bits), combine="divide", score=FP32)
@@ -701,7 +709,8 @@ class TestRelativeError:
         assert law.probs[0] / law.probs[-1] > 1.1
 
     def test_float64_scores_of_float32_noise(self):
-        """The cast after the draw: float64 scores keep every bit of the logits, and still end at the noise's ceiling."""
+        """The cast after the draw: float64 scores keep every bit of the logits, and still end at the
+        noise's ceiling."""
         rng, atoms = np.random.default_rng(3), lattice(4, "add")
         w = np.array([0.0, 1e-9, *rng.normal(0, 1, 2)])
         law = argmax_law(w, atoms, combine="add", score=FP64)
@@ -712,7 +721,8 @@ class TestRelativeError:
 
 
 def by_scores(w: np.ndarray, atoms: Atoms, combine: str, tie: str) -> np.ndarray:
-    """P(i) = sum_s m_i(s) prod_{j before i} F_j(s-) prod_{j after i} F_j(s) with logarithms in mpmath, one row at a time."""
+    """P(i) = sum_s m_i(s) prod_{j before i} F_j(s-) prod_{j after i} F_j(s) with logarithms in mpmath, one
+    row at a time."""
     order = range(len(w)) if tie == "first" else range(len(w))[::-1]
     score, total = reference_score(combine, "fp32"), 1 << atoms.bits
     ladders = {
@@ -757,8 +767,9 @@ class TestRealFloat32Table:
     def test_a_tail_below_a_head_follows_the_closed_form(self):
         """A head and N tokens of probability p each, u = k / 2^24, s = 2^-24, y = s / p.
 
-        The least of N exponentials is j s with probability e^{-N (j-1) s} - e^{-N j s}, the head's is above with
-        e^{-j s p_0 / p}: together P(tail) = (e^{N s} - 1) / (e^y - 1), and s more, for the head's u = 0."""
+        The least of N exponentials is j s with probability e^{-N (j-1) s} - e^{-N j s}, the head's is above
+        with e^{-j s p_0 / p}: together P(tail) = (e^{N s} - 1) / (e^y - 1), and s more, for the head's u =
+        0."""
         gap, count = 14.0, 2000
         probs = np.full(count + 1, math.exp(-gap))
         probs[0] = 1.0
@@ -772,7 +783,8 @@ class TestRealFloat32Table:
         assert law.probs[1:].sum() < 0.97 * weights[1:].sum()  # what float32 does to a tail at gap 14
 
     def test_rare_tokens_follow_the_closed_form(self):
-        """A token at gap g as in the closed form; and when the head has u = 0, with probability 2^-24, another is drawn."""
+        """A token at gap g as in the closed form; and when the head has u = 0, with probability 2^-24,
+        another is drawn."""
         weights = FP32.round(np.array([0.999, 0.0006, 0.0003, 0.0001]))
         law = argmax_law(weights, self.race(), combine="divide", score=FP32)
         y, share = 2.0**-24 / weights[1:], weights[1:] / weights[1:].sum()
@@ -780,8 +792,9 @@ class TestRealFloat32Table:
 
 
 def at_or_above(key: np.float32, weights: np.ndarray, noise: np.ndarray, *, strictly: bool) -> np.ndarray:
-    """How many of the ascending ``noise`` give a float32 sum >= key (> key if ``strictly``), for each weight. A sum rounds
-    to a float above the midpoint below it, or to it at the midpoint if its last bit is even; long doubles hold them."""
+    """How many of the ascending ``noise`` give a float32 sum >= key (> key if ``strictly``), for each
+    weight. A sum rounds to a float above the midpoint below it, or to it at the midpoint if its last bit is
+    even; long doubles hold them."""
     least = np.nextafter(key, np.float32(np.inf)) if strictly else key
     middle = (np.longdouble(least) + np.longdouble(np.nextafter(least, np.float32(-np.inf)))) / 2
     even = int(least.view(np.int32)) % 2 == 0
@@ -790,8 +803,8 @@ def at_or_above(key: np.float32, weights: np.ndarray, noise: np.ndarray, *, stri
 
 @pytest.mark.parametrize("relative", [1e-2, pytest.param(1e-7, marks=pytest.mark.slow)])
 def test_a_real_vocabulary_against_mpmath(relative):
-    """An ancestral step of Zipf(1) over 50,257 tokens in float32: the sum over a token's own atoms of the product of
-    50,256 distribution functions, 30 digits, for a suppressed token and a rare one."""
+    """An ancestral step of Zipf(1) over 50,257 tokens in float32: the sum over a token's own atoms of the
+    product of 50,256 distribution functions, 30 digits, for a suppressed token and a rare one."""
     atoms = torch_gumbel()
     p = 1 / np.arange(1.0, 50_258)
     weights = np.append(np.log(1e-3 * p / p.sum()), math.log1p(-1e-3)).astype(np.float32)
@@ -822,7 +835,8 @@ def test_a_real_vocabulary_against_mpmath(relative):
 
 @mpmath.workdps(30)
 def by_integration(probs: list[float], ceiling: float) -> list[float]:
-    """P(n) = integral of the density of score n times the others' distribution functions, noise conditioned below M."""
+    """P(n) = integral of the density of score n times the others' distribution functions, noise conditioned
+    below M."""
     p, m = [mpmath.mpf(x) for x in probs], mpmath.mpf(ceiling)
     norm = mpmath.exp(-mpmath.exp(-m))
 
@@ -1006,7 +1020,8 @@ class TestInverseCdf:
 
     @pytest.mark.parametrize("name", ["fp16", "fp32"])
     def test_absorbed_tokens_are_unreachable(self, name):
-        """1/2, then tokens of a quarter ulp of 1/2: the rounded sum stands still until the last takes the rest."""
+        """1/2, then tokens of a quarter ulp of 1/2: the rounded sum stands still until the last takes the rest.
+        """
         fmt = FORMATS[name]
         tiny = 2.0 ** -(fmt.precision + 2)
         total, cumulative = 0.0, []

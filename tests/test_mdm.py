@@ -1,7 +1,8 @@
 """Masked diffusion: bound, network, baselines, schedule, decoders, training, captures. No network access.
 
-Toy models have every weight random, so that what they predict depends on the context. Laws of whole decodes are
-enumerated in float64 and compared with draws by exact binomial tests, one per outcome (see :func:`worst_p_value`).
+Toy models have every weight random, so that what they predict depends on the context. Laws of whole decodes
+are enumerated in float64 and compared with draws by exact binomial tests, one per outcome (see
+:func:`worst_p_value`).
 """
 
 from __future__ import annotations
@@ -76,8 +77,9 @@ def philox(seed: int) -> np.random.Generator:
 
 
 def worst_p_value(counts: dict, law: dict) -> float:
-    """Exact binomial p-value of the worst outcome, times the number of outcomes: a right sampler gets <= ``FALSE_FAIL``
-    with probability at most ``FALSE_FAIL`` (union bound). 0 if something impossible was drawn."""
+    """Exact binomial p-value of the worst outcome, times the number of outcomes: a right sampler gets <=
+    ``FALSE_FAIL`` with probability at most ``FALSE_FAIL`` (union bound). 0 if something impossible was
+    drawn."""
     n = sum(counts.values())
     if any(law.get(outcome, 0) == 0 for outcome in counts):
         return 0.0
@@ -117,7 +119,8 @@ class TestTimeAgnosticBound:
         return total
 
     def by_orders(self, model, x) -> tuple[float, float]:
-        """Per token: the any-order autoregressive mean of -log p(x | order), and -log of the mean of p(x | order)."""
+        """Per token: the any-order autoregressive mean of -log p(x | order), and -log of the mean of p(x |
+        order)."""
         logs = []
         for order in itertools.permutations(range(self.length)):
             seen = [
@@ -127,7 +130,8 @@ class TestTimeAgnosticBound:
         return -np.mean(logs) / self.length, -np.log(np.mean(np.exp(logs))) / self.length
 
     def test_equals_the_any_order_autoregressive_bound_exactly(self, model):
-        """Prop. 3.1 with a network that is not told the time, for all 27 texts; only n uniform gives the identity."""
+        """Prop. 3.1 with a network that is not told the time, for all 27 texts; only n uniform gives the
+        identity."""
         uniform = dict.fromkeys((1, 2, 3), 1 / 3)
         for x in itertools.product(range(self.vocab), repeat=self.length):
             bound, marginal = self.by_orders(model, x)
@@ -190,7 +194,8 @@ class TestLoss:
         assert masked_cross_entropy(model, tokens, masked) != masked_cross_entropy(model, shown, masked)
 
     def test_each_loss_is_of_its_own_kind_of_network(self):
-        """A masked network sees the token after which it would be asked, a causal one no mask: numbers that mean nothing."""
+        """A masked network sees the token after which it would be asked, a causal one no mask: numbers that
+        mean nothing."""
         tokens, all_masked = torch.tensor([[1, 2, 0]]), torch.ones(1, 3, dtype=torch.bool)
         with pytest.raises(InputError, match="got a causal network"):
             masked_cross_entropy(toy(causal=True), tokens, all_masked)
@@ -243,7 +248,8 @@ class TestLoss:
         assert subset.sum(1).tolist() == counts.tolist()
 
     def test_subsets_are_uniform(self, monkeypatch):
-        """Exact: uniforms come in every order equally often, so here each order once; a subset n! (L - n)! times."""
+        """Exact: uniforms come in every order equally often, so here each order once; a subset n! (L - n)!
+        times."""
         length, orders = 5, torch.tensor(list(itertools.permutations(range(5)))).double()
         monkeypatch.setattr(torch, "rand", lambda *size, **_: orders)
         for n in range(1, length + 1):
@@ -288,7 +294,8 @@ class TestDenoiser:
             assert ((model.log_probs(model.hidden(other))[0] - base).abs().amax(-1) > 1e-4).all()
 
     def test_a_causal_network_sees_what_is_before_only(self):
-        """Changing token l changes no prediction at 0 .. l, bit for bit, and every one after; so do the gradients."""
+        """Changing token l changes no prediction at 0 .. l, bit for bit, and every one after; so do the
+        gradients."""
         model = toy(12, width=64, layers=2, heads=4, causal=True)
         tokens = torch.randint(12, (1, 6), generator=torch_rng(1))
         base = model.log_probs(model.hidden(tokens))[0]
@@ -459,8 +466,9 @@ def mu(model, state) -> np.ndarray:
 
 
 def ancestral_law(model, length, steps, step_law=faithful_step) -> dict:
-    """The law of the final sequence, by pushing the law of the state through every step of Eq. 10. ``step_law``: what
-    the tokens get of a step, as a sampler really gives it; in the last step it is renormalised."""
+    """The law of the final sequence, by pushing the law of the state through every step of Eq. 10.
+    ``step_law``: what the tokens get of a step, as a sampler really gives it; in the last step it is
+    renormalised."""
     mask = model.config.mask_id
     law = {(mask,) * length: 1.0}
     for step, r in enumerate(unmask_probabilities(steps)):
@@ -532,8 +540,8 @@ class TestAncestral:
 
     @pytest.mark.parametrize("rng", [philox(1), torch_rng(1)], ids=["philox", "torch"])
     def test_the_law_of_whole_decodes(self, model, rng):
-        """L = 2, three tokens, three steps, 9 outcomes. False-fail rate 1e-6 over seeds; detects a shift of total
-        variation 0.05: the same draws are refused by the laws of one step and of endless steps."""
+        """L = 2, three tokens, three steps, 9 outcomes. False-fail rate 1e-6 over seeds; detects a shift of
+        total variation 0.05: the same draws are refused by the laws of one step and of endless steps."""
         found = ancestral(model, FAITHFUL, batch=self.draws, length=2, steps=3, rng=rng)
         law, counts = ancestral_law(model, 2, 3), outcomes(found.tokens)
         assert math.fsum(law.values()) == pytest.approx(1)
@@ -573,8 +581,9 @@ class TestAncestral:
         assert sum(map(len, calls)) == asked  # a sequence is asked about again only if it changed and has masks
 
     def test_network_calls_follow_the_law_of_occupied_steps(self, model):
-        """One sequence of 3 tokens in 4 steps: nfe = number of steps hit = 1, 2, 3 with probability 1/16, 9/16, 6/16.
-        False-fail rate 1e-6 over seeds; 600 decodes see 2 calls at 9/16 off by 37 %, or one call too many (control)."""
+        """One sequence of 3 tokens in 4 steps: nfe = number of steps hit = 1, 2, 3 with probability 1/16,
+        9/16, 6/16. False-fail rate 1e-6 over seeds; 600 decodes see 2 calls at 9/16 off by 37 %, or one
+        call too many (control)."""
         rng, law = philox(8), {1: 1 / 16, 2: 9 / 16, 3: 6 / 16}
         counts = Counter(ancestral(model, FAITHFUL, batch=1, length=3, steps=4, rng=rng).nfe for _ in range(600))
         assert worst_p_value(counts, law) > FALSE_FAIL
@@ -607,8 +616,8 @@ class TestFirstHitting:
 
     @pytest.mark.parametrize("rng", [philox(2), torch_rng(2)], ids=["philox", "torch"])
     def test_the_law_of_whole_decodes(self, model, rng):
-        """L = 2, 9 outcomes, 30,000 sequences. False-fail rate 1e-6 over seeds; detects an outcome of probability 0.1
-        off by 19 %: the law of a decoder that goes left to right is refused."""
+        """L = 2, 9 outcomes, 30,000 sequences. False-fail rate 1e-6 over seeds; detects an outcome of
+        probability 0.1 off by 19 %: the law of a decoder that goes left to right is refused."""
         found = first_hitting(model, FAITHFUL, batch=30_000, length=2, rng=rng)
         law, counts = first_hitting_law(model, 2), outcomes(found.tokens)
         assert worst_p_value(counts, law) > FALSE_FAIL
@@ -677,8 +686,9 @@ class TestEventDriven:
 
     @pytest.mark.parametrize("step_law", [faithful_step, thrifty_step])
     def test_the_law_is_that_of_brute_force(self, model, step_law):
-        """L = 2, three steps, 9 outcomes, against the enumeration of every step. False-fail rate 1e-6 over seeds; 12,000
-        sequences see an outcome of probability 0.1 off by 30 %: each of the two laws is refused for the other."""
+        """L = 2, three steps, 9 outcomes, against the enumeration of every step. False-fail rate 1e-6 over
+        seeds; 12,000 sequences see an outcome of probability 0.1 off by 30 %: each of the two laws is
+        refused for the other."""
         found = event_driven(Table(model), step_law, batch=12_000, length=2, steps=3, rng=philox(9))
         counts = outcomes(found.tokens)
         assert worst_p_value(counts, ancestral_law(model, 2, 3, step_law)) > FALSE_FAIL
@@ -687,8 +697,9 @@ class TestEventDriven:
 
     @pytest.mark.parametrize("share", [1.0, 0.6])
     def test_when_a_position_is_unmasked(self, share):
-        """A step that can only give the token of its own number, with ``share`` of the mass it should: the text is the
-        time. False-fail rate 1e-6 over seeds; 8000 positions see a step of probability 1/4 off by 20 %."""
+        """A step that can only give the token of its own number, with ``share`` of the mass it should: the
+        text is the time. False-fail rate 1e-6 over seeds; 8000 positions see a step of probability 1/4 off
+        by 20 %."""
 
         def clock(log_probs, r):
             return share * r * (np.arange(4) == 4 - round(1 / r))
@@ -796,8 +807,8 @@ class TestTraining:
         self.assert_same_run(trained[0], tmp_path)
 
     def test_weights_of_the_number_of_masks(self, tmp_path):
-        """The loss of a step is the mean of w_n times each window's, on the same masks; all 1 is the bound. A run goes on
-        with its weights, and with no others."""
+        """The loss of a step is the mean of w_n times each window's, on the same masks; all 1 is the bound.
+        A run goes on with its weights, and with no others."""
         w = tuple(2.0**-k for k in range(TINY.length))
         runs = [Trainer(replace(TINY, mask_weights=of), noise_text(), tmp_path) for of in (None, (1.0,) * len(w), w)]
         tokens = runs[0].validation[:4]
@@ -986,7 +997,8 @@ class TestTraining:
         assert error == pytest.approx(0, abs=1e-6)
 
     def test_it_learns(self, tmp_path):
-        """0 1 0 1 ...: one token shown tells all others: the bound ends far below the unigram's log 2. Fixed seed."""
+        """0 1 0 1 ...: one token shown tells all others: the bound ends far below the unigram's log 2.
+        Fixed seed."""
         text = np.tile(np.array([0, 1], np.uint16), 500)
         config = replace(TINY, steps=120, warmup=5, evaluate_every=120, batch=16)
         manifest = train(config, Corpus(text, text[:330], {}), tmp_path)

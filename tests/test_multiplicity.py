@@ -1,4 +1,5 @@
-"""Families of tests: adjusted values against their definitions, and what they promise, by enumeration and by draws."""
+"""Families of tests: adjusted values against their definitions, and what they promise, by enumeration and
+by draws."""
 
 from __future__ import annotations
 
@@ -109,7 +110,8 @@ def step_up(p: list[float]) -> np.ndarray:
 class TestPromises:
     @pytest.mark.parametrize("level", [0.05, 0.2])
     def test_holm_holds_the_family_by_enumeration(self, level: float) -> None:
-        """Three binomial tests of right rates, 6 draws each, independent or one and the same: P(any fails) <= level."""
+        """Three binomial tests of right rates, 6 draws each, independent or one and the same: P(any fails)
+        <= level."""
         p = [tail_test(k, 6, 0.5, false_fail=level).p_value for k in range(7)]
         weights = stats.binom.pmf(np.arange(7), 6, 0.5)
         apart = sum(
@@ -124,7 +126,8 @@ class TestPromises:
         assert (unadjusted > level) == (level == 0.05)  # what the adjustment is for: 3 x 0.031 > 0.05
 
     def test_e_bh_holds_discoveries_under_dependence_by_enumeration(self) -> None:
-        """Four e-values that are all the same fair bet, 10 with probability 1/10: at level 0.4 nothing better exists."""
+        """Four e-values that are all the same fair bet, 10 with probability 1/10: at level 0.4 nothing
+        better exists."""
         for level in (0.1, 0.2, 0.4):
             failed = (e_bh(log([10.0] * 4)).values <= level).any()
             assert failed * 0.1 <= level
@@ -132,8 +135,8 @@ class TestPromises:
 
     @statistical(false_fail=1e-8)
     def test_discoveries_are_false_as_rarely_as_promised(self) -> None:
-        # 20 tests, 15 of right samplers: BH at 0.2 has rate 0.15 = 0.2 x 15/20. 4000 families: mean within 5.8 standard
-        # errors (0.0033 each). Sees 0.17: the plain p-values at 0.2 have 0.33 (control).
+        # 20 tests, 15 of right samplers: BH at 0.2 has rate 0.15 = 0.2 x 15/20. 4000 families: mean within
+        # 5.8 standard errors (0.0033 each). Sees 0.17: the plain p-values at 0.2 have 0.33 (control).
         rng, rates, plain = np.random.default_rng(1), [], []
         for _ in range(4000):
             p = np.append(rng.random(15), stats.norm.sf(rng.normal(3, 1, 5)))

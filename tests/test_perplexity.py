@@ -1,4 +1,5 @@
-"""Generative perplexity: each public definition against a loop over tokens, and judges that can be computed by hand."""
+"""Generative perplexity: each public definition against a loop over tokens, and judges that can be computed
+by hand."""
 
 from __future__ import annotations
 

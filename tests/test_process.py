@@ -1,6 +1,7 @@
 """The closed-form law of an ancestral step, and the law of a whole run made of such steps.
 
-Oracles: enumeration of atoms, exact fractions, and real decoding by brute force with a network that ignores its input.
+Oracles: enumeration of atoms, exact fractions, and real decoding by brute force with a network that ignores
+its input.
 """
 
 import math
@@ -68,7 +69,8 @@ class TestStepLaws:
     @pytest.mark.slow
     @pytest.mark.parametrize("r", [5e-2, 1e-3, 1e-4])
     def test_the_lattice_is_the_exact_float32_law_of_real_rows(self, r):
-        """The measured claim of the docstring: unmasking probability to 3e-5, total variation of the token to 1e-4."""
+        """The measured claim of the docstring: unmasking probability to 3e-5, total variation of the token
+        to 1e-4."""
         log_p, noise = row(2), SAMPLERS["gumbel_max_fp32"].noise_atoms()
         weights = mdm_step(log_p, r).astype(np.float32).astype(np.float64)
         exact = argmax_law(weights, noise, combine="add", score=FP32, tolerance=1e-9).probs[:-1]
@@ -80,8 +82,8 @@ class TestStepLaws:
 
     @pytest.mark.parametrize("r", [0.3, 5e-2, 1e-2, 1e-3])
     def test_a_lattice_of_16_bits_on_a_real_row(self, r):
-        """The same, 256 times coarser, by a race over 65,536 atoms: 5 to 58 % of the unmasking is lost, and the closed form
-        has it to 0.1 %, the continuum of Prop. 5.2 not to 2 %."""
+        """The same, 256 times coarser, by a race over 65,536 atoms: 5 to 58 % of the unmasking is lost, and
+        the closed form has it to 0.1 %, the continuum of Prop. 5.2 not to 2 %."""
         log_p = row(2)
         exact = argmax_law(FP32.round(mdm_step(log_p, r)), coarse(16), combine="add", score=FP32).probs[:-1]
         closed = lattice_step(log_p, r, bits=16)
@@ -93,7 +95,8 @@ class TestStepLaws:
 
     @pytest.mark.parametrize("bits", [8, 12])
     def test_fewer_bits_against_enumeration(self, bits):
-        """A coarser lattice, judged by the race over its atoms: -log(-log u), u = k 2^-bits, scores in float32."""
+        """A coarser lattice, judged by the race over its atoms: -log(-log u), u = k 2^-bits, scores in float32.
+        """
         log_p, r = normal(vocab=50, sd=1.0), 0.02
         exact = argmax_law(FP32.round(mdm_step(log_p, r)), coarse(bits), combine="add", score=FP32).probs[:-1]
         loss = 1 - exact.sum() / r  # what the lattice costs: the closed form explains all but a few per cent of it
@@ -130,14 +133,16 @@ class TestStepLaws:
         ],
     )
     def test_zipf_at_half_time_is_the_exact_law_of_the_log(self, steps, lattice, truncated):
-        """Multiplier and entropy of the unmasked token at t = 0.5; the exact laws took a race over 2^24 atoms."""
+        """Multiplier and entropy of the unmasked token at t = 0.5; the exact laws took a race over 2^24 atoms.
+        """
         log_p, r = zipf(50257), 2 / steps
         for name, (multiplier, nats) in (("lattice", lattice), ("truncated", truncated)):
             assert LAWS[name](log_p, r).sum() / r == pytest.approx(multiplier, abs=6e-4)
             assert entropy(conditional(LAWS[name], log_p, r)) == pytest.approx(nats, abs=2e-3)
 
     def test_the_word_zero_of_the_mask_is_what_the_design_value_lacked(self):
-        """0.408 and 3.66 nats at N = 50,000 leave out u = 0 of the mask: d / r = 0.0015 more unmasking, from p itself."""
+        """0.408 and 3.66 nats at N = 50,000 leave out u = 0 of the mask: d / r = 0.0015 more unmasking,
+        from p itself."""
         log_p, r, d = zipf(50257), 2 / 50_000, 2.0**-24
         without = lattice_step(log_p, r) - d * np.exp(log_p)
         assert without.sum() / r == pytest.approx(0.4085, abs=2e-4)
@@ -145,7 +150,8 @@ class TestStepLaws:
 
     @pytest.mark.parametrize("bits", [8, 12])
     def test_without_a_mask_it_is_one_draw(self, bits):
-        """r = 1, renormalised, against the race over the atoms: what is left of the deviation is second order."""
+        """r = 1, renormalised, against the race over the atoms: what is left of the deviation is second order.
+        """
         log_p = normal(vocab=60, sd=2.0)
         exact = argmax_law(FP32.round(log_p), coarse(bits), combine="add", score=FP32)
         found = autoregressive_law(log_p, partial(lattice_step, bits=bits)).token
@@ -155,7 +161,8 @@ class TestStepLaws:
 
     @pytest.mark.slow
     def test_without_a_mask_it_is_one_draw_in_float32(self):
-        """A real row of 8,192 tokens: the law is 2e-4 from the target and 1e-7 from the closed form. About a minute."""
+        """A real row of 8,192 tokens: the law is 2e-4 from the target and 1e-7 from the closed form. About
+        a minute."""
         log_p, noise = row(2), SAMPLERS["gumbel_max_fp32"].noise_atoms()
         weights = log_p.astype(np.float32).astype(np.float64)
         exact = argmax_law(weights, noise, combine="add", score=FP32, tolerance=1e-9)
@@ -163,7 +170,8 @@ class TestStepLaws:
         assert total_variation(exact, autoregressive_law(log_p, lattice_step).token) < 2e-7
 
     def test_the_law_of_any_sampler(self):
-        """``step_law_of`` appends the mask and asks: the same probabilities as a row made by hand; at r = 1 no mask."""
+        """``step_law_of`` appends the mask and asks: the same probabilities as a row made by hand; at r = 1
+        no mask."""
         log_p = normal(vocab=30, sd=2.0)
         law = step_law_of(SAMPLERS["gumbel_max_bf16"].law)
         for r in (1e-3, 0.25, 1.0):
@@ -175,7 +183,8 @@ class TestStepLaws:
 
 
 def run_in_fractions(p: list[Fraction], steps: int, share) -> tuple[list[Fraction], list[Fraction]]:
-    """(law of the time, law of the token) of a run whose step gives share(j, r) r p_j: every path, one step at a time."""
+    """(law of the time, law of the token) of a run whose step gives share(j, r) r p_j: every path, one step
+    at a time."""
     alive, time, token = Fraction(1), [], [Fraction(0)] * len(p)
     for i in range(steps):
         r = Fraction(1, steps - i)
@@ -212,8 +221,9 @@ def run_in_fractions(p: list[Fraction], steps: int, share) -> tuple[list[Fractio
 class TestRunLaw:
     @pytest.mark.parametrize("steps", [1, 2, 5, 20, 21, 60, 100])
     def test_against_exact_fractions(self, steps):
-        """A made-up sampler that starves tokens as r falls, rational in r: share_j = r / (r + j / 10). 60 and 100 steps
-        are interpolated (it is a mixture of exponentials in 1/r), and go through both kinds of runs of steps."""
+        """A made-up sampler that starves tokens as r falls, rational in r: share_j = r / (r + j / 10). 60
+        and 100 steps are interpolated (it is a mixture of exponentials in 1/r), and go through both kinds
+        of runs of steps."""
         p = [Fraction(1, 2), Fraction(1, 3), Fraction(1, 12), Fraction(1, 12)]
         time, token = run_in_fractions(p, steps, lambda j, r: r / (r + Fraction(j, 10)))
         starved = lambda log_p, r: r * np.exp(log_p) * r / (r + np.arange(4) / 10)  # noqa: E731
@@ -231,7 +241,8 @@ class TestRunLaw:
     @pytest.mark.parametrize("name", sorted(LAWS))
     @pytest.mark.parametrize("steps", [41, 47, 1000])
     def test_interpolation_is_below_the_rounding(self, name, steps):
-        """Every step evaluated, against 20 points an octave, on a real row: the proved bound, and the entropy that has none."""
+        """Every step evaluated, against 20 points an octave, on a real row: the proved bound, and the
+        entropy that has none."""
         fast, slow = (run_law(row(2), steps, LAWS[name], smooth=smooth) for smooth in (True, False))
         np.testing.assert_allclose(fast.given, slow.given, rtol=1e-12)
         np.testing.assert_allclose(fast.time, slow.time, rtol=1e-12)
@@ -256,9 +267,9 @@ class TestRunLaw:
 
     @pytest.mark.parametrize(("sampler", "steps"), [("gumbel_max_bf16", 6), ("gumbel_max_fp16", 3)])
     def test_real_decoding_by_brute_force_and_by_events(self, sampler, steps):
-        """A network that ignores its input keeps mu fixed: the run's law is then the law of each position. 8 tokens, 24,000
-        positions, exact binomial tests with a union bound: false-fail rate 1e-6 each; sees a token of probability 0.1 off
-        by 19 %. The faithful law of the token is refused (control)."""
+        """A network that ignores its input keeps mu fixed: the run's law is then the law of each position.
+        8 tokens, 24,000 positions, exact binomial tests with a union bound: false-fail rate 1e-6 each; sees
+        a token of probability 0.1 off by 19 %. The faithful law of the token is refused (control)."""
         model = Denoiser(DenoiserConfig(8, 1, 2, 16))
         model.embedding.weight.data.zero_()
         model.bias.data = torch.tensor(normal(vocab=8, sd=3.0)).float()
@@ -286,8 +297,10 @@ class TestRunLaw:
         assert found.target_entropy == pytest.approx(entropy(target_law(log_p)))
 
     def test_zipf_in_1024_steps(self):
-        """What "averaged over a 1024-step run" can mean, Zipf(1) over 50,257 tokens, float32. The plain mean over steps is
-        0.8956 and -1.380 nats; what tokens really get is less, because they come later, where less is lost: 0.9047, -1.245."""
+        """What "averaged over a 1024-step run" can mean, Zipf(1) over 50,257 tokens, float32. The plain
+        mean over steps is
+        0.8956 and -1.380 nats; what tokens really get is less, because they come later, where less is lost: 0.9047, -1.245.
+        """
         log_p = zipf(50257)
         found, target = run_law(log_p, 1024, lattice_step), target_law(log_p)
         assert found.target_entropy - found.entropy.mean() == pytest.approx(1.380, abs=1e-3)
@@ -403,7 +416,8 @@ class TestWithoutAMask:
 class TestInterpolation:
     @given(st.integers(1, 3000), st.integers(1, 3000))
     def test_smooth_functions_of_log_k(self, high, count):
-        """Constants exactly, 1/k and e^-k/s to the rounding within an octave; weights sum to 1; few steps are themselves."""
+        """Constants exactly, 1/k and e^-k/s to the rounding within an octave; weights sum to 1; few steps
+        are themselves."""
         k = np.arange(high, max(high - count, high // 2), -1.0)
         nodes, weight = interpolation(k)
         assert len(nodes) <= 20
@@ -414,7 +428,8 @@ class TestInterpolation:
             np.testing.assert_allclose(weight @ f(nodes), f(k), rtol=1e-12, atol=1e-14)
 
     def test_a_node_that_is_a_step(self):
-        """A symmetric span with an odd number of points would divide by zero at its centre; the value there is exact."""
+        """A symmetric span with an odd number of points would divide by zero at its centre; the value there
+        is exact."""
         k = np.exp(np.linspace(3, -3, 61))
         nodes, weight = interpolation(np.append(k, []))
         np.testing.assert_allclose(weight @ nodes, k, rtol=1e-9)

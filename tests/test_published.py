@@ -1,4 +1,5 @@
-"""Published recipes: against their libraries bit for bit where these run on a CPU, against 50 digits, and word by word."""
+"""Published recipes: against their libraries bit for bit where these run on a CPU, against 50 digits, and
+word by word."""
 
 from __future__ import annotations
 
@@ -235,7 +236,8 @@ class TestAgainstTorch:
         assert int(soft[1].max(-1)[1]) == 0 == int(sampler.decide(logits, e)[1])
 
     def test_race_on_cpu_words_is_torch_multinomial(self, global_seed):
-        """The CUDA race and torch.multinomial on CPU differ in their exponential only: with the CPU's they agree."""
+        """The CUDA race and torch.multinomial on CPU differ in their exponential only: with the CPU's they
+        agree."""
         probs = torch.softmax(torch.randn(500, 64, generator=seeded(4)), -1)
         e = TORCH_EXPONENTIAL["fp32"].draw(probs.shape, rng=seeded(8))
         theirs = torch.multinomial(probs, 1, generator=seeded(8)).squeeze(-1)
@@ -316,7 +318,8 @@ def toy(format: str, noise_of, combine, *, offset=1.0, tie="first", **options) -
 
 
 class TestLawIsEveryDecision:
-    """Exact: every combination of toy words, u = 0 and u = 1 among them, through the recipe's own noise and decision."""
+    """Exact: every combination of toy words, u = 0 and u = 1 among them, through the recipe's own noise and
+    decision."""
 
     @staticmethod
     def check(sampler: UniformSampler, rows=ROWS) -> None:
@@ -367,7 +370,8 @@ class TestLawIsEveryDecision:
         self.check(sampler, [[65504.0, 65504.0, 65472.0], [-INF, 65504.0, 0.0]])
 
     def test_gumbel_softmax_in_float32_states_the_rounding_of_its_sum(self):
-        """At 2^24 a float32 sum is even: equal tokens tie, and the first wins, by more than a bound without the logits has.
+        """At 2^24 a float32 sum is even: equal tokens tie, and the first wins, by more than a bound without
+        the logits has.
 
         2^16 draws: 0.5 +- 0.002; false-fail rates below 1e-6."""
         sampler, logits = MINE["torch_gumbel_softmax_cpu_fp32"], torch.full((2,), 2.0**24)
@@ -407,8 +411,8 @@ class TestLawIsEveryDecision:
 
     @pytest.mark.parametrize("name", ["numpy_choice", "tensorflow_cpu", "llama_cpp"])
     def test_float64_sums_count_their_grid(self, name):
-        """Around every sum the words are stepped through: the first that leaves a token is where the law has it, to two
-        words of 2^-52 where u is scaled."""
+        """Around every sum the words are stepped through: the first that leaves a token is where the law
+        has it, to two words of 2^-52 where u is scaled."""
         sampler: InverseCDF = MINE[name]
         bits, logits = sampler.source.bits, row().unsqueeze(0)
         law = np.cumsum(sampler.law(row()).probs)
@@ -439,7 +443,8 @@ class TestWideTables:
 
     @pytest.mark.slow
     def test_mass_at_the_top(self):
-        """383 words where torch on CUDA has E = 2^-24 and AITER never wins; 128 where CuPy and FlashSampling have +inf."""
+        """383 words where torch on CUDA has E = 2^-24 and AITER never wins; 128 where CuPy and
+        FlashSampling have +inf."""
         assert int(MINE["torch_cuda_race_fp32"].noise_atoms().counts[0]) == 383
         aiter = MINE["aiter_rocm"].noise_atoms()
         assert (aiter.ceiling, int(aiter.counts[-1])) == (INF, 383)
@@ -479,7 +484,8 @@ class TestWideTables:
 # -- what each is there to show ----------------------------------------------------------------------------------------
 class TestDefects:
     def test_float16_gumbel_softmax_puts_nan_rows_on_token_zero(self):
-        """P(0) of a token that should never be drawn: 7 others with E = 0, probability 2^-25 each (and its own)."""
+        """P(0) of a token that should never be drawn: 7 others with E = 0, probability 2^-25 each (and its
+        own)."""
         logits = torch.tensor([-1.0e4, *[0.0] * 7])
         law = MINE["torch_gumbel_softmax_fp16"].law(logits)
         assert law.probs[0] == pytest.approx(8 * 2.0**-25, rel=1e-5, abs=0)
@@ -501,8 +507,8 @@ class TestDefects:
         assert MINE["llada_fp64"].law(logits).probs[2] == pytest.approx(math.exp(-21), rel=1e-6, abs=0)
 
     def test_an_exp_in_float16_overflows_its_scores(self):
-        """exp(9) / E exceeds 65504 for E < 0.124: of 64 equal tokens the first gets 7.4 times its share, the last 0.0035
-        of it. At logits of 0 nothing overflows, and ties alone are left."""
+        """exp(9) / E exceeds 65504 for E < 0.124: of 64 equal tokens the first gets 7.4 times its share,
+        the last 0.0035 of it. At logits of 0 nothing overflows, and ties alone are left."""
         sampler = MINE["fast_dllm_fork_fp16"]
         share = 64 * sampler.law(torch.full((64,), 9.0)).probs
         assert (share[0], share[-1]) == (pytest.approx(7.438, abs=1e-3), pytest.approx(0.00346, abs=1e-5))
@@ -515,8 +521,8 @@ class TestDefects:
         assert MINE["tensorflow_cpu"].law(torch.tensor([-INF, 0.0])).probs[0] == 0.0
 
     def test_gidd_gives_the_rest_to_the_last_token(self):
-        """float32 sums may stop short of 1: a dead last token takes what is left, in words of 2^-24. Of ten rows some stop
-        short on any machine, whatever the order of its sums."""
+        """float32 sums may stop short of 1: a dead last token takes what is left, in words of 2^-24. Of ten
+        rows some stop short on any machine, whatever the order of its sums."""
         short = 0
         for seed in range(24, 34):
             logits = torch.cat([3 * torch.randn(500, generator=seeded(seed)), torch.tensor([-INF])])
@@ -559,7 +565,8 @@ class TestUnnormalisedRange:
 
 
 class TestTablesAreCounted:
-    """On the machine at hand: a table of 24-bit words is its recipe run on every word (those of 32 bits: run by run, above)."""
+    """On the machine at hand: a table of 24-bit words is its recipe run on every word (those of 32 bits:
+    run by run, above)."""
 
     @pytest.mark.parametrize("name", [n for n in LISTED if MINE[n].source.bits <= 24])
     def test_every_word(self, name):

@@ -104,7 +104,8 @@ class TestWords:
             source.atoms()
 
     def test_words_from_torch_fill_their_range(self):
-        """2^16 words: the top and the low bit of each are 1 half the time, to 6 standard deviations (2e-9 each)."""
+        """2^16 words: the top and the low bit of each are 1 half the time, to 6 standard deviations (2e-9
+        each)."""
         for bits in (7, 23, 46, 64):
             words = torch_words((1 << 16,), bits, rng=torch.Generator().manual_seed(bits))
             top = (words < 0) if bits == 64 else (words >> (bits - 1)) == 1
@@ -154,8 +155,8 @@ class TestTables:
 
 class TestDefects:
     def test_high_mode_bfloat16_draws_the_tail(self):
-        """Head at 20 against 32,000 flat: P(head) = 0.99993, and 0.14187 is drawn. The head's least score beats every noise
-        but the atom, and its own atom beats that: P(head) = a + (1 - a)^32001, a = 2^-14."""
+        """Head at 20 against 32,000 flat: P(head) = 0.99993, and 0.14187 is drawn. The head's least score
+        beats every noise but the atom, and its own atom beats that: P(head) = a + (1 - a)^32001, a = 2^-14."""
         logits = torch.zeros(32_001)
         logits[0] = 20.0
         atom = 2.0**-14
@@ -174,7 +175,8 @@ class TestDefects:
 
     @pytest.mark.parametrize("name", ["jax_low_fp32", "jax_low_fp16", "jax_low_bf16"])
     def test_default_mode_ends_at_its_ceiling(self, name):
-        """Beyond the ceiling less the head's least noise, -log(-log tiny), a token is never drawn; a little nearer, it is."""
+        """Beyond the ceiling less the head's least noise, -log(-log tiny), a token is never drawn; a little
+        nearer, it is."""
         reach = S[name].ceiling - S[name].noise_atoms().floor
         assert S[name].law(torch.tensor([0.0, -1.01 * reach])).unreachable.tolist() == [1]
         assert S[name].law(torch.tensor([0.0, -0.99 * reach])).probs[1] > 0
@@ -270,8 +272,8 @@ class TestAgainstJax:
         np.testing.assert_array_equal(our_noise(half.name, raw), library_noise(jax, half.name, raw))
 
     def test_low_float32_on_every_mantissa(self, jax):
-        """2^23 words. u is JAX's exactly; XLA's logarithm moves G by an ulp of 15.9 at most, at the ends too, and nearly
-        all values are distinct in either."""
+        """2^23 words. u is JAX's exactly; XLA's logarithm moves G by an ulp of 15.9 at most, at the ends
+        too, and nearly all values are distinct in either."""
         raw = (np.arange(1 << 23) << 9)[None]
         theirs, ours = library_noise(jax, "jax_low_fp32", raw), our_noise("jax_low_fp32", raw)
         assert np.abs(theirs.astype(np.float64) - ours).max() <= 2.0**-20
@@ -297,8 +299,8 @@ class TestAgainstJax:
 
     @pytest.mark.parametrize("name", S)
     def test_tokens_are_jax_categorical_s(self, jax, name):
-        """300 draws of 3,000 tokens by ``jax.random.categorical`` from its own generator, against our decision on the
-        same bits. In float32 one near tie may fall the other way."""
+        """300 draws of 3,000 tokens by ``jax.random.categorical`` from its own generator, against our
+        decision on the same bits. In float32 one near tie may fall the other way."""
         vocab, n = 3000, 300
         logits = torch.from_numpy(np.random.default_rng(3).normal(0, 3, vocab).astype(np.float32))
         key, wide = jax.random.key(7), raw_bits(jax, name)

@@ -1,4 +1,5 @@
-"""Triton's and the hashed recipes: integer words, exact tables of tens of millions of atoms, and what their laws say."""
+"""Triton's and the hashed recipes: integer words, exact tables of tens of millions of atoms, and what their
+laws say."""
 
 from __future__ import annotations
 
@@ -70,7 +71,8 @@ class TestRoundedWords:
         [(31, False, (1 << 24) + 7 * (1 << 23) + 1), (32, True, (1 << 23) + (1 << 22) + 8 * (1 << 23) + 1)],
     )
     def test_float32_around_every_power_of_two_and_at_random(self, bits, centred, distinct):
-        """Windows of 2^14 words, each word rounded by NumPy, against the counts; and all words are counted once."""
+        """Windows of 2^14 words, each word rounded by NumPy, against the counts; and all words are counted
+        once."""
         rng = np.random.default_rng(0)
         starts = np.r_[0, [(1 << k) - 8192 for k in range(15, bits + 1)], rng.integers(0, (1 << bits) - 16384, 40)]
         starts[starts > (1 << bits) - 16384] = (1 << bits) - 16384
@@ -161,7 +163,8 @@ class TestTriton:
         assert words.tolist() == [0xD1FA3E81, 0x00B66929, 0xE30C6318]
 
     def test_the_words_below_2_to_the_minus_31_that_vllm_found(self):
-        """Pull request 47524 names four offsets of seed 12345 whose 64-bit u lies below the floor of ``tl.rand``."""
+        """Pull request 47524 names four offsets of seed 12345 whose 64-bit u lies below the floor of
+        ``tl.rand``."""
         low, high, _, _ = randint4x(12345, np.array([4982566788, 5277073014, 5357046532, 12285768576]))
         words = ((high.astype(np.uint64) << np.uint64(32)) | low).view(np.int64)
         u = TL_RAND_64.from_words(torch.from_numpy(words))
@@ -315,8 +318,9 @@ class TestMurmur:
         assert log1p_series(torch.ones(1)).tolist() == [np.float32(-24 * math.log(2))]
 
     def test_all_tokens_of_a_position_share_32_bits(self):
-        """With one seed no two of 2^20 positions share a state: each step of the hash is a bijection of its block. Among
-        many seeds states collide as 32 random bits do, and then every token's noise is the same."""
+        """With one seed no two of 2^20 positions share a state: each step of the hash is a bijection of its
+        block. Among many seeds states collide as 32 random bits do, and then every token's noise is the
+        same."""
         assert len(np.unique(murmur3_state(12345, np.arange(1 << 20)))) == 1 << 20
         seeds, positions = np.divmod(np.arange(400_000), 1000)
         states = murmur3_state(seeds, positions)
@@ -384,7 +388,8 @@ def reach(name: str, gap: float, n: int = 1 << 14) -> float:
 
 
 def lattice_reach(gap: float, n: int) -> float:
-    """The same for E = k 2^-31, k = 1, 2, ..., of weight 2, 1, 1, ..., and a head of continuous noise: no float, no table.
+    """The same for E = k 2^-31, k = 1, 2, ..., of weight 2, 1, 1, ..., and a head of continuous noise: no
+    float, no table.
 
     P(head) = sum_k [exp(-k y) - exp(-(k + 1) y)] (1 - F_k)^n, y = 2^-31 e^gap, F_k = P(E <= k 2^-31).
     """
@@ -411,8 +416,9 @@ class TestFlipped:
         [(16, 1.00205), (18, 1.01444), (19, 1.03550), (20, 1.07152), (20.5, 1.08194), (21, 1.05648), (22, 0.70188)],
     )
     def test_draws_too_much_of_the_tail(self, gap, expected):
-        """Both 0 and 1 are raised to 2^-31: E has weight 2 there, then 1 at each k 2^-31. Its law, of 38 million atoms in
-        float32, against the lattice; in a pair the ratio is y (e^-y + 1 / (e^y - 1)), at most 1.0820, at gap 20.48."""
+        """Both 0 and 1 are raised to 2^-31: E has weight 2 there, then 1 at each k 2^-31. Its law, of 38
+        million atoms in float32, against the lattice; in a pair the ratio is y (e^-y + 1 / (e^y - 1)), at
+        most 1.0820, at gap 20.48."""
         got = reach("tl_rand_flipped", gap)
         assert got == pytest.approx(lattice_reach(gap, 1 << 14), abs=3e-6)
         assert got == pytest.approx(expected, abs=2e-5)

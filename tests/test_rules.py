@@ -64,7 +64,8 @@ def faults(base: type) -> list[str]:
 
 
 def overridden(cls: type, parent: type) -> Iterator[str]:
-    """Concrete methods and properties of ``parent`` that ``cls`` has of its own; what ``dataclass`` writes is no method."""
+    """Concrete methods and properties of ``parent`` that ``cls`` has of its own; what ``dataclass`` writes
+    is no method."""
     for name, member in vars(cls).items():
         theirs = vars(parent).get(name)
         is_code = isinstance(member, property) or inspect.isfunction(member)
@@ -173,7 +174,8 @@ def gumbel_softmax(source: Source) -> UniformSampler:
 
 
 def law_by_fractions(sampler: UniformSampler, logits: list[float]) -> list[Fraction]:
-    """Every combination of noise atoms, each score in NumPy's float16, the winner by the words of the docstring."""
+    """Every combination of noise atoms, each score in NumPy's float16, the winner by the words of the
+    docstring."""
     atoms = sampler.noise_atoms()
     probs = [Fraction(int(count), 1 << atoms.bits) for count in atoms.counts]
     law = [Fraction(0)] * len(logits)
@@ -312,7 +314,8 @@ class TestChunks:
         ],
     )
     def test_the_generator_is_used_in_the_order_said(self, monkeypatch, rows_outermost, expected):
-        """Three rows, two at a time, and three draws, one at a time: a counter, chunk by chunk and in its places."""
+        """Three rows, two at a time, and three draws, one at a time: a counter, chunk by chunk and in its
+        places."""
         monkeypatch.setattr(chunks, "VALUES_IN_MEMORY", 20)
         counter = itertools.count()
         calls: list[list[int]] = []

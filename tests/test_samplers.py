@@ -76,7 +76,8 @@ class TestTheTable:
     @pytest.mark.parametrize("sign", [1, -1])
     @pytest.mark.parametrize("name", NARROW)
     def test_a_row_beyond_the_format_is_refused(self, name, sign):
-        """Logits that the sampler's own cast would turn to inf, or all to -inf: no law, and draws that mean nothing."""
+        """Logits that the sampler's own cast would turn to inf, or all to -inf: no law, and draws that mean
+        nothing."""
         sampler = SAMPLERS[name]
         logits = sign * torch.full((2,), 2 * FORMATS[sampler.stages.weights].max, dtype=torch.float64)
         with pytest.raises(InputError, match=f"for {name}; expected at most"):
@@ -117,7 +118,8 @@ class TestTheInstrument:
             assert rejected(rng.multinomial(SamplerContract.DRAWS, self.scaled(law, np.array([0]), 1.0)), law) == []
 
     def test_keeps_its_level(self):
-        """At level 0.1 a right law is rejected in at most 0.1 of 2000 sets: 0.1 + 6 standard deviations is 0.14."""
+        """At level 0.1 a right law is rejected in at most 0.1 of 2000 sets: 0.1 + 6 standard deviations is
+        0.14."""
         law, rng = self.law(), np.random.default_rng(13)
         sets = rng.multinomial(SamplerContract.DRAWS, self.scaled(law, np.array([0]), 1.0), size=2000)
         assert np.mean([rejected(counts, law, false_fail=0.1) != [] for counts in sets]) < 0.14
@@ -160,7 +162,8 @@ class ToySource(Source):
 
 
 def every_decision(sampler: UniformSampler, logits: torch.Tensor, bits: int) -> np.ndarray:
-    """The law by running the sampler's own ``decide`` on every combination of words: no randomness, no law code."""
+    """The law by running the sampler's own ``decide`` on every combination of words: no randomness, no law
+    code."""
     vocab = len(logits)
     combos = torch.tensor(list(itertools.product(range(1 << bits), repeat=vocab)))
     tokens = sampler.decide(logits.expand(len(combos), vocab), sampler.source.from_words(combos))
@@ -171,7 +174,8 @@ RECIPES = {"gumbel": (gumbel, "add"), "race": (exponential, "divide"), "guarded"
 
 
 class TestLawIsEveryDecision:
-    """End to end and exact: torch's casts, logarithms, sums, quotients and argmax against the law, word by word."""
+    """End to end and exact: torch's casts, logarithms, sums, quotients and argmax against the law, word by
+    word."""
 
     ROWS = ([0.0, 0.0, 0.0], [1.5, -0.25, 0.0], [2.0, -INF, 1.0], [0.5, 0.5, -6.0], [-INF, 0.0, -INF])
 
@@ -274,8 +278,8 @@ class TestNoiseTables:
             replace(race, rule=Enumerated()).law(torch.tensor([8.0, 0.0]))
 
     def test_a_dead_token_is_drawn_when_the_live_one_has_u_zero(self):
-        """One token alive, at index 1: the dead one at index 0 comes where the live one has u = 0. In bfloat16 that is
-        2^-9 + 2^-24 with torch 2.13, and 2^-8 with the older map."""
+        """One token alive, at index 1: the dead one at index 0 comes where the live one has u = 0. In
+        bfloat16 that is 2^-9 + 2^-24 with torch 2.13, and 2^-8 with the older map."""
         logits = torch.tensor([-INF, 0.0, -INF])
         for name in ("bf16", "fp16", "fp32"):
             zero = float(TORCH_RAND[name].atoms().below(np.array([0.0]), inclusive=True)[0])
@@ -317,7 +321,8 @@ class TestNoiseTables:
         ],
     )
     def test_ceilings(self, name, expected):
-        """Against 50 digits at the largest u below 1, rounded as the format rounds: within an ulp of the format."""
+        """Against 50 digits at the largest u below 1, rounded as the format rounds: within an ulp of the
+        format."""
         sampler = SAMPLERS[name]
         fmt = FORMATS[sampler.stages.noise]
         independent = ceiling_of(
@@ -348,7 +353,8 @@ class TestFineLaws:
     def test_logits_too_large_for_the_sum_widen_the_bound(self):
         """At 1e15 a float64 sum is rounded to 1/8, equal tokens tie, and the first wins: P = 0.51, not 0.5.
 
-        2^16 draws: 0.5 +- 0.002; false-fail rate of the two assertions about draws below 1e-6, and it sees 0.01."""
+        2^16 draws: 0.5 +- 0.002; false-fail rate of the two assertions about draws below 1e-6, and it sees
+        0.01."""
         logits = torch.full((2,), 1e15, dtype=torch.float64)
         sampler = SAMPLERS["gumbel_max_fp64"]
         law, first = sampler.law(logits), (sampler.draw(logits, 1 << 16, rng=seeded(17)) == 0).double().mean()
@@ -393,9 +399,11 @@ class TestLlada:
             SAMPLERS["llada_fp64"].draw(torch.tensor([[0.0, 0.0], [1000.0, 0.0]]), 2, rng=seeded(0))
 
     def test_scores_that_overflow_are_in_the_error(self):
-        """Two tokens at 709.7: each score is infinite with probability 1 - e^-0.92 = 0.6, and the first of two wins.
+        """Two tokens at 709.7: each score is infinite with probability 1 - e^-0.92 = 0.6, and the first of
+        two wins.
 
-        2^14 draws: 0.68 +- 0.004, so the deviation from 1/2 is 45 standard deviations. False-fail rate below 1e-9."""
+        2^14 draws: 0.68 +- 0.004, so the deviation from 1/2 is 45 standard deviations. False-fail rate
+        below 1e-9."""
         logits = torch.tensor([709.7, 709.7], dtype=torch.float64)
         law = SAMPLERS["llada_fp64"].law(logits)
         first = (SAMPLERS["llada_fp64"].draw(logits, 1 << 14, rng=seeded(18)) == 0).double().mean()
@@ -437,7 +445,8 @@ class TestTorchMultinomial:
 
     @pytest.mark.parametrize("vocab", [10, 2000])
     def test_float16_draws_dead_tokens(self, vocab):
-        """SAMPLERS.md, defect 4: each dead token has E = 0, so 0/0, with probability 2^-25; the first NaN wins."""
+        """SAMPLERS.md, defect 4: each dead token has E = 0, so 0/0, with probability 2^-25; the first NaN wins.
+        """
         logits = torch.full((vocab,), -INF)
         logits[vocab // 2] = 0.0
         law = SAMPLERS["torch_multinomial_fp16"].law(logits)
@@ -451,8 +460,8 @@ class TestTorchMultinomial:
         assert SAMPLERS["torch_multinomial_fp32"].law(logits).probs[1] == 1.0
 
     def test_float32_sums_absorb_a_whole_tail(self):
-        """SAMPLERS.md, defect 3 (pytorch 43115): a head, then 2^17 tokens of 2^-26. 2^20 draws should hit the tail 2046
-        times. Deterministic: no sum differs from the head's."""
+        """SAMPLERS.md, defect 3 (pytorch 43115): a head, then 2^17 tokens of 2^-26. 2^20 draws should hit
+        the tail 2046 times. Deterministic: no sum differs from the head's."""
         count = 1 << 17
         logits = torch.full((count + 1,), math.log(2.0**-26))
         logits[0] = math.log(1 - count * 2.0**-26)
@@ -476,7 +485,8 @@ class TestTorchMultinomial:
 
 class TestInverseCdf:
     def test_tokens_below_the_resolution_are_unreachable(self):
-        """float16: sums near 1 are 2^-11 apart, so tokens of 2^-13 after a head of 1/2 are absorbed or doubled."""
+        """float16: sums near 1 are 2^-11 apart, so tokens of 2^-13 after a head of 1/2 are absorbed or doubled.
+        """
         logits = torch.log(torch.tensor([0.5, *[2.0**-13] * 64, 0.5 - 64 * 2.0**-13]))
         law = SAMPLERS["inverse_cdf_fp16"].law(logits)
         assert 30 <= len(law.unreachable) <= 63
@@ -502,7 +512,8 @@ class TestStages:
 
     @pytest.mark.parametrize("format", ["fp16", "bf16"])
     def test_each_logarithm_is_rounded(self, format):
-        """Over every u of the format. torch takes the logarithm in float32 and may round a near tie the other way."""
+        """Over every u of the format. torch takes the logarithm in float32 and may round a near tie the
+        other way."""
         fmt = FORMATS[format]
         u = TORCH_RAND[format].atoms().values[1:]
         once = fmt.round(-np.log(u))

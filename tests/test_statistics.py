@@ -41,7 +41,8 @@ from precision_lab.types import Guarantee
 
 
 def coverage_ends(repeats: int, lowest: float, highest: float, false_fail: float) -> tuple[float, float]:
-    """Between which a count of covering intervals lies with 1 - false_fail, if coverage is in [lowest, highest]."""
+    """Between which a count of covering intervals lies with 1 - false_fail, if coverage is in [lowest,
+    highest]."""
     return stats.binom.ppf(false_fail / 2, repeats, lowest), stats.binom.isf(false_fail / 2, repeats, highest)
 
 
@@ -88,8 +89,8 @@ class TestEstimate:
         assert control.sum() < low
 
     def test_bootstrap_covers_over_clusters(self) -> None:
-        # False fail 1e-7 where coverage is 0.90 to 0.97 (BCa at 40 clusters). Sees 0.80 or less: resampling the 5 equal
-        # values inside each cluster as if they were independent covers about 0.6 and fails.
+        # False fail 1e-7 where coverage is 0.90 to 0.97 (BCa at 40 clusters). Sees 0.80 or less: resampling
+        # the 5 equal values inside each cluster as if they were independent covers about 0.6 and fails.
         rng, repeats, covered, control = np.random.default_rng(2), 400, 0, 0
         for _ in range(repeats):
             values = rng.normal(0, 1, 40)
@@ -118,7 +119,8 @@ class TestEstimate:
             ratio_of_sums(over, under[:2])
 
     def test_detectable_difference_is_seen_as_often_as_it_says(self) -> None:
-        # Two groups of 30 normal values apart by it: power 0.8; false fail 1e-7. Sees 0.9 and 0.7 (n off by a quarter).
+        # Two groups of 30 normal values apart by it: power 0.8; false fail 1e-7. Sees 0.9 and 0.7 (n off by
+        # a quarter).
         rng, repeats = np.random.default_rng(9), 2000
         spread = mean(rng.normal(0, 1, 100_000))
         apart = detectable_difference(difference(spread, spread), 30)
@@ -143,8 +145,9 @@ class TestEstimate:
         assert (lone.low, lone.high) == (-math.inf, math.inf)
 
     def test_bootstrap_agrees_with_scipy(self) -> None:
-        # Two Monte Carlo intervals with 20,000 resamples: their upper ends differ by 0.055 standard errors (one sd),
-        # allowed 0.35: false fail 1e-9. Sees percentile and basic intervals, whose upper ends are 0.7 and 1.3 off.
+        # Two Monte Carlo intervals with 20,000 resamples: their upper ends differ by 0.055 standard errors
+        # (one sd), allowed 0.35: false fail 1e-9. Sees percentile and basic intervals, whose upper ends are
+        # 0.7 and 1.3 off.
         values = np.random.default_rng(4).lognormal(0, 1.2, 25)
         ours = cluster_bootstrap(lambda at: values[at].mean(), 25, rng=np.random.default_rng(5), resamples=20_000)
         theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(6))
@@ -260,7 +263,8 @@ class TestTesting:
         assert draws_needed_tail(1e-3, 0.9e-3) < n
 
     def test_a_biased_tail_fails_and_a_right_one_passes(self) -> None:
-        # False fail 1e-6, false pass 1e-6: sees a tail that is 10 % short, at the draws that draws_needed_tail wants.
+        # False fail 1e-6, false pass 1e-6: sees a tail that is 10 % short, at the draws that
+        # draws_needed_tail wants.
         rng, p0 = np.random.default_rng(13), 1e-3
         n = draws_needed_tail(p0, 0.9 * p0)
         assert not tail_test(int(rng.binomial(n, p0)), n, p0).failed
@@ -285,7 +289,8 @@ class TestTesting:
         assert head.value == pytest.approx(3 * math.log(2) + 6 * math.log(0.5 / 0.75))
 
     def test_log_likelihood_covers_its_mean(self) -> None:
-        # False fail 1e-7 where coverage is 0.93 to 0.97; sees 0.83 or less, or draws counted as one (n forgotten).
+        # False fail 1e-7 where coverage is 0.93 to 0.97; sees 0.83 or less, or draws counted as one (n
+        # forgotten).
         rng, a, b = np.random.default_rng(14), zipf(40), tempered(zipf(40), 0.95)
         truth = 500 * kl_divergence(a, b)
         covered = sum(two_laws_log_likelihood(draws(a, 500, rng), a, b).contains(truth) for _ in range(400))

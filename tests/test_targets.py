@@ -1,4 +1,5 @@
-"""Where logits come from: synthetic families with closed forms, and files of recorded rows. One test is random."""
+"""Where logits come from: synthetic families with closed forms, and files of recorded rows. One test is random.
+"""
 
 from __future__ import annotations
 
@@ -78,8 +79,9 @@ class TestFamilies:
         assert row.min() < -800  # exp of it is 0: only the logarithm holds it
 
     def test_moments_of_dirichlet_over_seeds(self):
-        """E p_i = 1/3 and Var p_i = (2/9) / (3 a + 1). False-fail rate 2e-6 over seeds (two normal tests of 4000
-        rows at |z| = 4.9); detects a mean off by 1.5 % or a concentration off by 25 %. The seeds are fixed."""
+        """E p_i = 1/3 and Var p_i = (2/9) / (3 a + 1). False-fail rate 2e-6 over seeds (two normal tests of
+        4000 rows at |z| = 4.9); detects a mean off by 1.5 % or a concentration off by 25 %. The seeds are
+        fixed."""
         rows = np.exp([dirichlet(3, concentration=0.5, seed=s) for s in range(4000)])[:, 0]
         variance = 2 / 9 / 2.5
         assert abs(rows.mean() - 1 / 3) < 4.9 * math.sqrt(variance / 4000)

@@ -1,6 +1,8 @@
-"""Temperatures: of laws exactly, of draws with intervals, their spectrum by band, and the tests of temperature 1.
+"""Temperatures: of laws exactly, of draws with intervals, their spectrum by band, and the tests of
+temperature 1.
 
-Every random test declares its false-fail rate (over the choice of seed; the seed is fixed) and says what it can detect.
+Every random test declares its false-fail rate (over the choice of seed; the seed is fixed) and says what it
+can detect.
 """
 
 from __future__ import annotations
@@ -177,9 +179,10 @@ class TestTemperatureFromDraws:
     @statistical(false_fail=3.1e-7)
     @pytest.mark.parametrize("temperature", [0.8, 1.0, 1.25])
     def test_covers_and_excludes(self, temperature: float) -> None:
-        # False fail 1e-8 where coverage is 0.93 to 0.97: each estimate from 2000 draws of a Zipf law of 30 tokens
-        # (standard error 0.013 to 0.032). Sees coverage of 0.83 or less. Control: where the draws are at 0.8 or 1.25,
-        # eight standard errors or more from 1, no interval holds 1 (300 chances of 1e-9 each).
+        # False fail 1e-8 where coverage is 0.93 to 0.97: each estimate from 2000 draws of a Zipf law of 30
+        # tokens (standard error 0.013 to 0.032). Sees coverage of 0.83 or less. Control: where the draws
+        # are at 0.8 or 1.25, eight standard errors or more from 1, no interval holds 1 (300 chances of 1e-9
+        # each).
         rng, p, repeats = np.random.default_rng(8), zipf(30), 300
         found = [temperature_from_draws(draws(tempered(p, temperature), 2000, rng), p) for _ in range(repeats)]
         assert covers(sum(e.contains(temperature) for e in found), repeats, 0.93, 0.97)
@@ -194,7 +197,8 @@ class TestTemperatureFromDraws:
         assert covers(covered, repeats, 0.92, 0.98)
 
     def test_firth_takes_the_bias_away_by_enumeration(self) -> None:
-        """25 draws of two tokens: E[b] - 1 is 0.0015; plain maximum likelihood has 0.059, infinite b left out."""
+        """25 draws of two tokens: E[b] - 1 is 0.0015; plain maximum likelihood has 0.059, infinite b left out.
+        """
         n, p = 25, probs(0.8, 0.2)
         hits = np.arange(n + 1)
         weights = stats.binom.pmf(hits, n, 0.8)
@@ -306,8 +310,9 @@ class TestTemperatureOfSequences:
     @statistical(false_fail=1e-8)
     @pytest.mark.parametrize("repeat", [0.0, 0.5])
     def test_covers_where_draws_repeat(self, repeat: float) -> None:
-        # False fail 1e-8 where coverage is 0.93 to 0.97: 20 sequences of 10. Sees 0.81 or less: the interval for
-        # independent draws, which covers 0.76 where half the tokens repeat (and 0.95 where none does), fails.
+        # False fail 1e-8 where coverage is 0.93 to 0.97: 20 sequences of 10. Sees 0.81 or less: the
+        # interval for independent draws, which covers 0.76 where half the tokens repeat (and 0.95 where
+        # none does), fails.
         rng, p, repeats, covered, naive = np.random.default_rng(2), zipf(30), 500, 0, 0
         for _ in range(repeats):
             tokens = sequences(tempered(p, 0.8), (20, 10), repeat, rng)
@@ -341,7 +346,8 @@ class TestTemperatureOfSequences:
 
 
 def rows_of(rng: np.random.Generator, n: int, vocab: int, temperature: float, length: int = 1) -> Rows:
-    """n rows of normal logits and a draw from each; ``length`` rows of a sequence share one vector of Gumbel noise."""
+    """n rows of normal logits and a draw from each; ``length`` rows of a sequence share one vector of
+    Gumbel noise."""
     logits = rng.normal(0, 2, (n, vocab))
     noise = np.repeat(rng.gumbel(size=(n // length, vocab)), length, axis=0)
     return Rows(logits, (logits / temperature + noise).argmax(axis=1), np.arange(n) // length)
@@ -408,7 +414,8 @@ class TestTemperatureOfRows:
         assert parts.passes < 40
 
     def test_memory_is_a_chunk(self) -> None:
-        """24 chunks of 256 kB are read many times; never are more than a dozen chunks' worth of numbers alive."""
+        """24 chunks of 256 kB are read many times; never are more than a dozen chunks' worth of numbers alive.
+        """
 
         def make(i: int) -> Rows:
             return rows_of(np.random.default_rng(i), 32, 1024, 1.0)
@@ -445,8 +452,8 @@ class TestTemperatureOfRows:
 
     @statistical(false_fail=1e-8)
     def test_covers_where_rows_share_their_noise(self) -> None:
-        # False fail 1e-8 where coverage is 0.92 to 0.98: 15 sequences of 8 rows. Sees 0.79 or less: rows taken for
-        # independent, which cover about 0.72 (control).
+        # False fail 1e-8 where coverage is 0.92 to 0.98: 15 sequences of 8 rows. Sees 0.79 or less: rows
+        # taken for independent, which cover about 0.72 (control).
         rng, repeats, covered, naive = np.random.default_rng(9), 400, 0, 0
         for _ in range(repeats):
             rows = rows_of(rng, 120, 12, 1.25, length=8)
@@ -458,7 +465,8 @@ class TestTemperatureOfRows:
 
 
 def shared(rng: np.random.Generator, logits: np.ndarray, temperature: float, length: int) -> np.ndarray:
-    """One token for each row by inverting its distribution, tokens from likely to unlikely, at one uniform a sequence."""
+    """One token for each row by inverting its distribution, tokens from likely to unlikely, at one uniform
+    a sequence."""
     order = np.argsort(-logits, axis=1)
     ordered = np.take_along_axis(logits, order, 1) / temperature
     probs = np.exp(ordered - logsumexp(ordered, axis=1, keepdims=True))
@@ -494,8 +502,8 @@ class TestSpectrumFromDraws:
     @statistical(false_fail=6e-8)
     @pytest.mark.parametrize("repeat", [0.0, 0.4])
     def test_slopes_and_rates_cover(self, repeat: float) -> None:
-        # False fail 1e-8 for each of six counts where coverage is 0.90 to 0.99; sees 0.65 or less, such as a slope for
-        # a temperature (1.25 for 0.8), or bands in another order. Sequences: 20 of 30 tokens.
+        # False fail 1e-8 for each of six counts where coverage is 0.90 to 0.99; sees 0.65 or less, such as
+        # a slope for a temperature (1.25 for 0.8), or bands in another order. Sequences: 20 of 30 tokens.
         rng, p, repeats = np.random.default_rng(10), zipf(60), 160
         q, edges = tempered(p, 0.8), (-20.0, -4.0, -2.5, 0.0)
         masses = [(q.probs[inside].sum(), p.probs[inside].sum()) for inside in bands_of(p, edges)]
@@ -564,7 +572,8 @@ class TestTemperatureTest:
 
     @pytest.mark.parametrize("error", [0.0, 0.03])
     def test_level_by_enumeration(self, error: float) -> None:
-        """Every outcome of 12 draws of 3 tokens: P(p-value <= a) <= a at every a, for every truth within the error."""
+        """Every outcome of 12 draws of 3 tokens: P(p-value <= a) <= a at every a, for every truth within
+        the error."""
         values = np.array([0.6, 0.3, 0.1])
         p = Law(np.log(values), "test", error, Guarantee.CERTIFIED)
         every = outcomes(12, 3)
@@ -616,14 +625,14 @@ class TestTemperatureTest:
 
     @pytest.mark.parametrize(("temperature", "wanted"), [(0.99934763, 2.0e7), (0.85841514, 333)])
     def test_the_float32_sampler_of_zipf(self, temperature: float, wanted: float) -> None:
-        """50,257 tokens: the temperature that float32 Gumbel-max draws with, in one draw and given that an ancestral
-        step of unmasking probability 1e-3 unmasks (333 unmaskings in 4.8e5 draws at 6.9e-4)."""
+        """50,257 tokens: the temperature that float32 Gumbel-max draws with, in one draw and given that an
+        ancestral step of unmasking probability 1e-3 unmasks (333 unmaskings in 4.8e5 draws at 6.9e-4)."""
         assert draws_needed_temperature(zipf(50_257), temperature, asymptotic=True) == pytest.approx(wanted, rel=0.02)
 
     @statistical(false_fail=1e-8)
     def test_power_by_simulation(self) -> None:
-        # At the draws that Fisher's information asks for, power is 0.90: false fail 1e-8 where it is 0.88 to 0.92.
-        # Sees draws that are off by 20 % (power 0.82 or 0.95).
+        # At the draws that Fisher's information asks for, power is 0.90: false fail 1e-8 where it is 0.88
+        # to 0.92. Sees draws that are off by 20 % (power 0.82 or 0.95).
         rng, p, repeats = np.random.default_rng(11), zipf(30), 3000
         n = draws_needed_temperature(p, 0.9, 0.01, 0.1, asymptotic=True)
         q, mean = tempered(p, 0.9), float(np.sum(p.probs * p.log_probs))
@@ -638,7 +647,8 @@ class TestTemperatureTest:
             assert detectable_temperature(n, p, 1e-4, 1e-3, asymptotic) == pytest.approx(0.05, rel=1e-3)
 
     def test_what_few_draws_cannot_see(self) -> None:
-        """Of 60 draws even one of equal tokens goes unseen; of 200 only one hotter than 2.6 is sure to be seen."""
+        """Of 60 draws even one of equal tokens goes unseen; of 200 only one hotter than 2.6 is sure to be seen.
+        """
         p = zipf(50)
         assert detectable_temperature(60, p) == math.inf
         assert detectable_temperature(200, p) == pytest.approx(1.62, abs=0.01)
@@ -655,7 +665,8 @@ class TestTemperatureTest:
 
 
 def detectable_mean(p: Law, n: int, false_fail: float) -> float:
-    """By how much the mean of log p must exceed its expectation for the asymptotic test to fail, by bisection in b."""
+    """By how much the mean of log p must exceed its expectation for the asymptotic test to fail, by
+    bisection in b."""
     wanted = stats.chi2.isf(false_fail, 1) / 2 / n
     b = optimize.brentq(lambda b: kl_divergence(law(b * p.log_probs), p) - wanted, 1.0, 20.0)
     return float(np.sum((law(b * p.log_probs).probs - p.probs) * p.log_probs))
@@ -666,7 +677,8 @@ class TestPeakedTargets:
 
     @pytest.mark.parametrize("gap", [5.0, 40.0, 42.0, 45.0, 50.0, 60.0, 80.0, 100.0, 300.0, 700.0])
     def test_detectable_is_where_chernoffs_bound_is_met(self, gap: float) -> None:
-        """KL(p_t || p) = log(2 / level) / n at t and KL(p_t || p_s) = log(1 / miss) / n at s, solved in 40 digits."""
+        """KL(p_t || p) = log(2 / level) / n at t and KL(p_t || p_s) = log(1 / miss) / n at s, solved in 40
+        digits."""
         n, p = 1000, target_law(np.array([0.0, -gap]))
         found = detectable_temperature(n, p)
         with mpmath.workdps(40):
@@ -710,7 +722,8 @@ class TestLackOfFit:
         assert max(e) > 2  # it can speak
 
     def test_the_mixture_is_a_product_of_half_count_predictions(self) -> None:
-        """Each draw of band B predicted with (hits so far + 1/2) / (draws so far + bands/2), times p inside the band."""
+        """Each draw of band B predicted with (hits so far + 1/2) / (draws so far + bands/2), times p inside
+        the band."""
         p = probs(0.4, 0.3, 0.2, 0.06, 0.04)
         bands = [{0, 1}, {2}, {3, 4}]  # between the edges -3 < -2.5 < -1.5 < 0
         drawn = [0, 1, 3, 3, 4, 0, 2, 1, 1]
@@ -741,7 +754,8 @@ class TestLackOfFit:
 
     @statistical(false_fail=2e-8)
     def test_a_lost_tail_is_no_temperature(self) -> None:
-        # False fail 1e-8 for each alternative; the halved tail has log e of 130 (law) and 110 (bands) on average.
+        # False fail 1e-8 for each alternative; the halved tail has log e of 130 (law) and 110 (bands) on
+        # average.
         rng, p = np.random.default_rng(13), zipf(1000)
         halved = law(p.log_probs + np.where(np.arange(1000) >= 500, math.log(0.5), 0.0))
         n = 20_000

@@ -1,8 +1,9 @@
 """The law of a plain function against the function itself, run on every combination of random values.
 
-The oracle plants each combination in the place of torch's draws, runs the user's function once on all of them, and adds
-their probabilities: it shares nothing with the code that reads functions. Uniforms are coarse (32 values) where every
-combination must be visited. No test here draws at random, so none fails by chance.
+The oracle plants each combination in the place of torch's draws, runs the user's function once on all of
+them, and adds their probabilities: it shares nothing with the code that reads functions. Uniforms are
+coarse (32 values) where every combination must be visited. No test here draws at random, so none fails by
+chance.
 """
 
 from __future__ import annotations
@@ -52,9 +53,10 @@ class Planted(TorchDispatchMode):
 
 @functools.cache
 def half_uniform() -> tuple[Tensor, np.ndarray]:
-    """torch.rand in float16: one value in each of 32 cells, and the probability of the cell. From torch 2.13 on a value is a
-    24-bit uniform rounded, 1 becoming 0; before, a multiple of 2^-11, so that all cells are alike. Which of them this
-    torch draws is seen on 4,096 values: half of the newer ones are no multiples."""
+    """torch.rand in float16: one value in each of 32 cells, and the probability of the cell. From torch
+    2.13 on a value is a 24-bit uniform rounded, 1 becoming 0; before, a multiple of 2^-11, so that all
+    cells are alike. Which of them this torch draws is seen on 4,096 values: half of the newer ones are no
+    multiples."""
     drawn = torch.rand(4096, generator=torch.Generator().manual_seed(0), dtype=torch.float16).double() * 2**11
     if bool((drawn == drawn.floor()).all()):
         return (torch.arange(CELLS) / CELLS), np.full(CELLS, 1 / CELLS)
@@ -70,8 +72,8 @@ def coarse(*shape: int, generator: torch.Generator | None = None) -> Tensor:
 
 
 def enumerated(function: Callable[..., Tensor], row: Tensor, gates: int = 0) -> np.ndarray:
-    """(vocab,) probabilities of ids from one call with a draw for each combination of ``vocab`` coarse uniforms, and of
-    ``gates`` further ones that are drawn after them."""
+    """(vocab,) probabilities of ids from one call with a draw for each combination of ``vocab`` coarse
+    uniforms, and of ``gates`` further ones that are drawn after them."""
     values, weights = half_uniform()
     axes = [torch.arange(CELLS)] * (len(row) + gates)
     chosen = torch.cartesian_prod(*axes).reshape(-1, len(axes))
@@ -182,7 +184,8 @@ def sampler_of(body: Callable[[Tensor, int, torch.Generator], Tensor]) -> Callab
 
 @pytest.mark.parametrize("name", RACES)
 def test_race_is_that_of_every_combination(name: str) -> None:
-    """A wrong reading is off by at least the 2^-15 of one combination, unless its law counts no combination otherwise."""
+    """A wrong reading is off by at least the 2^-15 of one combination, unless its law counts no combination
+    otherwise."""
     function = sampler_of(RACES[name])
     for row in ROWS:
         found = law(function, row)
@@ -595,7 +598,8 @@ def test_multinomial_after_topk_is_renormalised() -> None:
 
 
 def test_bounds_of_uniform_are_rounded_once() -> None:
-    """uniform_(1e-6, 1) is one fused product and sum on this CPU: of its values a quarter differ from two roundings."""
+    """uniform_(1e-6, 1) is one fused product and sum on this CPU: of its values a quarter differ from two
+    roundings."""
 
     def sample(logits: Tensor, n: int, *, generator: torch.Generator) -> Tensor:
         u = torch.empty(n, len(logits), 1, dtype=torch.float64).uniform_(0.25, 1.5, generator=generator)

@@ -32,8 +32,8 @@ def multinomial(logits):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("function", [gumbel, race, multinomial])
 def test_draws_follow_the_law_that_is_read(function, dtype):
-    """400,000 draws against the law, exact binomial, 1e-6 each (:func:`contract.rejected`): a token of 10 % is seen if it
-    comes 1.5 % too often."""
+    """400,000 draws against the law, exact binomial, 1e-6 each (:func:`contract.rejected`): a token of 10 %
+    is seen if it comes 1.5 % too often."""
     logits = torch.tensor([0.0, -1.0, -1.0, -2.0, -8.0, -torch.inf, -9.0], device="cuda", dtype=dtype)
     sampler = resolve(function)
     assert isinstance(sampler, FunctionSampler)

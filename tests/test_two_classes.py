@@ -1,4 +1,5 @@
-"""The law of a head and many equal tokens against the general enumeration, fractions and the closed form. No draws."""
+"""The law of a head and many equal tokens against the general enumeration, fractions and the closed form.
+No draws."""
 
 from __future__ import annotations
 
@@ -52,9 +53,9 @@ class TestAgainstEnumeration:
 
     @pytest.mark.parametrize("gap", [17.0, 18.0, 19.0])
     def test_a_tail_that_outnumbers_memory_follows_the_lattice(self, gap):
-        """Up to 18 million tokens, E = k 2^-24 each, against a continuous head: with y = 2^-24 e^gap and the tail mass t
-        in units of the head's, P(tail) = 1 - (1 - e^-y) / (1 - e^-(1 + t) y). To
-        1e-4, what the rounding of scores moves, and two words of the head, u = 0 among them."""
+        """Up to 18 million tokens, E = k 2^-24 each, against a continuous head: with y = 2^-24 e^gap and
+        the tail mass t in units of the head's, P(tail) = 1 - (1 - e^-y) / (1 - e^-(1 + t) y). To 1e-4, what
+        the rounding of scores moves, and two words of the head, u = 0 among them."""
         law = head_and_tail_law(SAMPLERS["gumbel_max_fp32"], gap)
         y = 2.0**-24 * math.exp(gap)
         expected = 1.0 - math.expm1(-y) / math.expm1(-1.1 * y)

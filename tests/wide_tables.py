@@ -1,4 +1,5 @@
-"""Tables of 2^31 and 2^32 words against the words themselves, run by run, in the arithmetic of the machine at hand."""
+"""Tables of 2^31 and 2^32 words against the words themselves, run by run, in the arithmetic of the machine
+at hand."""
 
 from __future__ import annotations
 
@@ -12,9 +13,11 @@ MARGIN = 1 << 12
 
 
 def check_runs_of_words(sampler: UniformSampler) -> None:
-    """Values seen in a run of words, and not in the margins about it, have all their words in it: table and count agree.
+    """Values seen in a run of words, and not in the margins about it, have all their words in it: table and
+    count agree.
 
-    The runs: both ends, the middle, 2^24 from the top, and four at random. No false fails; a run with one count off is seen.
+    The runs: both ends, the middle, 2^24 from the top, and four at random. No false fails; a run with one
+    count off is seen.
     """
     atoms = sampler.noise_atoms()
     total = 1 << sampler.source.bits

@@ -1,5 +1,5 @@
-"""The inner loops of :mod:`.argmax`, compiled: find where a threshold cuts every token's atoms, and sweep the events
-between two thresholds. Plain IEEE arithmetic, no fast-math; the interpreter lock is released."""
+"""The inner loops of :mod:`.argmax`, compiled: find where a threshold cuts every token's atoms, and sweep
+the events between two thresholds. Plain IEEE arithmetic, no fast-math; the interpreter lock is released."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def round_half(x, format):
 
 @jit
 def score(weight, noise, combine, format):
-    """The rounded score as float64: w + noise, w / noise, w noise, or -(noise / w), whose largest is the least noise / w.
-    NaN, which wins in torch, becomes inf, and inf the largest finite number."""
+    """The rounded score as float64: w + noise, w / noise, w noise, or -(noise / w), whose largest is the
+    least noise / w. NaN, which wins in torch, becomes inf, and inf the largest finite number."""
     if combine == ADD:
         s = weight + noise
     elif combine == DIVIDE:
@@ -66,7 +66,8 @@ def threshold(x, top, combine):
 
 @jit
 def between(low, high, halvings):
-    """The float that ``halvings`` bisections of the floats in [low, high) towards high lead to: at least low, below high.
+    """The float that ``halvings`` bisections of the floats in [low, high) towards high lead to: at least
+    low, below high.
 
     Floats are counted, not measured: 64 bisections leave the last float below high, whatever the two ends."""
     for _ in range(halvings):
@@ -83,7 +84,8 @@ def between(low, high, halvings):
 
 @jit
 def locate(weights, order, noise, combine, format, limit, out):
-    """out[c] = how many atoms of class c score at or above ``limit``; in order of weight, so that answers are neighbours."""
+    """out[c] = how many atoms of class c score at or above ``limit``; in order of weight, so that answers
+    are neighbours."""
     count, guess = len(noise), 0
     for c in order:
         w = weights[c]
@@ -113,7 +115,8 @@ def add(total, i, value):
 
 @jit
 def spend(product, lacking, fate):
-    """One event of ``product``: (what its token gets, what is left, ``lacking`` with what the subtraction rounded away).
+    """One event of ``product``: (what its token gets, what is left, ``lacking`` with what the subtraction
+    rounded away).
 
     ``fate``: the odds o, or -f = o - 1 where o > 1/2, so that either is known to a few ulp.
     """
@@ -163,8 +166,8 @@ def insertion_sort(pair, who, start, stop):
 
 @jit
 def settle(pair, who, start, stop, spare, spare_who):
-    """Order a bucket by falling key, keeping the order of equal keys; a few entries as a rule. ``spare``: room for as many
-    entries at the same places."""
+    """Order a bucket by falling key, keeping the order of equal keys; a few entries as a rule. ``spare``:
+    room for as many entries at the same places."""
     width = 24
     for at in range(start, stop, width):
         insertion_sort(pair, who, at, min(at + width, stop))
@@ -234,18 +237,18 @@ def sweep(
 ):
     """All events with a score in [threshold(x1), threshold(x0)), best first.
 
-    ``pos``: (classes,) where each class stands at x0, moved to x1. ``product``: prod_j F_j at x0. An event (class c of m
-    equal tokens, atoms a..b of one score) of odds o = 1 - f, f = remaining[b] / remaining[a], gives its k-th member
-    P o (1 - o)^k and leaves P (1 - o)^m: mass goes from ``product`` to ``gain`` and nothing else happens. For a class
-    alone at its score with m o <= SMALL the k-th gain is sum_r (-1)^r C(k, r) P o^(r+1), kept as ``moments``.
-    An event's ``fate`` is o, or -f where o > 1/2, so that either is known to a few ulp. What the subtractions from
-    ``product`` round away is gathered in ``lacking`` and given back every 64 events: the error is in proportion to the
-    mass spent, not to the number of events.
-    Windows are chosen in x. Where no smaller step in x gives fewer events (x at the ends of its floats, or a threshold
-    that moves by less than its own rounding), the window is halved in the count of floats between its two thresholds
-    instead, down to one score, at which each class has one event: so every window fits in the end.
-    Ends early once the product is at most ``stop``. Returns the product left and the work done: (atoms read, tokens
-    looked at), windows that were tried in vain included.
+    ``pos``: (classes,) where each class stands at x0, moved to x1. ``product``: prod_j F_j at x0. An event
+    (class c of m equal tokens, atoms a..b of one score) of odds o = 1 - f, f = remaining[b] / remaining[a],
+    gives its k-th member P o (1 - o)^k and leaves P (1 - o)^m: mass goes from ``product`` to ``gain`` and
+    nothing else happens. For a class alone at its score with m o <= SMALL the k-th gain is sum_r (-1)^r
+    C(k, r) P o^(r+1), kept as ``moments``. An event's ``fate`` is o, or -f where o > 1/2, so that either is
+    known to a few ulp. What the subtractions from ``product`` round away is gathered in ``lacking`` and
+    given back every 64 events: the error is in proportion to the mass spent, not to the number of events.
+    Windows are chosen in x. Where no smaller step in x gives fewer events (x at the ends of its floats, or
+    a threshold that moves by less than its own rounding), the window is halved in the count of floats
+    between its two thresholds instead, down to one score, at which each class has one event: so every
+    window fits in the end. Ends early once the product is at most ``stop``. Returns the product left and
+    the work done: (atoms read, tokens looked at), windows that were tried in vain included.
     """
     classes = len(weights)
     atoms = len(noise)
@@ -412,7 +415,8 @@ def sweep(
 
 @jit
 def log_product(remaining, first, pos):
-    """sum_j log F_j, F_j = remaining[pos] / remaining[0], to a few ulp of the sum: log1p near 1, compensated addition."""
+    """sum_j log F_j, F_j = remaining[pos] / remaining[0], to a few ulp of the sum: log1p near 1,
+    compensated addition."""
     s, lacking, total = 0.0, 0.0, remaining[0]
     for c in range(len(pos)):
         if pos[c]:

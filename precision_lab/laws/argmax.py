@@ -4,10 +4,11 @@ With F_j(s) = P(score_j <= s) and m_i(s) = P(score_i = s), and the first index w
 
     P(i) = sum_s m_i(s) * prod_{j < i} F_j(s-) * prod_{j > i} F_j(s).
 
-Visit all events (token, score) by falling score, then by index, with P = prod_j F_j of what has been seen so far. An event
-of odds o = m_i(s) / F_i(s) moves the mass P o from P to token i: no logarithm, no binning, ties and u = 0 included, and an
-error in proportion to the mass moved. Thresholds cut the events into segments, each of which starts from its own P, so that
-they run in parallel. About 48 times the number of atoms are visited until P < 1e-21, whatever the vocabulary.
+Visit all events (token, score) by falling score, then by index, with P = prod_j F_j of what has been seen
+so far. An event of odds o = m_i(s) / F_i(s) moves the mass P o from P to token i: no logarithm, no binning,
+ties and u = 0 included, and an error in proportion to the mass moved. Thresholds cut the events into
+segments, each of which starts from its own P, so that they run in parallel. About 48 times the number of
+atoms are visited until P < 1e-21, whatever the vocabulary.
 """
 
 from __future__ import annotations
@@ -54,22 +55,25 @@ def argmax_law(
 ) -> Law:
     """Exact law of an argmax sampler.
 
-    ``weights``: (vocab,) float64, the logits (``combine="add"``: score = w + noise) or the probabilities, not negative
-    (``"divide"``: w / noise; ``"multiply"``: w noise; ``"ratio"``: -(noise / w), the argmin of noise / w) *as the sampler
-    holds them*; ``score``: the format in which the score is rounded (float16 and bfloat16 are computed in float32 and
-    rounded again, as torch does; of sums and quotients the second rounding is innocuous). u = 0, infinite noise and zero
-    weights follow IEEE arithmetic: NaN (0 / 0, 0 inf, inf - inf) wins, as in torch's argmax and argmin, and a zero weight
-    in a ratio, noise / 0 = inf, loses. Zeros are +0.
+    ``weights``: (vocab,) float64, the logits (``combine="add"``: score = w + noise) or the probabilities,
+    not negative (``"divide"``: w / noise; ``"multiply"``: w noise; ``"ratio"``: -(noise / w), the argmin of
+    noise / w) *as the sampler holds them*; ``score``: the format in which the score is rounded (float16 and
+    bfloat16 are computed in float32 and rounded again, as torch does; of sums and quotients the second
+    rounding is innocuous). u = 0, infinite noise and zero weights follow IEEE arithmetic: NaN (0 / 0, 0
+    inf, inf - inf) wins, as in torch's argmax and argmin, and a zero weight in a ratio, noise / 0 = inf,
+    loses. Zeros are +0.
     ``tie``: which of equal best scores wins; "last" and "highest" both mean the highest index.
-    ``nonfinite``: what a score of NaN or +inf does. "wins": as in argmax, NaN before +inf. "first index": one anywhere in
-    the row sends the row to index 0, as does ``softmax(scores).max()``, whose softmax is NaN throughout; ties go to the
-    first index then. A token whose every score is NaN or infinite has probability 0 there, exactly, unless it is token 0.
+    ``nonfinite``: what a score of NaN or +inf does. "wins": as in argmax, NaN before +inf. "first index":
+    one anywhere in the row sends the row to index 0, as does ``softmax(scores).max()``, whose softmax is
+    NaN throughout; ties go to the first index then. A token whose every score is NaN or infinite has
+    probability 0 there, exactly, unless it is token 0.
 
-    Stops when no token can still gain more than ``tolerance``, nor, above 1e-15, more than ``relative`` of what it has:
-    what is left below a threshold is bounded by each token's own mass there times P. So ``Law.error`` <= tolerance + 2e-12
-    and ``Law.relative`` <= relative + 2e-12. ``progress``: called with the share of the work done.
-    Raises InputError for weights that are not (vocab,) numbers, for a race of more than 2^34 events and for tables that
-    do not fit in 4 GiB, before the long computation.
+    Stops when no token can still gain more than ``tolerance``, nor, above 1e-15, more than ``relative`` of
+    what it has: what is left below a threshold is bounded by each token's own mass there times P. So
+    ``Law.error`` <= tolerance + 2e-12 and ``Law.relative`` <= relative + 2e-12. ``progress``: called with
+    the share of the work done.
+    Raises InputError for weights that are not (vocab,) numbers, for a race of more than 2^34 events and for
+    tables that do not fit in 4 GiB, before the long computation.
     """
     row = np.asarray(weights, dtype=np.float64)
     if row.ndim != 1:
@@ -96,7 +100,8 @@ def race_law(
     tolerance: float = 1e-10,
     relative: float = 1e-7,
 ) -> Law:
-    """The law of argmax_i p_i / E_i: :func:`argmax_law` of an exponential race. ``probs``: (vocab,) need not sum to 1."""
+    """The law of argmax_i p_i / E_i: :func:`argmax_law` of an exponential race. ``probs``: (vocab,) need
+    not sum to 1."""
     return argmax_law(
         probs, exponential, combine="divide", score=score, tie=tie, tolerance=tolerance, relative=relative
     )
@@ -114,7 +119,8 @@ def argmax_laws(
     relative: float = 1e-7,
     progress: Progress | None = None,
 ) -> list[Law]:
-    """:func:`argmax_law` of each row of (rows, vocab). The tables are shared, and equal rows are computed once."""
+    """:func:`argmax_law` of each row of (rows, vocab). The tables are shared, and equal rows are computed once.
+    """
     w = _checked(np.asarray(weights, dtype=np.float64), noise, combine, score)
     if tie not in ("first", "last", "highest"):
         raise InputError(f"tie {tie!r}", "first, last or highest", "name which of equal scores wins")
@@ -275,7 +281,8 @@ class _Race:
         return _Race(table, weights, first, members, order, edges, start, tolerance, relative, events)
 
     def solve(self, progress: Progress | None) -> tuple[Float, Float]:
-        """Probabilities, and a bound on what each can lack. Segments are added in their order, whoever finishes first."""
+        """Probabilities, and a bound on what each can lack. Segments are added in their order, whoever
+        finishes first."""
         probs, segments = np.zeros(len(self.members)), len(self.edges) - 1
         class_of = np.empty(len(self.members), dtype=np.int64)
         class_of[self.members] = np.repeat(np.arange(len(self.weights)), np.diff(self.first))
@@ -322,8 +329,8 @@ class _Race:
         return pos, math.exp(_sweep.log_product(t.remaining, self.first, pos))
 
     def _beyond(self) -> list[Array]:
-        """For each edge, a bound on what one token of each class gains below it: sum over segments of P at their top, over
-        F_i there, times the token's own mass inside."""
+        """For each edge, a bound on what one token of each class gains below it: sum over segments of P at
+        their top, over F_i there, times the token's own mass inside."""
         pos, left = self._stand(self.edges[-1])
         own, bound = self.table.remaining[pos], np.full(len(pos), left, dtype=np.float32)
         bounds = [bound]
@@ -361,9 +368,10 @@ def truncated_gumbel_law(log_probs: Float, ceiling: float) -> Law:
     With p ascending, A_i = sum_{k >= i} p_k and p_0 = 0,
         P(n) = p_n sum_{i <= n} beta(i),
         beta(i) = [e^{(K+1-i) e^-M - A_i e^-M / p_i} - e^{(K+1-i) e^-M - A_i e^-M / p_{i-1}}] / A_i.
-    The continuum's answer: the lattice of the float is not in it. (vocab,) natural-log probabilities in, normalised.
-    A token with e^-M / p_i beyond the floats has beta = 0: below e^(-1e300). Error: vocab 2^-50 max(1, e^-M), of the
-    cancellation in the exponent. Raises InputError for what is not normalised and for M below -30 or NaN.
+    The continuum's answer: the lattice of the float is not in it. (vocab,) natural-log probabilities in,
+    normalised. A token with e^-M / p_i beyond the floats has beta = 0: below e^(-1e300). Error: vocab 2^-50
+    max(1, e^-M), of the cancellation in the exponent. Raises InputError for what is not normalised and for
+    M below -30 or NaN.
     """
     p = np.exp(np.asarray(log_probs, dtype=np.float64))
     if p.ndim != 1 or not p.size or not np.isclose(p.sum(), 1.0, atol=1e-6):
@@ -394,13 +402,14 @@ def truncated_gumbel_law(log_probs: Float, ceiling: float) -> Law:
 def perturbed_law(log_probs: Float, *, relative: float, lattice: float) -> Law:
     """The target law with a proved bound on how far a fine-grained race can be from it.
 
-    Let every uniform be rounded to a grid of spacing ``lattice`` and every score be known to within a factor
-    ``1 +- r``, r = ``relative`` <= 1/2. If i wins, then ``E_i / (p_i (1 + r)) <= min_j E_j / (p_j (1 - r))``, which has
-    probability ``p_i (1 + r) / (p_i (1 + r) + (1 - p_i)(1 - r)) <= p_i + 2 r p_i (1 - p_i) / (1 - r) <= p_i + r`` with
-    continuous uniforms. In any one uniform that event is a half-line, so rounding the uniforms one after another
-    changes its probability by at most ``lattice`` each, however coarse E itself is far from 0. The other direction is
-    the same with r -> -r. Hence ``|P'(i) - p_i| <= vocab * lattice + relative``; stated with ``2 relative``, which
-    reaches 1, and says nothing, where r > 1/2.
+    Let every uniform be rounded to a grid of spacing ``lattice`` and every score be known to within a
+    factor ``1 +- r``, r = ``relative`` <= 1/2. If i wins, then ``E_i / (p_i (1 + r)) <= min_j E_j / (p_j (1
+    - r))``, which has probability ``p_i (1 + r) / (p_i (1 + r) + (1 - p_i)(1 - r)) <= p_i + 2 r p_i (1 -
+    p_i) / (1 - r) <= p_i + r`` with continuous uniforms. In any one uniform that event is a half-line, so
+    rounding the uniforms one after another changes its probability by at most ``lattice`` each, however
+    coarse E itself is far from 0. The other direction is the same with r -> -r. Hence ``|P'(i) - p_i| <=
+    vocab * lattice + relative``; stated with ``2 relative``, which reaches 1, and says nothing, where r >
+    1/2.
     """
     log_probs = np.asarray(log_probs, dtype=np.float64)
     error = min(len(log_probs) * lattice + 2 * relative, 1.0)

@@ -32,8 +32,8 @@ class ThresholdLaw:
         return np.ldexp(self.counts.astype(np.float64), -self.bits)
 
     def law(self, beyond_to: int, how: str, guarantee: Guarantee = Guarantee.EXACT) -> Law:
-        """The :class:`Law` in which what is beyond every sum picks the token ``beyond_to``: -1, the last, where the index
-        is clamped; 0, where an argmax finds no True. InputError for an index out of range."""
+        """The :class:`Law` in which what is beyond every sum picks the token ``beyond_to``: -1, the last,
+        where the index is clamped; 0, where an argmax finds no True. InputError for an index out of range."""
         if not -len(self.counts) <= beyond_to < len(self.counts):
             raise InputError(f"index {beyond_to}", f"a token of {len(self.counts)}", "say which token takes the rest")
         counts = self.counts.copy()
@@ -43,11 +43,13 @@ class ThresholdLaw:
 
 
 def threshold_law(cumulative: Float, uniform: Atoms, rule: Rule) -> ThresholdLaw:
-    """The first j with u < c_j (``rule="u < c"``) or u <= c_j, for any law of u: P(index <= j) = P(u < max_{i <= j} c_i).
+    """The first j with u < c_j (``rule="u < c"``) or u <= c_j, for any law of u: P(index <= j) = P(u <
+    max_{i <= j} c_i).
 
-    ``cumulative``: (vocab,) the sums as the sampler compares them, infinities allowed; they may decrease, as those of
-    parallel scans do: then their running maximum counts. ``uniform``: the atoms of what is compared, after every map.
-    Exact: whole words. Raises InputError for sums that are NaN or not (vocab,), and for an unknown rule.
+    ``cumulative``: (vocab,) the sums as the sampler compares them, infinities allowed; they may decrease,
+    as those of parallel scans do: then their running maximum counts. ``uniform``: the atoms of what is
+    compared, after every map. Exact: whole words. Raises InputError for sums that are NaN or not (vocab,),
+    and for an unknown rule.
     """
     c = np.asarray(cumulative, dtype=np.float64)
     if c.ndim != 1 or not c.size or np.isnan(c).any():
@@ -67,8 +69,8 @@ def inverse_cdf_law(
     """P(token <= j) = P(u < c_j) or P(u <= c_j), exactly, for u on the grid k / 2^bits (or on given atoms).
 
     ``cumulative``: (vocab,) float64, the sampler's rounded cumulative sum as it compares it, non-decreasing.
-    ``uniform_atoms``: (values ascending, P(u <= value)) when u is not that grid (float16 and bfloat16 uniforms).
-    The last token takes what is left. Exact: integer counts of the grid below 2^53.
+    ``uniform_atoms``: (values ascending, P(u <= value)) when u is not that grid (float16 and bfloat16
+    uniforms). The last token takes what is left. Exact: integer counts of the grid below 2^53.
     Raises InputError if the sum decreases or is not (vocab,).
     """
     c = np.asarray(cumulative, dtype=np.float64)

@@ -16,7 +16,8 @@ class Law:
     """Probabilities of the tokens 0..vocab-1.
 
     ``log_probs``: (vocab,) float64, natural log, -inf where the token cannot be drawn.
-    ``how``: one phrase, the method.  ``error``: bound on max_i |p_i - p_true,i|.  ``guarantee``: what stands behind it.
+    ``how``: one phrase, the method.  ``error``: bound on max_i |p_i - p_true,i|.  ``guarantee``: what
+    stands behind it.
     ``relative``: bound on |p_i / p_true,i - 1| for tokens above 1e-15; inf where none is known.
     Raises InputError for what is not one row, and for log probabilities that are NaN or +inf.
     """

@@ -1,6 +1,8 @@
-"""Masked diffusion under an imprecise sampler: the law of one ancestral step in closed form, and of a whole run.
+"""Masked diffusion under an imprecise sampler: the law of one ancestral step in closed form, and of a whole
+run.
 
-A step keeps the mask with probability 1 - r and gives token j the mass r p_j. Each step law below returns what the token
+A step keeps the mask with probability 1 - r and gives token j the mass r p_j. Each step law below returns
+what the token
 *gets*, so that its sum over tokens is the probability of unmasking, and that sum over r the unmasking multiplier.
 """
 
@@ -28,16 +30,17 @@ def faithful_step(log_probs: Float, r: float) -> Float:
 
 
 def lattice_step(log_probs: Float, r: float, *, bits: int = 24) -> Float:
-    """Gumbel-max whose uniform is k 2^-bits: ``(1 - d) (1 + l) r p_j f(y_j) + d p_j``, f(y) = y / (e^y - 1), d = 2^-bits,
-    y_j = d (1 - r p_j) / (r p_j), l = sum_k r p_k (1 - f(y_k)).
+    """Gumbel-max whose uniform is k 2^-bits: ``(1 - d) (1 + l) r p_j f(y_j) + d p_j``, f(y) = y / (e^y -
+    1), d = 2^-bits, y_j = d (1 - r p_j) / (r p_j), l = sum_k r p_k (1 - f(y_k)).
 
-    Token j's exponential takes the values -log(1 - k d), k = 1, 2, ..., each with mass d, against the continuous minimum
-    of the others, of rate (1 - r p_j) / (r p_j): a geometric sum. What the tokens lose so, l, falls to everyone in
-    proportion. The last term is the word u = 0 of the mask itself, whose score is -inf. Left out: ties, the rounding of
-    the logarithms and of the score. Against the exact float32 law the relative error of the unmasking probability is
-    below 3e-5 on rows of a real model (tested). At r = 1 there is no mask, and p_j f(y_j), renormalised, is one draw from
-    p itself: total variation from the exact law below 1e-7 on real rows, where the law is 2e-4 from p; tokens of exactly
-    equal probability tie, and the share 2^-bits / 2 per token that the first of them gains is not in it.
+    Token j's exponential takes the values -log(1 - k d), k = 1, 2, ..., each with mass d, against the
+    continuous minimum of the others, of rate (1 - r p_j) / (r p_j): a geometric sum. What the tokens lose
+    so, l, falls to everyone in proportion. The last term is the word u = 0 of the mask itself, whose score
+    is -inf. Left out: ties, the rounding of the logarithms and of the score. Against the exact float32 law
+    the relative error of the unmasking probability is below 3e-5 on rows of a real model (tested). At r = 1
+    there is no mask, and p_j f(y_j), renormalised, is one draw from p itself: total variation from the
+    exact law below 1e-7 on real rows, where the law is 2e-4 from p; tokens of exactly equal probability
+    tie, and the share 2^-bits / 2 per token that the first of them gains is not in it.
     """
     _check_share(r)
     d, p = 2.0**-bits, np.exp(log_probs)
@@ -54,15 +57,16 @@ def truncated_step(log_probs: Float, r: float, *, ceiling: float) -> Float:
 
 
 def two_stage_step(log_probs: Float, r: float, *, token_law: StepLaw = lattice_step) -> Float:
-    """r times one draw of ``token_law`` from mu itself (its r = 1, renormalised): whether is decided first and exactly, then
-    what, so that no token races against the mask and the step says nothing of the token."""
+    """r times one draw of ``token_law`` from mu itself (its r = 1, renormalised): whether is decided first
+    and exactly, then what, so that no token races against the mask and the step says nothing of the token."""
     _check_share(r)
     q = token_law(log_probs, 1.0)
     return r * q / q.sum()
 
 
 def tokens_alone(step_law: StepLaw) -> StepLaw:
-    """The step law with the right rate: r q_j / Q, Q = sum_k q_k. Whether is as asked, which token as ``step_law`` has it."""
+    """The step law with the right rate: r q_j / Q, Q = sum_k q_k. Whether is as asked, which token as
+    ``step_law`` has it."""
 
     def law(log_probs: Float, r: float) -> Float:
         _check_share(r)
@@ -78,8 +82,9 @@ def times_alone(step_law: StepLaw) -> StepLaw:
 
 
 def step_law_of(row_law: Callable[[Float], Law]) -> StepLaw:
-    """The step law of any sampler whose law of one row is known, ``row_law`` = ``SAMPLERS[name].law``: the mask is the
-    row's last entry. As exact as ``row_law``; it costs one such law a step, so ask it for few r."""
+    """The step law of any sampler whose law of one row is known, ``row_law`` = ``SAMPLERS[name].law``: the
+    mask is the row's last entry. As exact as ``row_law``; it costs one such law a step, so ask it for few
+    r."""
     return lambda log_probs, r: row_law(_with_mask(log_probs, r)).probs[:-1]
 
 
@@ -101,8 +106,9 @@ class RunLaw:
 
     ``asked``: (N,) r_i.  ``given``: (N,) P(unmasked in step i | masked before it); the last is 1.
     ``entropy``: (N,) nats, of the token given that it comes in step i.  ``target_entropy``: nats, of mu.
-    ``token``: the law of the token in the end, sum_i P(masked before i) q_i, with its error bound. Its effective
-    temperature is the run's: E[log mu], which decides it, is the mean over the steps in which tokens come.
+    ``token``: the law of the token in the end, sum_i P(masked before i) q_i, with its error bound. Its
+    effective temperature is the run's: E[log mu], which decides it, is the mean over the steps in which
+    tokens come.
     """
 
     asked: Float
@@ -147,18 +153,22 @@ class RunLaw:
 
 
 def run_law(log_probs: Float, steps: int, step_law: StepLaw, *, smooth: bool = True) -> RunLaw:
-    """The law of a whole run at one position, linear schedule: r_i = 1 / k, k = steps - i, the last step renormalised.
+    """The law of a whole run at one position, linear schedule: r_i = 1 / k, k = steps - i, the last step
+    renormalised.
 
-    ``log_probs``: (vocab,) nats, normalised here. ``smooth``: k q_j is interpolated in log k from 20 points an octave, so
-    that 50,000 steps cost 250 step laws; else, and always for k <= 20, every step is evaluated (label exact).
-    Error of the interpolation (label certified): let |k q_j| <= C p_j on the strip |Im log k| <= 1.2. By Trefethen,
-    Approximation Theory and Approximation Practice, Theorem 8.2, with the ellipse of that height, R = 7.06, the interpolant
-    is off by at most 4 C p_j R^-19 / (R - 1) < 5e-17 C p_j: below the rounding, which ``token.error`` covers. C < 7 for the
-    laws above: q_j(k) is a mixture of e^(-s k), s >= 0, if the mask's noise is a Gumbel variable, so that
+    ``log_probs``: (vocab,) nats, normalised here. ``smooth``: k q_j is interpolated in log k from 20 points
+    an octave, so that 50,000 steps cost 250 step laws; else, and always for k <= 20, every step is
+    evaluated (label exact).
+    Error of the interpolation (label certified): let |k q_j| <= C p_j on the strip |Im log k| <= 1.2. By
+    Trefethen, Approximation Theory and Approximation Practice, Theorem 8.2, with the ellipse of that
+    height, R = 7.06, the interpolant is off by at most 4 C p_j R^-19 / (R - 1) < 5e-17 C p_j: below the
+    rounding, which ``token.error`` covers. C < 7 for the laws above: q_j(k) is a mixture of e^(-s k), s >=
+    0, if the mask's noise is a Gumbel variable, so that
     |k q_j(k)| <= |k| q_j(Re k) (faithful, Prop. 5.2), and |f(y)| <= 1 / cos(arg y) (lattice). A law with jumps in r is not
-    of this kind (half precision; the exact float32 law at the level of 1e-6): one step of every octave is evaluated and
-    compared, and a difference above 1e-9 of r is an InputError. ``entropy`` is interpolated alike, unproved.
-    Memory: 20 rows of the vocabulary. InputError for what is not one row of logits, steps < 1, masses outside [0, 1].
+    of this kind (half precision; the exact float32 law at the level of 1e-6): one step of every octave is
+    evaluated and compared, and a difference above 1e-9 of r is an InputError. ``entropy`` is interpolated
+    alike, unproved. Memory: 20 rows of the vocabulary. InputError for what is not one row of logits, steps
+    < 1, masses outside [0, 1].
     """
     log_p = check_logits(log_probs, where="log_probs")
     log_p = log_p - np.logaddexp.reduce(log_p)
@@ -201,8 +211,9 @@ def autoregressive_law(log_probs: Float, step_law: StepLaw) -> RunLaw:
 
 
 def first_hitting_law(log_probs: Float, length: int, step_law: StepLaw) -> RunLaw:
-    """A position of ``length`` under the first-hitting sampler (Prop. 4.1): its turn is uniform over the ``length`` network
-    calls, whatever the precision, and its token one draw from mu, as in :func:`autoregressive_law`."""
+    """A position of ``length`` under the first-hitting sampler (Prop. 4.1): its turn is uniform over the
+    ``length`` network calls, whatever the precision, and its token one draw from mu, as in
+    :func:`autoregressive_law`."""
     if length < 1:
         raise InputError(f"length = {length}", "at least 1", "ask for one position")
     once, asked = autoregressive_law(log_probs, step_law), 1.0 / np.arange(length, 0, -1)
@@ -210,7 +221,8 @@ def first_hitting_law(log_probs: Float, length: int, step_law: StepLaw) -> RunLa
 
 
 def interpolation(k: Float, points: int = _NODES) -> tuple[Float, Float]:
-    """(nodes, weights) with f(k) = weights @ f(nodes) for f smooth in log k; k: remaining steps 1/r, descending.
+    """(nodes, weights) with f(k) = weights @ f(nodes) for f smooth in log k; k: remaining steps 1/r,
+    descending.
 
     Chebyshev points of the first kind and the barycentric formula; up to ``points`` steps are their own nodes.
     """

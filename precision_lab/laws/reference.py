@@ -1,4 +1,5 @@
-"""The slow twin: exhaustive enumeration in Fractions. For tests and for teaching; shares no code with the fast laws."""
+"""The slow twin: exhaustive enumeration in Fractions. For tests and for teaching; shares no code with the
+fast laws."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def enumerate_argmax(
 def enumerate_inverse_cdf(
     cumulative: Sequence[float], uniforms: Sequence[tuple[float, Fraction]], *, strict: bool
 ) -> list[Fraction]:
-    """P(token) by visiting every u: the first j with u < c_j (``strict``) or u <= c_j; the last token otherwise."""
+    """P(token) by visiting every u: the first j with u < c_j (``strict``) or u <= c_j; the last token
+    otherwise."""
     probs = [Fraction(0)] * len(cumulative)
     for u, mass in uniforms:
         hit = [j for j, c in enumerate(cumulative) if (u < c if strict else u <= c)]

@@ -17,14 +17,16 @@ _DEPTH = 40.0  # scores of the head below which no tail token lies with probabil
 
 
 def two_class_law(head: float, tail: float, count: int, noise: Atoms, *, combine: Combine, score: FloatFormat) -> Law:
-    """The law over (the head, all of the tail together), (2,), of argmax(score(weight, noise)) over one token of weight
-    ``head`` and then ``count`` tokens of weight ``tail``; the first of equal scores wins, so ties go to the head.
+    """The law over (the head, all of the tail together), (2,), of argmax(score(weight, noise)) over one
+    token of weight ``head`` and then ``count`` tokens of weight ``tail``; the first of equal scores wins,
+    so ties go to the head.
 
         P(tail) = sum_s m(s) (1 - (1 - A(s))^count),
 
-    m(s) = P(score of the head = s), A(s) = P(score of one tail token > s), both in whole words. ``combine`` "add" or
-    "divide", ``score``: as in :func:`~precision_lab.laws.argmax.argmax_law`, which this equals, in milliseconds and for
-    any ``count``. Error below 1e-12, of float64 sums of positive terms and of the tail's depth, e^-40.
+    m(s) = P(score of the head = s), A(s) = P(score of one tail token > s), both in whole words. ``combine``
+    "add" or "divide", ``score``: as in :func:`~precision_lab.laws.argmax.argmax_law`, which this equals, in
+    milliseconds and for any ``count``. Error below 1e-12, of float64 sums of positive terms and of the
+    tail's depth, e^-40.
     InputError for weights that are not finite (or, to divide, not positive), count < 1, or another ``combine``.
     """
     if combine not in ("add", "divide"):
@@ -39,7 +41,8 @@ def two_class_law(head: float, tail: float, count: int, noise: Atoms, *, combine
     levels = int(np.count_nonzero(table.remaining > reached))
     falling = _negated_scores(head, table.noise, combine, score)
     tail_scores = _negated_scores(tail, table.noise[:levels], combine, score)
-    # Head words that score at least as much as the k-th best tail value: the first k - 1 of these beat the others, at most.
+    # Head words that score at least as much as the k-th best tail value: the first k - 1 of these beat the
+    # others, at most.
     not_below = total - table.remaining[np.searchsorted(falling, tail_scores, side="right")]
     words = np.diff(np.append(not_below, total))
     above = np.ldexp((total - table.remaining[1 : levels + 1]).astype(np.float64), -noise.bits)

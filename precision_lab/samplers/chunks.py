@@ -18,11 +18,12 @@ def draw_in_chunks(
     values_per_row: int,
     rows_outermost: bool = False,
 ) -> Tensor:
-    """``n`` tokens for each row, (n, rows) int64: ``decide(part, count)`` draws ``count`` tokens for each row of a part of
-    ``inputs`` (rows, ...), as (count, rows of the part).
+    """``n`` tokens for each row, (n, rows) int64: ``decide(part, count)`` draws ``count`` tokens for each
+    row of a part of ``inputs`` (rows, ...), as (count, rows of the part).
 
-    A chunk holds at most :data:`VALUES_IN_MEMORY` values where one draw of one row takes ``values_per_row``. The chunks use
-    the generator in order of draws, then of rows; or of rows, then of draws, if ``rows_outermost``.
+    A chunk holds at most :data:`VALUES_IN_MEMORY` values where one draw of one row takes
+    ``values_per_row``. The chunks use the generator in order of draws, then of rows; or of rows, then of
+    draws, if ``rows_outermost``.
     """
     rows_at_once = max(VALUES_IN_MEMORY // values_per_row, 1)
     draws_at_once = max(rows_at_once // len(inputs), 1)

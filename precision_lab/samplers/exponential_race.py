@@ -7,12 +7,14 @@ from .noise_maps import exponential
 from .rules import Enumerated, WithinBound
 from .sampler import Stages, UniformSampler
 
-# Float64: the logarithm errs by a few ulp and the quotient by half of one, relative; the 53-bit grid spaces E by 2^-53.
+# Float64: the logarithm errs by a few ulp and the quotient by half of one, relative; the 53-bit grid spaces
+# E by 2^-53.
 RACE_FP64 = WithinBound(relative=2.0**-44, spacing=2.0**-52)
 
 
 def exponential_race(format: str) -> UniformSampler:
-    """argmax(softmax(logits) / -log u), u from ``torch.rand``, every stage in ``format``: fp16, bf16, fp32 or fp64."""
+    """argmax(softmax(logits) / -log u), u from ``torch.rand``, every stage in ``format``: fp16, bf16, fp32
+    or fp64."""
     return UniformSampler(
         name=f"exponential_race_{format}",
         publisher="textbook",

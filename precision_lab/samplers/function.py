@@ -24,9 +24,9 @@ from .traced.calling import start
 class FunctionSampler(Sampler):
     """A user's plain function ``sample(logits, n, *, generator) -> ids (n, batch)``, checked at every call.
 
-    Functions without a generator draw from torch's global one, seeded from ``rng`` for the call; functions without a number
-    of draws are given each row n times. ``takes``: what the function is given, logits, log_probs or probs.
-    The law is read from the function itself: see :mod:`.traced`.
+    Functions without a generator draw from torch's global one, seeded from ``rng`` for the call; functions
+    without a number of draws are given each row n times. ``takes``: what the function is given, logits,
+    log_probs or probs. The law is read from the function itself: see :mod:`.traced`.
     """
 
     function: Callable[..., Tensor]
@@ -76,5 +76,6 @@ class FunctionSampler(Sampler):
         return self.reading(logits).law(self.progress)
 
     def reading(self, logits: Tensor) -> Reading:
-        """The function, read at one row of logits (vocab,) and confirmed by replay. InputError where it cannot be."""
+        """The function, read at one row of logits (vocab,) and confirmed by replay. InputError where it
+        cannot be."""
         return read_function(self.calling, logits, self.draws)

@@ -7,13 +7,14 @@ from .noise_maps import FP32_CEILING, gumbel, truncated_gumbel
 from .rules import Enumerated, Truncated, WithinBound
 from .sampler import Stages, UniformSampler
 
-# Float64: both logarithms err by a few ulp, those of G, below 37, being 2^-47; the 53-bit grid spaces E by 2^-53. With the
-# rounding of a sum of at most 64, 2^-48, the relative error is 2^-44.
+# Float64: both logarithms err by a few ulp, those of G, below 37, being 2^-47; the 53-bit grid spaces E by
+# 2^-53. With the rounding of a sum of at most 64, 2^-48, the relative error is 2^-44.
 GUMBEL_FP64 = WithinBound(relative=2.0**-44 - 2.0**-48, spacing=2.0**-52)
 
 
 def gumbel_max(format: str) -> UniformSampler:
-    """argmax(logits - log(-log u)), u from ``torch.rand``, every stage in ``format``: fp16, bf16, fp32 or fp64."""
+    """argmax(logits - log(-log u)), u from ``torch.rand``, every stage in ``format``: fp16, bf16, fp32 or fp64.
+    """
     return UniformSampler(
         name=f"gumbel_max_{format}",
         publisher="textbook",

@@ -32,12 +32,13 @@ def true_tail(gap: float, tail_mass: float = 0.1) -> float:
 
 
 def head_and_tail_law(sampler: Sampler, gap: float, tail_mass: float = 0.1) -> Law:
-    """P(head) and P(tail), (2,), of logits :func:`~precision_lab.targets.synthetic.head_and_tail`: a head at 0 and
-    round(tail_mass e^gap) equal tokens ``gap`` nats below.
+    """P(head) and P(tail), (2,), of logits :func:`~precision_lab.targets.synthetic.head_and_tail`: a head
+    at 0 and round(tail_mass e^gap) equal tokens ``gap`` nats below.
 
-    The weights are the normalised logits, or their exponentials, each rounded once to the sampler's format, where its own
-    softmax can be an ulp off. Enumerated races: :func:`~precision_lab.laws.two_classes.two_class_law`, and twice the
-    source's relative bound in ``error``. Races within a bound: the target, and that bound. What is emulated says so.
+    The weights are the normalised logits, or their exponentials, each rounded once to the sampler's format,
+    where its own softmax can be an ulp off. Enumerated races:
+    :func:`~precision_lab.laws.two_classes.two_class_law`, and twice the source's relative bound in
+    ``error``. Races within a bound: the target, and that bound. What is emulated says so.
     InputError for other samplers, and a tail of less than half a token.
     """
     if not isinstance(sampler, UniformSampler | TorchMultinomial):

@@ -22,8 +22,8 @@ from .sampler import Sampler, Stages, emulated_arithmetic
 @final
 @dataclass(frozen=True)
 class SoftmaxSums:
-    """cumsum(softmax(logits)) by torch in one format. On CPU ``torch.cumsum`` accumulates float32 in float64, and float16
-    and bfloat16 in float32, then rounds each sum."""
+    """cumsum(softmax(logits)) by torch in one format. On CPU ``torch.cumsum`` accumulates float32 in
+    float64, and float16 and bfloat16 in float32, then rounds each sum."""
 
     format: str
 
@@ -35,12 +35,14 @@ class SoftmaxSums:
 @final
 @dataclass(frozen=True)
 class InverseCDF(Sampler):
-    """The first token whose sum exceeds (``rule`` "u < c") or reaches ("u <= c") u; what is above every sum takes the last
-    token.
+    """The first token whose sum exceeds (``rule`` "u < c") or reaches ("u <= c") u; what is above every sum
+    takes the last token.
 
-    ``source``: of u, one a token drawn; ``sums``: (rows, vocab) logits to rounded cumulative sums, non-decreasing;
-    ``scaled``: u times the last sum is compared in place of u. ``values_per_row``: what one draw of one row counts for
-    where draws are made in chunks, on which the order of use of the generator depends; None: the vocabulary.
+    ``source``: of u, one a token drawn; ``sums``: (rows, vocab) logits to rounded cumulative sums,
+    non-decreasing;
+    ``scaled``: u times the last sum is compared in place of u. ``values_per_row``: what one draw of one row
+    counts for where draws are made in chunks, on which the order of use of the generator depends; None: the
+    vocabulary.
     """
 
     source: Source
@@ -61,7 +63,8 @@ class InverseCDF(Sampler):
         return emulated_arithmetic(self.source, self.backend)
 
     def decide(self, logits: Tensor, u: Tensor) -> Tensor:
-        """The pure decision. logits: (rows, vocab); u: (n, rows) from :attr:`source`. Returns (n, rows) int64."""
+        """The pure decision. logits: (rows, vocab); u: (n, rows) from :attr:`source`. Returns (n, rows) int64.
+        """
         sums = self.sums(logits)
         sought = u * sums[:, -1] if self.scaled else u
         found = torch.searchsorted(sums, sought.T.contiguous(), right=self.rule == "u < c").T
@@ -75,7 +78,8 @@ class InverseCDF(Sampler):
         return draw_in_chunks(decide_part, logits, n, values_per_row=values_per_row, rows_outermost=True)
 
     def row_law(self, logits: Tensor) -> Law:
-        """Exact, but for the rounding of u times the last sum, where ``scaled``: two units in the last place of u.
+        """Exact, but for the rounding of u times the last sum, where ``scaled``: two units in the last
+        place of u.
 
         A source whose format holds every word is the grid k 2^-bits; any other is counted by its atoms.
         """
@@ -91,7 +95,8 @@ class InverseCDF(Sampler):
 
 
 def inverse_cdf(format: str) -> InverseCDF:
-    """softmax, ``torch.cumsum`` and ``searchsorted`` in ``format``: fp16, fp32 or fp64; u from ``torch.rand``."""
+    """softmax, ``torch.cumsum`` and ``searchsorted`` in ``format``: fp16, fp32 or fp64; u from ``torch.rand``.
+    """
     return InverseCDF(
         name=f"inverse_cdf_{format}",
         publisher="textbook",

@@ -1,6 +1,8 @@
-"""Noise maps: u (or E) to the noise that enters the score, in the dtype of the input, each operation rounded by torch.
+"""Noise maps: u (or E) to the noise that enters the score, in the dtype of the input, each operation
+rounded by torch.
 
-Gumbel noise G is added to logits; exponential noise E = e^-G divides probabilities. Each is written as its publisher does.
+Gumbel noise G is added to logits; exponential noise E = e^-G divides probabilities. Each is written as its
+publisher does.
 
 | map | formula |
 |---|---|
@@ -67,7 +69,8 @@ def negative_log(e: Tensor) -> Tensor:
 
 
 def guarded_exponential(u: Tensor) -> Tensor:
-    """1e-10 - log(u + 1e-10): the guard lifts the smallest exponential, so it lowers the ceiling. SEDD and its heirs."""
+    """1e-10 - log(u + 1e-10): the guard lifts the smallest exponential, so it lowers the ceiling. SEDD and
+    its heirs."""
     return 1e-10 - torch.log(u + 1e-10)
 
 
@@ -82,7 +85,8 @@ def flipped_series(u: Tensor) -> Tensor:
 
 
 def distributions_gumbel(u: Tensor) -> Tensor:
-    """-log(-log(tiny + u (1 - eps))), eps = 2^-23: the largest argument of log is 1 - 3 2^-24, the smallest is tiny.
+    """-log(-log(tiny + u (1 - eps))), eps = 2^-23: the largest argument of log is 1 - 3 2^-24, the smallest
+    is tiny.
     ``torch.distributions.Gumbel``."""
     return -torch.log(-torch.log(_TINY + u * _SPAN))
 
@@ -98,8 +102,8 @@ def candle_gumbel(u: Tensor) -> Tensor:
 
 
 def flashinfer_gumbel(u: Tensor) -> Tensor:
-    """-ln2 log2(-log2 v), v = u (1 - 2^-23): finite for every u in (0, 1]. It is -log(-log v) + log(log 2): a Gumbel value
-    less 0.3665, which no argmax sees. The kernel is built with fast math."""
+    """-ln2 log2(-log2 v), v = u (1 - 2^-23): finite for every u in (0, 1]. It is -log(-log v) + log(log 2):
+    a Gumbel value less 0.3665, which no argmax sees. The kernel is built with fast math."""
     return -_LN2 * torch.log2(-torch.log2(u * (1 - 2.0**-23)))
 
 
@@ -114,6 +118,6 @@ def clamped_gumbel(u: Tensor) -> Tensor:
 
 
 def aiter_exponential(u: Tensor) -> Tensor:
-    """-log u + 1e-10, and +inf for u >= 1 - 2^-24, where the kernel's E is -2^-24: a score of 0 in place of a negative one,
-    the same loser unless every other score is 0 too."""
+    """-log u + 1e-10, and +inf for u >= 1 - 2^-24, where the kernel's E is -2^-24: a score of 0 in place of
+    a negative one, the same loser unless every other score is 0 too."""
     return torch.where(u >= 1 - 2.0**-24, math.inf, -torch.log(u) + 1e-10)

@@ -26,8 +26,9 @@ class OnDevice:
 
 
 def on_device(sampler: Sampler, device: str) -> Sampler:
-    """``sampler`` as torch runs it on ``device``: its source is the one confirmed there, its noise map runs there. A function
-    is as it is: it goes where its logits are. InputError for recipes that are not torch's, or whose law there is not known.
+    """``sampler`` as torch runs it on ``device``: its source is the one confirmed there, its noise map runs
+    there. A function is as it is: it goes where its logits are. InputError for recipes that are not
+    torch's, or whose law there is not known.
     """
     if device == "cpu" or isinstance(sampler, FunctionSampler):
         return sampler

@@ -2,8 +2,9 @@
 
     rule.law(race, weights) -> Law
 
-A :class:`Race` is what is drawn and compared (source, noise map, combination, score format, tie); ``weights`` are the
-(vocab,) float64 values that the sampler adds or divides, as it holds them. Rules that take an ``inner`` rule correct its law.
+A :class:`Race` is what is drawn and compared (source, noise map, combination, score format, tie);
+``weights`` are the (vocab,) float64 values that the sampler adds or divides, as it holds them. Rules that
+take an ``inner`` rule correct its law.
 
 | rule | for |
 |---|---|
@@ -41,10 +42,12 @@ _LARGEST_DOUBLE = float(np.finfo(np.float64).max)
 class Race:
     """argmax_i score(weight_i, noise_i), noise_i = ``noise_of(u_i)`` with independent u_i from ``source``.
 
-    ``combine``: how weight and noise make a score, as in :func:`~precision_lab.laws.argmax.argmax_law`; ``score``: the
-    format in which the score is rounded; ``tie``: which of equal best scores wins; ``nonfinite``: what wins where a score
-    is NaN or +inf: that score ("wins", the first NaN before any +inf, as in torch's argmax) or token 0 ("first index").
-    ``noise_sha256``: if given, a noise table with another hash is refused. ``name``: whose race it is, for error messages.
+    ``combine``: how weight and noise make a score, as in :func:`~precision_lab.laws.argmax.argmax_law`;
+    ``score``: the format in which the score is rounded; ``tie``: which of equal best scores wins;
+    ``nonfinite``: what wins where a score is NaN or +inf: that score ("wins", the first NaN before any
+    +inf, as in torch's argmax) or token 0 ("first index").
+    ``noise_sha256``: if given, a noise table with another hash is refused. ``name``: whose race it is, for
+    error messages.
     """
 
     source: Source
@@ -57,9 +60,11 @@ class Race:
     name: str = "this race"
 
     def noise_atoms(self) -> Atoms:
-        """The exact law of one noise value: every word of the source pushed through the noise map on this machine.
+        """The exact law of one noise value: every word of the source pushed through the noise map on this
+        machine.
 
-        Raises InputError where the source has too many words to list, or the table is not the one of ``noise_sha256``.
+        Raises InputError where the source has too many words to list, or the table is not the one of
+        ``noise_sha256``.
         """
         atoms = self.source.push(self.noise_of)
         if not self.noise_sha256:
@@ -79,7 +84,8 @@ class LawRule(ABC):
 
     @abstractmethod
     def law(self, race: Race, weights: Float, progress: Progress | None = None) -> Law:
-        """The law of the tokens. ``weights``: (vocab,), as the sampler holds them; ``progress``: told the share done.
+        """The law of the tokens. ``weights``: (vocab,), as the sampler holds them; ``progress``: told the
+        share done.
 
         Raises InputError where the rule cannot give a law for this race and these weights.
         """
@@ -94,9 +100,10 @@ class LawRule(ABC):
 class Enumerated(LawRule):
     """Exact, by :func:`~precision_lab.laws.argmax.argmax_law` over every atom of the noise.
 
-    ``tolerance`` and ``relative``: the errors at which the enumeration may stop, as in ``argmax_law``; larger ones are
-    quicker. ``overflow``: whether the published arithmetic lets a quotient of finite weight and positive noise overflow to
-    +inf; if not, weights with which one could are refused with an InputError.
+    ``tolerance`` and ``relative``: the errors at which the enumeration may stop, as in ``argmax_law``;
+    larger ones are quicker. ``overflow``: whether the published arithmetic lets a quotient of finite weight
+    and positive noise overflow to +inf; if not, weights with which one could are refused with an
+    InputError.
     """
 
     tolerance: float = 1e-10
@@ -125,7 +132,8 @@ class Enumerated(LawRule):
 
 
 def _within(law: Law, bound: float) -> Law:
-    """The law of values that are known to a bound only: see :attr:`~precision_lab.uniforms.Source.relative_bound`."""
+    """The law of values that are known to a bound only: see
+    :attr:`~precision_lab.uniforms.Source.relative_bound`."""
     if not bound:
         return law
     error = min(law.error + bound, 1.0)
@@ -151,14 +159,15 @@ class WithinBound(LawRule):
     """The target softmax(weights) or weights / sum(weights), within the bound of
     :func:`~precision_lab.laws.argmax.perturbed_law`: |P(i) - p_i| <= vocab * spacing + 2 r.
 
-    ``relative``: how far the exponential that decides a score can be from that of its uniform, as a factor 1 +- relative,
-    from all roundings but that of a sum. An error d of a Gumbel value -log E is a factor e^d of E. A quotient's own
-    rounding is part of it. ``spacing``: that of the grid of the uniforms, and the probability of noise above ``reach``, NaN
-    and +inf among it: what wins then is not asked.
+    ``relative``: how far the exponential that decides a score can be from that of its uniform, as a factor
+    1 +- relative, from all roundings but that of a sum. An error d of a Gumbel value -log E is a factor e^d
+    of E. A quotient's own rounding is part of it. ``spacing``: that of the grid of the uniforms, and the
+    probability of noise above ``reach``, NaN and +inf among it: what wins then is not asked.
 
-    "divide": r = relative. "add": r = relative + h, h the rounding of the sum. Let m be the largest weight. Scores decide
-    only from m - 5 (the token of weight m scores less if E > e^5, with probability e^-148) to m + reach, so they are at
-    most |m| + reach in magnitude, and a sum in a format of p bits is off by at most half an ulp of that:
+    "divide": r = relative. "add": r = relative + h, h the rounding of the sum. Let m be the largest weight.
+    Scores decide only from m - 5 (the token of weight m scores less if E > e^5, with probability e^-148) to
+    m + reach, so they are at most |m| + reach in magnitude, and a sum in a format of p bits is off by at
+    most half an ulp of that:
 
         h = 2^(ceil(log2(|m| + reach)) - p - 1).
     """
@@ -181,12 +190,12 @@ class WithinBound(LawRule):
 @final
 @dataclass(frozen=True)
 class Truncated(LawRule):
-    """Gumbel noise conditioned to lie below ``ceiling`` (M): Proposition 5.2 of arXiv:2409.02908 applied to the law of
-    ``inner``, a :class:`WithinBound`, whose error is added.
+    """Gumbel noise conditioned to lie below ``ceiling`` (M): Proposition 5.2 of arXiv:2409.02908 applied to
+    the law of ``inner``, a :class:`WithinBound`, whose error is added.
 
-    Its bound holds for this noise too. Rounding the uniforms changes a probability by at most ``spacing`` each, as there.
-    Scores that are known to a factor 1 +- r scale one exponential against the others by c = (1 - r) / (1 + r). With
-    e = e^-M, E has distribution F(z) = 1 - e^(e - z) above e, and for every z
+    Its bound holds for this noise too. Rounding the uniforms changes a probability by at most ``spacing``
+    each, as there. Scores that are known to a factor 1 +- r scale one exponential against the others by c =
+    (1 - r) / (1 + r). With e = e^-M, E has distribution F(z) = 1 - e^(e - z) above e, and for every z
 
         F(z / c) - F(z) <= (1 / c - 1) max(z e^(e - z), e) <= (1 / c - 1) e^(e - 1) < 2 r  where M > 2 and r <= 1/2.
     """
@@ -208,8 +217,8 @@ class Truncated(LawRule):
 class Overflowing(LawRule):
     """Float64 quotients w_i / E_i that may overflow to +inf and tie, which ``inner`` does not know of.
 
-    A score overflows only if E_i < w_i / max, max the largest double, and P(E_i < x) <= x. So some score does with
-    probability at most sum_i w_i / max, and this is added to the error.
+    A score overflows only if E_i < w_i / max, max the largest double, and P(E_i < x) <= x. So some score
+    does with probability at most sum_i w_i / max, and this is added to the error.
     """
 
     inner: LawRule
@@ -224,7 +233,8 @@ class Overflowing(LawRule):
 
 
 def log_normalised(weights: Float, combine: Combine) -> Float:
-    """(vocab,) natural-log probabilities: softmax of the weights that are added, or the share of those divided."""
+    """(vocab,) natural-log probabilities: softmax of the weights that are added, or the share of those divided.
+    """
     with np.errstate(divide="ignore"):
         log = weights if combine == "add" else np.log(weights)
     shifted = log - log.max()

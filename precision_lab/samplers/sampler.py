@@ -1,8 +1,8 @@
 """What a sampler is: a source of randomness and a pure decision.
 
 :class:`Sampler` is abstract; every other class here is final, and no method that does something is overridden. A recipe
-that races is an instance of :class:`UniformSampler`, composed of data: source x weights x noise map x combination x tie x
-law rule.
+that races is an instance of :class:`UniformSampler`, composed of data: source x weights x noise map x
+combination x tie x law rule.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class Sampler(ABC):
     @property
     @abstractmethod
     def ceiling(self) -> float:
-        """Largest Gumbel value -log E the sampler's noise can take; inf where it can be infinite; nan if it has none, and
-        where this machine's torch draws by no known word map."""
+        """Largest Gumbel value -log E the sampler's noise can take; inf where it can be infinite; nan if it
+        has none, and where this machine's torch draws by no known word map."""
 
     @abstractmethod
     def bits_per_draw(self, vocab: int) -> float:
@@ -84,15 +84,16 @@ class Sampler(ABC):
     @property
     @abstractmethod
     def emulated(self) -> str | None:
-        """Whose arithmetic the recipe is and on what it is evaluated, where it was not confirmed on this machine; None
-        where it was."""
+        """Whose arithmetic the recipe is and on what it is evaluated, where it was not confirmed on this
+        machine; None where it was."""
 
     @final
     def draw(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
-        """``n`` independent tokens for each row. logits: (*batch, vocab) floats, -inf allowed; returns (n, *batch) int64.
+        """``n`` independent tokens for each row. logits: (*batch, vocab) floats, -inf allowed; returns (n,
+        *batch) int64.
 
-        Raises InputError for NaN, +inf, a row of -inf, no tokens, n < 1, a dtype that is not floating, or a largest
-        logit that the sampler's format cannot hold.
+        Raises InputError for NaN, +inf, a row of -inf, no tokens, n < 1, a dtype that is not floating, or a
+        largest logit that the sampler's format cannot hold.
         """
         logits = self._checked(logits)
         if not isinstance(n, int | np.integer) or n < 1:
@@ -107,8 +108,8 @@ class Sampler(ABC):
     def law(self, logits: Tensor | np.ndarray) -> Law:
         """What :meth:`draw` draws from, for one row of logits (vocab,). No draws are made.
 
-        Where the recipe is :attr:`emulated`, so is the law: its error bounds what this machine's arithmetic gives, its
-        guarantee is ``Guarantee.EMULATED`` and ``how`` says whose arithmetic it stands for.
+        Where the recipe is :attr:`emulated`, so is the law: its error bounds what this machine's arithmetic
+        gives, its guarantee is ``Guarantee.EMULATED`` and ``how`` says whose arithmetic it stands for.
         Raises InputError for what is not one row of valid logits, and where the recipe has no law for them.
         """
         try:
@@ -154,7 +155,8 @@ def check_batch(logits: Tensor) -> Tensor:
 
 
 def emulated_arithmetic(source: Source, backend: str) -> str | None:
-    """What :attr:`Sampler.emulated` says of a recipe with this source and backend: the source's own text, if it has one."""
+    """What :attr:`Sampler.emulated` says of a recipe with this source and backend: the source's own text,
+    if it has one."""
     if source.emulated is not None:
         return source.emulated
     if backend in _AT_HOME:
@@ -187,12 +189,13 @@ class UniformSampler(Sampler):
     """word -> u -> noise -> score -> argmax, each stage in its own format.
 
     ``noise_of``: u to noise, in torch, in the published order.
-    ``combine``: "add" (weight + Gumbel), "divide" (weight / exponential), "multiply" (weight times the inverse of an
-    exponential) or "ratio" (-(exponential / weight), an argmin).
+    ``combine``: "add" (weight + Gumbel), "divide" (weight / exponential), "multiply" (weight times the
+    inverse of an exponential) or "ratio" (-(exponential / weight), an argmin).
     ``tie``: which of equal best scores wins.
     ``rule``: how the law is computed, see :mod:`~precision_lab.samplers.rules`.
     ``weights``: logits to the weights of the score; None: a cast to add, softmax for the others.
-    ``nonfinite``: what wins a row that has a NaN or +inf score, see :class:`~precision_lab.samplers.rules.Race`.
+    ``nonfinite``: what wins a row that has a NaN or +inf score, see
+    :class:`~precision_lab.samplers.rules.Race`.
     ``gumbel_shift``: what the noise exceeds a Gumbel value by, throughout; no argmax sees it.
     """
 
@@ -255,9 +258,10 @@ class UniformSampler(Sampler):
 
     @property
     def ceiling(self) -> float:
-        """Largest Gumbel value at the words next to 0 and to 2^bits, where every recipe has its extremes: 2^17 of them at
-        either end. Of sources too fine to list, the words 0, 1 and 2^bits - 1; an infinite value at their word 0 alone, of
-        probability 2^-53, is left out. nan where the source's word map on this machine is unknown."""
+        """Largest Gumbel value at the words next to 0 and to 2^bits, where every recipe has its extremes:
+        2^17 of them at either end. Of sources too fine to list, the words 0, 1 and 2^bits - 1; an infinite
+        value at their word 0 alone, of probability 2^-53, is left out. nan where the source's word map on
+        this machine is unknown."""
         bits = self.source.bits
         last = (1 << bits) - 1 if bits < 64 else -1  # the pattern of the word, as an int64
         if self.source.enumerable:

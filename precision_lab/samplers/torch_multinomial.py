@@ -1,5 +1,5 @@
-"""``torch.multinomial`` on CPU has two laws: one draw per row is an exponential race, several with replacement are an
-inverse CDF. Decoders draw one per row, so the plain names mean that path."""
+"""``torch.multinomial`` on CPU has two laws: one draw per row is an exponential race, several with
+replacement are an inverse CDF. Decoders draw one per row, so the plain names mean that path."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def _probs_of(sampler: Sampler, logits: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True)
 class TorchMultinomial(Sampler):
-    """``torch.multinomial(softmax(logits), 1)``: argmax(p / E), E = ``exponential_`` in the dtype of p, double inside.
+    """``torch.multinomial(softmax(logits), 1)``: argmax(p / E), E = ``exponential_`` in the dtype of p,
+    double inside.
     ``rule``: how the law is computed."""
 
     rule: LawRule
@@ -77,8 +78,8 @@ class TorchMultinomial(Sampler):
 @final
 @dataclass(frozen=True)
 class TorchMultinomialReplacement(Sampler):
-    """``torch.multinomial(softmax(logits), n, replacement=True)``, n > 1: a sequential cumulative sum in the dtype of p
-    (float32 for float16 and bfloat16), divided by its last value, searched with a 53-bit u."""
+    """``torch.multinomial(softmax(logits), n, replacement=True)``, n > 1: a sequential cumulative sum in
+    the dtype of p (float32 for float16 and bfloat16), divided by its last value, searched with a 53-bit u."""
 
     @property
     def ceiling(self) -> float:

@@ -19,7 +19,8 @@ class Weights(ABC):
 
     @abstractmethod
     def of(self, logits: Tensor, *, format: str, sampler: str) -> Tensor:
-        """(..., vocab) logits to (..., vocab) weights in ``format`` (fp16, bf16, fp32, fp64), computed by torch in it.
+        """(..., vocab) logits to (..., vocab) weights in ``format`` (fp16, bf16, fp32, fp64), computed by
+        torch in it.
 
         ``sampler``: its name, for the InputError of logits that the format cannot take.
         """
@@ -46,8 +47,8 @@ class Softmax(Weights):
 @final
 @dataclass(frozen=True)
 class Exponentials(Weights):
-    """exp(logits) with no softmax. Raises InputError for a row whose largest exp is not finite (logits above 709 in
-    float64, 88.7 in float32 and bfloat16, 11.09 in float16), or is below ``least``."""
+    """exp(logits) with no softmax. Raises InputError for a row whose largest exp is not finite (logits
+    above 709 in float64, 88.7 in float32 and bfloat16, 11.09 in float16), or is below ``least``."""
 
     least: float = 0.0
 

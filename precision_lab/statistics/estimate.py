@@ -18,7 +18,8 @@ from ._checks import check_numbers, check_open_unit, check_successes
 class Estimate:
     """``value`` with the interval [``low``, ``high``] that holds the truth with probability ``confidence``.
 
-    ``n``: independent units behind it (draws, sequences), 0 for a computed number.  ``guarantee``: in what sense.
+    ``n``: independent units behind it (draws, sequences), 0 for a computed number.  ``guarantee``: in what
+    sense.
     """
 
     value: float
@@ -62,9 +63,11 @@ class Estimate:
 
 
 def proportion(successes: int, n: int, confidence: float = 0.95) -> Estimate:
-    """successes / n with Clopper and Pearson's interval, which covers at every n and rate (Biometrika 26, 1934); n <= 2^53.
+    """successes / n with Clopper and Pearson's interval, which covers at every n and rate (Biometrika 26,
+    1934); n <= 2^53.
 
-    low = B^-1(a/2; k, n - k + 1), high = B^-1(1 - a/2; k + 1, n - k), quantiles of beta distributions, a = 1 - confidence.
+    low = B^-1(a/2; k, n - k + 1), high = B^-1(1 - a/2; k + 1, n - k), quantiles of beta distributions, a =
+    1 - confidence.
     """
     hits, total = check_successes(successes, n)
     if total > 2**53:
@@ -76,7 +79,8 @@ def proportion(successes: int, n: int, confidence: float = 0.95) -> Estimate:
 
 
 def ratio_of_proportion(successes: int, n: int, expected_probability: float, confidence: float = 0.95) -> Estimate:
-    """(successes / n) / p0: 1 where the sampler is right. Clopper-Pearson divided by the known p0, 0 < p0 <= 1."""
+    """(successes / n) / p0: 1 where the sampler is right. Clopper-Pearson divided by the known p0, 0 < p0 <= 1.
+    """
     if not 0 < expected_probability <= 1:
         raise InputError(
             f"expected_probability = {expected_probability}", "0 < p0 <= 1", "choose events that the target can draw"
@@ -87,7 +91,8 @@ def ratio_of_proportion(successes: int, n: int, expected_probability: float, con
 def mean(values: ArrayLike, confidence: float = 0.95) -> Estimate:
     """Mean -/+ t_{n-1} s / sqrt(n) of independent values, any shape. One value: the interval is all numbers.
 
-    Errors: InputError for no values, for values that are not finite, and for sums of them or squares that overflow.
+    Errors: InputError for no values, for values that are not finite, and for sums of them or squares that
+    overflow.
     """
     check_open_unit("confidence", confidence)
     x = check_numbers(values)
@@ -107,10 +112,11 @@ def mean(values: ArrayLike, confidence: float = 0.95) -> Estimate:
 
 
 def difference(first: Estimate, second: Estimate) -> Estimate:
-    """first - second of independent estimates: d -/+ the root of the squared distances to the ends that face away.
+    """first - second of independent estimates: d -/+ the root of the squared distances to the ends that
+    face away.
 
-    low = d - sqrt((x - x_low)^2 + (y_high - y)^2), high = d + sqrt((x_high - x)^2 + (y - y_low)^2) (Zou and Donner 2008,
-    doi:10.1002/sim.3095). ``n``: the smaller. Errors: InputError for unequal confidences.
+    low = d - sqrt((x - x_low)^2 + (y_high - y)^2), high = d + sqrt((x_high - x)^2 + (y - y_low)^2) (Zou and
+    Donner 2008, doi:10.1002/sim.3095). ``n``: the smaller. Errors: InputError for unequal confidences.
     """
     if first.confidence != second.confidence:
         got = f"confidences of {first.confidence} and {second.confidence}"
@@ -128,10 +134,12 @@ def difference(first: Estimate, second: Estimate) -> Estimate:
 
 
 def detectable_difference(found: Estimate, n: int | None = None, power: float = 0.8) -> float:
-    """The difference whose interval leaves out 0 with probability ``power``, for two groups of ``n`` (as many as there were).
+    """The difference whose interval leaves out 0 with probability ``power``, for two groups of ``n`` (as
+    many as there were).
 
-    (t_{2n-2} + z_power) s sqrt(n_found / n), with the standard error s = half the interval of ``found``, an estimate of the
-    difference, over z. Normal theory (t for the two-sided interval): ASYMPTOTIC, rough for few skewed values. n = 1: infinite.
+    (t_{2n-2} + z_power) s sqrt(n_found / n), with the standard error s = half the interval of ``found``, an
+    estimate of the difference, over z. Normal theory (t for the two-sided interval): ASYMPTOTIC, rough for
+    few skewed values. n = 1: infinite.
     """
     n = found.n if n is None else n
     if n < 2:

@@ -39,7 +39,8 @@ _STRENGTH = (
 
 @dataclass(frozen=True, eq=False)
 class Adjusted:
-    """``values``: (m,) in the order given.  ``controls``: the rate that failing those with value <= level keeps <= level.
+    """``values``: (m,) in the order given.  ``controls``: the rate that failing those with value <= level
+    keeps <= level.
 
     ``guarantee``: of that, if the p-values or e-values deserve their name.
     """
@@ -101,7 +102,8 @@ def weakest(guarantees: Iterable[Guarantee]) -> Guarantee:
 
 
 def holm(p_values: ArrayLike) -> Adjusted:
-    """Adjusted p_(i) = max_{j <= i} min(1, (m - j + 1) p_(j)), p_(1) <= p_(2) <= ...; Holm 1979, Scand. J. Stat. 6, 65."""
+    """Adjusted p_(i) = max_{j <= i} min(1, (m - j + 1) p_(j)), p_(1) <= p_(2) <= ...; Holm 1979, Scand. J.
+    Stat. 6, 65."""
     p = _p_values(p_values)
     order = np.argsort(p)
     adjusted = np.empty_like(p)
@@ -110,14 +112,15 @@ def holm(p_values: ArrayLike) -> Adjusted:
 
 
 def benjamini_hochberg(p_values: ArrayLike, *, any_dependence: bool = False) -> Adjusted:
-    """Adjusted p_(i) = min_{j >= i} min(1, p_(j) m / j), Benjamini and Hochberg 1995; ``any_dependence``: Benjamini and
-    Yekutieli's further factor 1 + 1/2 + ... + 1/m (Ann. Stat. 29, 1165, 2001)."""
+    """Adjusted p_(i) = min_{j >= i} min(1, p_(j) m / j), Benjamini and Hochberg 1995; ``any_dependence``:
+    Benjamini and Yekutieli's further factor 1 + 1/2 + ... + 1/m (Ann. Stat. 29, 1165, 2001)."""
     adjusted = false_discovery_control(_p_values(p_values), method="by" if any_dependence else "bh")
     return Adjusted(np.asarray(adjusted), DISCOVERIES, Guarantee.FINITE_SAMPLE)
 
 
 def e_bh(log_e: ArrayLike) -> Adjusted:
-    """Adjusted value min_{j >= i} min(1, m / (j e_(j))), e_(1) >= e_(2) >= ...: Benjamini and Hochberg's on 1/e.
+    """Adjusted value min_{j >= i} min(1, m / (j e_(j))), e_(1) >= e_(2) >= ...: Benjamini and Hochberg's on
+    1/e.
 
     Wang and Ramdas 2022, J. R. Stat. Soc. B 84, 822. ``log_e``: (m,) logarithms of e-values, nats; -inf: e = 0.
     """
@@ -125,10 +128,11 @@ def e_bh(log_e: ArrayLike) -> Adjusted:
 
 
 def combined_e(log_e: ArrayLike, *, independent: bool = False) -> float:
-    """log of one e-value against all the nulls together: the mean of the e-values, valid whatever their dependence.
+    """log of one e-value against all the nulls together: the mean of the e-values, valid whatever their
+    dependence.
 
-    ``independent``: the product, valid for independent e-values or ones that each condition on those before. Vovk and Wang
-    2021, Ann. Stat. 49, 1736. A product with a zero is zero.
+    ``independent``: the product, valid for independent e-values or ones that each condition on those
+    before. Vovk and Wang 2021, Ann. Stat. 49, 1736. A product with a zero is zero.
     """
     logs = _log_e(log_e)
     if independent:

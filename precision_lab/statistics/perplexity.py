@@ -1,8 +1,9 @@
 """Generative perplexity: exp of the nats a judge needs per token of generated text. One name, several numbers.
 
-The public code pools and selects in incompatible ways; DEFINITIONS names six, each with the code it was read in. All of them
-follow from two numbers for each part of each sequence, nats S and tokens T, so these are what is kept (:class:`Scores`): any
-definition can be had again from a table, without the judge. An end is the judge's end-of-text token. Parts:
+The public code pools and selects in incompatible ways; DEFINITIONS names six, each with the code it was
+read in. All of them follow from two numbers for each part of each sequence, nats S and tokens T, so these
+are what is kept (:class:`Scores`): any definition can be had again from a table, without the judge. An end
+is the judge's end-of-text token. Parts:
 
 | part | tokens |
 |---|---|
@@ -36,12 +37,13 @@ PARTS = ("first", "before", "end", "after", "ends")
 
 @dataclass(frozen=True)
 class Definition:
-    """Which parts count, and how sequences i = 1..n with S_i nats in T_i tokens (of those parts, T_i >= 1) are pooled.
+    """Which parts count, and how sequences i = 1..n with S_i nats in T_i tokens (of those parts, T_i >= 1)
+    are pooled.
 
-    "tokens": exp(sum S / sum T). "sequences": mean of exp(S_i / T_i). "log sequences": exp of the mean of S_i / T_i.
-    "batches": mean over batches of exp(sum S / sum T), the sum over a batch; an incomplete last batch is dropped.
-    On the same parts log sequences <= sequences (Jensen), and where all T are equal and batches are whole
-    log sequences = tokens <= batches <= sequences.
+    "tokens": exp(sum S / sum T). "sequences": mean of exp(S_i / T_i). "log sequences": exp of the mean of
+    S_i / T_i. "batches": mean over batches of exp(sum S / sum T), the sum over a batch; an incomplete last
+    batch is dropped. On the same parts log sequences <= sequences (Jensen), and where all T are equal and
+    batches are whole log sequences = tokens <= batches <= sequences.
     """
 
     pool: Literal["tokens", "sequences", "log sequences", "batches"]
@@ -94,9 +96,9 @@ DEFINITIONS = {
 
 @dataclass(frozen=True)
 class Scores:
-    """What a judge said of n sequences. ``nats``: (n, 5) float64, summed -log p; ``tokens``: (n, 5) int64, how many; columns
-    as PARTS. ``replaced``: (n,) invalid byte sequences of the text, each read as U+FFFD; ``dropped``: (n,) bytes for which
-    the judge has no token, not read at all. ``judge``: its name."""
+    """What a judge said of n sequences. ``nats``: (n, 5) float64, summed -log p; ``tokens``: (n, 5) int64,
+    how many; columns as PARTS. ``replaced``: (n,) invalid byte sequences of the text, each read as U+FFFD;
+    ``dropped``: (n,) bytes for which the judge has no token, not read at all. ``judge``: its name."""
 
     judge: str
     nats: Float
@@ -149,7 +151,8 @@ class Scores:
     def sums(self, definition: str) -> tuple[Float, Int]:
         """S and T of every sequence, (n,) each; T = 0 where it has no token in the parts of the definition.
 
-        Errors: InputError if that is so of all, or if the definition scores first tokens and the judge did not."""
+        Errors: InputError if that is so of all, or if the definition scores first tokens and the judge did not.
+        """
         if definition not in DEFINITIONS:
             raise unknown_name("definition", definition, DEFINITIONS)
         at = [PARTS.index(part) for part in DEFINITIONS[definition].parts]
@@ -194,7 +197,8 @@ def _exp(nats: float) -> float:
 def generative_perplexity(
     scores: Scores, definition: str = "mdlm", *, rng: np.random.Generator, batch: int = 8, confidence: float = 0.95
 ) -> Estimate:
-    """The perplexity of one of DEFINITIONS, BCa cluster bootstrap over sequences, ``n`` of them that have a scored token.
+    """The perplexity of one of DEFINITIONS, BCa cluster bootstrap over sequences, ``n`` of them that have a
+    scored token.
 
     ``batch``: sequences in a batch of "bd3lms", in the order given (its own configuration has 8).
     """
@@ -213,8 +217,9 @@ def perplexity_beside_diversity(
 ) -> dict[str, Estimate]:
     """One row of a table: ``perplexity`` and, beside it, what cheap perplexity is bought with.
 
-    ``tokens``: (n, length) generated ids; ``scores``: of the same n sequences. ``entropy_nats``, ``entropy_bits``: mean
-    plug-in entropy of a sequence; ``distinct_1``, ``distinct_2``: of all sequences together (they fall with n);
+    ``tokens``: (n, length) generated ids; ``scores``: of the same n sequences. ``entropy_nats``,
+    ``entropy_bits``: mean plug-in entropy of a sequence; ``distinct_1``, ``distinct_2``: of all sequences
+    together (they fall with n);
     ``repetition_4``: mean rep-4. Intervals over sequences. Flat for a data frame: :func:`flat`.
     """
     rows = check_tokens(tokens)

@@ -1,7 +1,9 @@
-"""Diversity at a smaller sample: the expected value of what m draws would show, exactly. The cure for unequal n.
+"""Diversity at a smaller sample: the expected value of what m draws would show, exactly. The cure for
+unequal n.
 
-From counts: over all subsets of m of the n draws (hypergeometric). From a law: over all samples of m (binomial).
-Gotelli and Colwell 2001; Chao and Jost 2012, doi:10.1890/11-1952.1; Chao et al. 2014, doi:10.1890/13-0133.1.
+From counts: over all subsets of m of the n draws (hypergeometric). From a law: over all samples of m
+(binomial). Gotelli and Colwell 2001; Chao and Jost 2012, doi:10.1890/11-1952.1; Chao et al. 2014,
+doi:10.1890/13-0133.1.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ _ENTRIES = 1 << 20  # of one block of (tokens, k): 8 MiB
 
 
 def rarefied(source: Counts | Law, size: int, order: float = 0.0) -> float:
-    """Hill number at ``size`` = m draws: D = (sum_k (k/m)^q E f_k)^(1/(1-q)), f_k the number of tokens drawn k times.
+    """Hill number at ``size`` = m draws: D = (sum_k (k/m)^q E f_k)^(1/(1-q)), f_k the number of tokens
+    drawn k times.
 
-    q = 0: the expected number of different tokens. q = 1: exp of the expected plug-in entropy, so that its logarithm is
-    what :func:`~.diversity.sequence_entropy` reads on average off m independent draws. q = 2: 1 / E sum (k/m)^2.
-    At m = n of the counts: :func:`~.richness.hill_number`. Relative error about 1e-15 n (log-gamma).
+    q = 0: the expected number of different tokens. q = 1: exp of the expected plug-in entropy, so that its
+    logarithm is what :func:`~.diversity.sequence_entropy` reads on average off m independent draws. q = 2:
+    1 / E sum (k/m)^2. At m = n of the counts: :func:`~.richness.hill_number`. Relative error about 1e-15 n
+    (log-gamma).
     Errors: InputError for order < 0, m < 1, m > 10^8 (memory), m > n of Counts, or n > 10^10 (digits).
     """
     m, q = check_whole("size", size, 1), check_order(order)
@@ -53,8 +57,8 @@ def rarefied(source: Counts | Law, size: int, order: float = 0.0) -> float:
 def effective_number(p: Float, times: Float, order: float) -> float:
     """(sum_i times_i p_i^q)^(1/(1-q)), q != 1, p > 0, sum_i times_i p_i = 1 but for rounding.
 
-    Near q = 1, where the sum is 1 and its rounding would be divided by 1 - q, from sum times p (p^(q-1) - 1) over the sum
-    of times p, by expm1; above q = 16, where p^q underflows, by logarithms.
+    Near q = 1, where the sum is 1 and its rounding would be divided by 1 - q, from sum times p (p^(q-1) -
+    1) over the sum of times p, by expm1; above q = 16, where p^q underflows, by logarithms.
     """
     excess = order - 1
     if abs(excess) < 1 / 16:
@@ -67,7 +71,8 @@ def effective_number(p: Float, times: Float, order: float) -> float:
 
 
 def rarefied_coverage(counts: Counts, size: int) -> float:
-    """Estimated sample coverage of m of the n draws: 1 - sum_i X_i / n C(n - X_i, m) / C(n - 1, m), m < n; unbiased.
+    """Estimated sample coverage of m of the n draws: 1 - sum_i X_i / n C(n - X_i, m) / C(n - 1, m), m < n;
+    unbiased.
 
     m = n: 1 - f1 / n (1 - A), as :func:`~.richness.sample_coverage`. Errors: InputError as of :func:`rarefied`.
     """
@@ -100,8 +105,8 @@ def size_at_coverage(counts: Counts, coverage: float) -> float:
 
 
 def rarefied_to_coverage(counts: Counts, coverage: float, order: float = 0.0) -> float:
-    """Hill number at the size of :func:`size_at_coverage`, linear between whole sizes: laws are compared where the same
-    share of their mass has been seen, not after the same number of draws."""
+    """Hill number at the size of :func:`size_at_coverage`, linear between whole sizes: laws are compared
+    where the same share of their mass has been seen, not after the same number of draws."""
     size = size_at_coverage(counts, coverage)
     low, part = math.floor(size), size - math.floor(size)
     below = rarefied(counts, low, order)
@@ -123,7 +128,8 @@ def check_order(order: float) -> float:
 
 
 def _drawn(source: Counts | Law, m: int) -> Iterator[tuple[Float, Int, Float]]:
-    """(how many tokens (tokens,), k >= 1 (ks,), P(such a token is drawn k times) (tokens, ks)), all tokens in turn."""
+    """(how many tokens (tokens,), k >= 1 (ks,), P(such a token is drawn k times) (tokens, ks)), all tokens
+    in turn."""
     n = source.n if isinstance(source, Counts) else 1
     each = source.counts if isinstance(source, Counts) else np.minimum(source.probs, 1.0)
     values, times = np.unique(each[each > 0], return_counts=True)

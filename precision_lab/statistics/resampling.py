@@ -1,8 +1,8 @@
 """Intervals by leaving out and by drawing again, for statistics of draws that come in sequences.
 
-The bootstrap is for means and medians over sequences. It is wrong for what counts *different* things in the whole (Hill
-numbers, distinct n-grams): a sequence drawn twice adds nothing new, so every resample falls short of the value. Leaving
-out one sequence repeats none.
+The bootstrap is for means and medians over sequences. It is wrong for what counts *different* things in the
+whole (Hill numbers, distinct n-grams): a sequence drawn twice adds nothing new, so every resample falls
+short of the value. Leaving out one sequence repeats none.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ def cluster_bootstrap(
 ) -> Estimate:
     """``statistic(all clusters)`` with the BCa interval over whole clusters drawn with replacement.
 
-    Ends: quantiles Phi(z0 + (z0 + z) / (1 - a (z0 + z))) of the resampled statistics, z0 from the share below the
-    value, a from the jackknife (Efron 1987, doi:10.1080/01621459.1987.10478410).
+    Ends: quantiles Phi(z0 + (z0 + z) / (1 - a (z0 + z))) of the resampled statistics, z0 from the share
+    below the value, a from the jackknife (Efron 1987, doi:10.1080/01621459.1987.10478410).
     ``statistic`` receives an int64 array of cluster indices, (clusters,) or one shorter for the jackknife.
-    One cluster: the interval is all numbers. Statistics all alike: the interval is the value. Few skewed clusters are
-    too few: of 20 log-normal means the 95 % interval holds the truth 0.88 of the time, of 100 0.93 (judge_calibration).
+    One cluster: the interval is all numbers. Statistics all alike: the interval is the value. Few skewed
+    clusters are too few: of 20 log-normal means the 95 % interval holds the truth 0.88 of the time, of 100
+    0.93 (judge_calibration).
     """
     check_open_unit("confidence", confidence)
     clusters, resamples = check_whole("clusters", clusters, 1), check_whole("resamples", resamples, 1)
@@ -76,9 +77,11 @@ def median(values: ArrayLike, *, rng: np.random.Generator, confidence: float = 0
 
 
 def cluster_jackknife(statistic: Statistic, clusters: int, confidence: float = 0.95) -> Estimate:
-    """``statistic(all clusters)`` -/+ t_{G-1} sqrt((G-1)/G sum_g (s_g - mean)^2), s_g the statistic without cluster g.
+    """``statistic(all clusters)`` -/+ t_{G-1} sqrt((G-1)/G sum_g (s_g - mean)^2), s_g the statistic without
+    cluster g.
 
-    For smooth statistics of the whole; of a mean it is Student's interval, of a median it is wrong. ``statistic`` as in
+    For smooth statistics of the whole; of a mean it is Student's interval, of a median it is wrong.
+    ``statistic`` as in
     :func:`cluster_bootstrap`. One cluster: all numbers.
     """
     clusters = check_whole("clusters", clusters, 1)
@@ -88,7 +91,8 @@ def cluster_jackknife(statistic: Statistic, clusters: int, confidence: float = 0
 
 
 def ratio_of_sums(over: ArrayLike, under: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """sum(over) / sum(under), one value of each a cluster, (clusters,) both, with the interval of :func:`cluster_jackknife`."""
+    """sum(over) / sum(under), one value of each a cluster, (clusters,) both, with the interval of
+    :func:`cluster_jackknife`."""
     x, y = (np.asarray(values, dtype=np.float64) for values in (over, under))
     if x.shape != y.shape or x.ndim != 1:
         raise InputError(f"shapes {x.shape} and {y.shape}", "one value of each a cluster", "sum inside clusters first")
@@ -103,7 +107,8 @@ def ratio_of_sums(over: ArrayLike, under: ArrayLike, confidence: float = 0.95) -
 
 
 def draw_jackknife(statistic: Callable[[Counts], float], counts: Counts, confidence: float = 0.95) -> Estimate:
-    """:func:`cluster_jackknife` of independent draws, one left out at a time; tokens of equal count share the answer."""
+    """:func:`cluster_jackknife` of independent draws, one left out at a time; tokens of equal count share
+    the answer."""
     n, every = counts.n, counts.counts
     value, left_out, weights = float(statistic(counts)), [], []
     for count, repeats in zip(*np.unique(every[every > 0], return_counts=True), strict=True):

@@ -1,7 +1,7 @@
 """How many tokens there are in effect: Hill numbers and coverage, as seen and as estimated, with intervals.
 
-The Hill number of order q, (sum_i p_i^q)^(1/(1-q)), counts equally likely tokens that would be as diverse: 0 counts
-all, 1 is exp(entropy), 2 is 1 / P(two draws are alike).
+The Hill number of order q, (sum_i p_i^q)^(1/(1-q)), counts equally likely tokens that would be as diverse:
+0 counts all, 1 is exp(entropy), 2 is 1 / P(two draws are alike).
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def hill_number(source: Law | Counts, order: float) -> float:
 def chao_jost(counts: Counts, order: Literal[0, 1, 2]) -> float:
     """Hill number of the law behind the counts, order 0, 1 or 2.
 
-    0: S + (n-1)/n f1^2 / (2 f2), or (n-1)/n f1 (f1-1) / 2 where f2 = 0: a lower bound in expectation (Chao 1984).
-    1: exp of :func:`~.entropies.chao_wang_jost`. 2: n (n-1) / sum X (X-1), inf where nothing was drawn twice.
-    Chao and Jost 2015, doi:10.1111/2041-210X.12349.
+    0: S + (n-1)/n f1^2 / (2 f2), or (n-1)/n f1 (f1-1) / 2 where f2 = 0: a lower bound in expectation (Chao
+    1984). 1: exp of :func:`~.entropies.chao_wang_jost`. 2: n (n-1) / sum X (X-1), inf where nothing was
+    drawn twice. Chao and Jost 2015, doi:10.1111/2041-210X.12349.
     """
     n, x = counts.n, counts.counts
     if order == 0:
@@ -58,8 +58,9 @@ def chao_jost(counts: Counts, order: Literal[0, 1, 2]) -> float:
 def sample_coverage(counts: Counts) -> float:
     """Share of the law's mass on the tokens seen: 1 - f1 / n (1 - A), Good's 1 - f1 / n but for A.
 
-    Chao and Jost 2012, doi:10.1890/11-1952.1, A as in :func:`~.entropies.rare`. For independent draws: a token that
-    repeats its neighbour is seen once less often than it should be, and the share then reads too high.
+    Chao and Jost 2012, doi:10.1890/11-1952.1, A as in :func:`~.entropies.rare`. For independent draws: a
+    token that repeats its neighbour is seen once less often than it should be, and the share then reads too
+    high.
     """
     return rarefied_coverage(counts, counts.n)
 
@@ -72,13 +73,16 @@ def hill(
     coverage: float | None = None,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Hill number with its jackknife interval: :func:`chao_jost`, or rarefied to a ``size`` in draws or a ``coverage``.
+    """Hill number with its jackknife interval: :func:`chao_jost`, or rarefied to a ``size`` in draws or a
+    ``coverage``.
 
-    ``draws``: Counts of independent draws, or token ids (sequences, length), of which whole sequences are left out. The
-    interval holds the expectation of the estimator, which lies below the law's number where much is unseen, most for order
-    0, and where draws inside a sequence are alike. With 500 draws of Zipf over 2,000 tokens a 95 % interval holds the law's
-    number 0.03, 0.71 and 0.95 of the time for orders 0, 1, 2 (judge_calibration).
-    Errors: InputError for a size above n less one draw (sequence), or a coverage that is not reached without one.
+    ``draws``: Counts of independent draws, or token ids (sequences, length), of which whole sequences are
+    left out. The interval holds the expectation of the estimator, which lies below the law's number where
+    much is unseen, most for order 0, and where draws inside a sequence are alike. With 500 draws of Zipf
+    over 2,000 tokens a 95 % interval holds the law's number 0.03, 0.71 and 0.95 of the time for orders 0,
+    1, 2 (judge_calibration).
+    Errors: InputError for a size above n less one draw (sequence), or a coverage that is not reached
+    without one.
     """
     return _jackknife(_measure(order, size, coverage), draws, confidence)
 
@@ -86,8 +90,8 @@ def hill(
 def coverage_estimate(draws: Draws, confidence: float = 0.95) -> Estimate:
     """:func:`sample_coverage` with its jackknife interval, over draws or sequences as in :func:`hill`.
 
-    Over draws it holds the mass that these very draws saw, whose error has the variance (f1 + 2 f2) / n^2 of the
-    jackknife (Esty 1983), more than that of the estimate.
+    Over draws it holds the mass that these very draws saw, whose error has the variance (f1 + 2 f2) / n^2
+    of the jackknife (Esty 1983), more than that of the estimate.
     """
     return _jackknife(sample_coverage, draws, confidence)
 
@@ -134,7 +138,8 @@ def _counts(draws: Draws) -> Counts:
 
 
 def _renumbered(draws: ArrayLike) -> Int:
-    """Tokens (sequences, length) numbered from 0 by rank, since only which are alike counts, and ids may be large."""
+    """Tokens (sequences, length) numbered from 0 by rank, since only which are alike counts, and ids may be
+    large."""
     rows = check_tokens(draws)
     if rows.min() < 0:
         raise InputError(f"a token of {rows.min()}", "ids of 0 or more", "leave out the padding")

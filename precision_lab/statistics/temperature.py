@@ -37,14 +37,15 @@ class EffectiveTemperature:
 
 
 def effective_temperature(q: Law, p: Law) -> EffectiveTemperature:
-    """1/b with E_{p_b}[log p] = E_q[log p], p_b proportional to p^b on the support of p; b = argmin_b KL(q || p_b).
+    """1/b with E_{p_b}[log p] = E_q[log p], p_b proportional to p^b on the support of p; b = argmin_b KL(q
+    || p_b).
 
     Then KL(q || p) = KL(q || p_b) + KL(p_b || p) exactly, so the share is of a whole; it is 0 where q = p.
-    Below 1: sharper than the target. 0: q draws only p's most likely tokens. inf: b = 0, flat. Below 0: q prefers what
-    p makes unlikely (-0.0 at the limit). Undetermined where p is flat or one token: value 1, interval [0, inf].
-    Mass of q outside the support of p makes kl inf and share 0; the temperature is that of q restricted to the support.
-    Of the two laws as given: their own errors are not propagated. Errors: InputError for unequal vocabularies, or
-    where q and p have no token in common.
+    Below 1: sharper than the target. 0: q draws only p's most likely tokens. inf: b = 0, flat. Below 0: q
+    prefers what p makes unlikely (-0.0 at the limit). Undetermined where p is flat or one token: value 1,
+    interval [0, inf]. Mass of q outside the support of p makes kl inf and share 0; the temperature is that
+    of q restricted to the support. Of the two laws as given: their own errors are not propagated. Errors:
+    InputError for unequal vocabularies, or where q and p have no token in common.
     """
     check_same_vocab(q.vocab, p.vocab)
     family, kl = Tempered.of(p), kl_divergence(q, p)
@@ -66,16 +67,18 @@ def effective_temperature(q: Law, p: Law) -> EffectiveTemperature:
 def temperature_from_draws(draws: Counts | ArrayLike, p: Law, confidence: float = 0.95) -> Estimate:
     """1/b with b maximising sum_i n_i log p_b(i) + 1/2 log I(b), I(b) = n Var_{p_b}[log p].
 
-    The second term is Firth's correction (Biometrika 80, 1993, doi:10.1093/biomet/80.1.27): it takes away the bias of
-    order 1/n in b and keeps b finite when every draw is a most (least) likely token, which ``method`` then calls
-    separated. Interval: the b whose corrected likelihood falls short by less than half a chi-square quantile with one
-    degree of freedom (Heinze and Schemper 2002, doi:10.1002/sim.1047), turned over; high = inf where it reaches b <= 0,
-    and all numbers where b itself is below 0 but the interval reaches above.
-    ``draws``: Counts of independent draws, or token ids (sequences, length) that may depend on each other inside a
-    sequence: then the shortfall is scaled by the design effect (:func:`~.firth.fit`), and ``n`` counts sequences.
-    What is estimated if the draws follow no p_b is the 1/b of :func:`effective_temperature`; Counts then have an
-    interval as if Var_q[log p] were Var_{p_b}[log p], sequences have not.
-    A flat p: value 1, interval [0, inf]. Errors: InputError for unequal vocabularies or draws that p makes impossible.
+    The second term is Firth's correction (Biometrika 80, 1993, doi:10.1093/biomet/80.1.27): it takes away
+    the bias of order 1/n in b and keeps b finite when every draw is a most (least) likely token, which
+    ``method`` then calls separated. Interval: the b whose corrected likelihood falls short by less than
+    half a chi-square quantile with one degree of freedom (Heinze and Schemper 2002, doi:10.1002/sim.1047),
+    turned over; high = inf where it reaches b <= 0, and all numbers where b itself is below 0 but the
+    interval reaches above.
+    ``draws``: Counts of independent draws, or token ids (sequences, length) that may depend on each other
+    inside a sequence: then the shortfall is scaled by the design effect (:func:`~.firth.fit`), and ``n``
+    counts sequences. What is estimated if the draws follow no p_b is the 1/b of
+    :func:`effective_temperature`; Counts then have an interval as if Var_q[log p] were Var_{p_b}[log p],
+    sequences have not. A flat p: value 1, interval [0, inf]. Errors: InputError for unequal vocabularies or
+    draws that p makes impossible.
     """
     check_open_unit("confidence", confidence)
     counts, rows = counted(draws, p)

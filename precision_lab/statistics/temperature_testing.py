@@ -1,11 +1,12 @@
-"""Were independent draws made at temperature 1? A test by Chernoff's bound, what it sees, and the draws it needs.
+"""Were independent draws made at temperature 1? A test by Chernoff's bound, what it sees, and the draws it
+needs.
 
 For the tempered laws p_t of :class:`~.tempered.Tempered`, n draws from p and m on the side of t,
 
     P(mean of y beyond E_{p_t}[y]) <= exp(-n KL(p_t || p))
 
-at every n. The exponent is the log likelihood ratio of p_t with that mean against p, so that the guarantee costs only
-the distance from log(2 / level) to half a chi-square quantile: 22 % more draws at 1e-6 and 1e-6.
+at every n. The exponent is the log likelihood ratio of p_t with that mean against p, so that the guarantee
+costs only the distance from log(2 / level) to half a chi-square quantile: 22 % more draws at 1e-6 and 1e-6.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ _EFFECT = "|temperature - 1|"
 def temperature_test(
     counts: Counts, p: Law, *, false_fail: float = 1e-6, false_pass: float = 1e-6, asymptotic: bool = False
 ) -> TestResult:
-    """Is the temperature 1? R = n KL(p_t || p), E_{p_t}[y] the mean of the draws; p-value 2 e^-R, finite-sample.
+    """Is the temperature 1? R = n KL(p_t || p), E_{p_t}[y] the mean of the draws; p-value 2 e^-R,
+    finite-sample.
 
-    ``asymptotic``: the chi-square tail of 2R instead. ``statistic``: R, with the sign of t. Either way R is lowered for
-    the worst truth within ``p.error``. Supposes independent draws. It looks at the mean of log p only: see
+    ``asymptotic``: the chi-square tail of 2R instead. ``statistic``: R, with the sign of t. Either way R is
+    lowered for the worst truth within ``p.error``. Supposes independent draws. It looks at the mean of log
+    p only: see
     :func:`~.lack_of_fit.lack_of_fit_test` for the rest. Errors: InputError for a flat p or draws that p makes impossible.
     """
     estimate = temperature_from_draws(counts, p, 1 - false_fail)
@@ -72,8 +75,8 @@ def detectable_temperature(
 ) -> float:
     """Smallest d such that a sampler of p at any T with |T - 1| >= d passes at most ``false_pass`` often.
 
-    From the t at which the test fails, n KL(p_t || p) = a, on to s with n KL(p_t || p_s) = c. inf where even T = inf
-    goes unseen; 1 where T > 2 is seen and no T < 1 is. The error of p is left out.
+    From the t at which the test fails, n KL(p_t || p) = a, on to s with n KL(p_t || p_s) = c. inf where
+    even T = inf goes unseen; 1 where T > 2 is seen and no T < 1 is. The error of p is left out.
     """
     n, family = check_whole("n", n, 1), _tilting(p)
     fail, miss = (limit / n for limit in _limits(false_fail, false_pass, asymptotic))
@@ -99,12 +102,14 @@ def draws_needed_temperature(
     false_pass: float = 1e-6,
     asymptotic: bool = False,
 ) -> int:
-    """Draws with which the test fails a sampler of p at temperature ``alternative``, or of that law, 1 - ``false_pass``.
+    """Draws with which the test fails a sampler of p at temperature ``alternative``, or of that law, 1 -
+    ``false_pass``.
 
-    n = a / KL(p_t || p) at the mean m of y with a KL(q_s || q) = c KL(p_t || p), where p_t and q_s = q e^(s y - ...) are
-    the tilts of p and of the alternative q with that mean; a = log(2 / false_fail), c = log(1 / false_pass). Near p that
-    is n Var_p[log p] (1/T - 1)^2 = (sqrt(2a) + sqrt(2c))^2. ``asymptotic``: 2a and 2c are the squares of normal quantiles.
-    The error of p is left out. Errors: InputError where q moves E[log p] nowhere, or draws what p cannot.
+    n = a / KL(p_t || p) at the mean m of y with a KL(q_s || q) = c KL(p_t || p), where p_t and q_s = q e^(s
+    y - ...) are the tilts of p and of the alternative q with that mean; a = log(2 / false_fail), c = log(1
+    / false_pass). Near p that is n Var_p[log p] (1/T - 1)^2 = (sqrt(2a) + sqrt(2c))^2. ``asymptotic``: 2a
+    and 2c are the squares of normal quantiles. The error of p is left out. Errors: InputError where q moves
+    E[log p] nowhere, or draws what p cannot.
     """
     null = _tilting(p)
     if isinstance(alternative, Law):
@@ -123,7 +128,8 @@ def draws_needed_temperature(
     fail, miss = _limits(false_fail, false_pass, asymptotic)
 
     def balance(share: float) -> float:
-        """Of the mean that lies ``share`` of the way from p to q: 1 where only q is far from it, -1 where only p is."""
+        """Of the mean that lies ``share`` of the way from p to q: 1 where only q is far from it, -1 where
+        only p is."""
         from_p, from_q = miss * _rate(null, share * away), fail * _rate(other, (share - 1) * away)
         return (from_q - from_p) / (from_q + from_p) if from_q < math.inf else 1.0
 

@@ -21,7 +21,8 @@ _UNDERFLOW = 1e-290  # a mean below has lost digits of its smallest terms
 class Tempered:
     """p_b on the support of p, by its excess t = b - 1: ``p_b = p e^(t y - log Z(t))``, ``y = log p - centre``.
 
-    ``tokens``: (support,) indices into the vocabulary.  ``log_p``, ``y``: (support,) nats.  ``centre``: E_p[log p].
+    ``tokens``: (support,) indices into the vocabulary.  ``log_p``, ``y``: (support,) nats.  ``centre``:
+    E_p[log p].
     """
 
     tokens: Int
@@ -67,7 +68,8 @@ class Tempered:
         return float(logsumexp(self.log_p + t * self.y))
 
     def cumulants(self, t: float) -> tuple[float, float, float]:
-        """Mean below the mode, variance and third central moment of log p under p_b, each to relative accuracy."""
+        """Mean below the mode, variance and third central moment of log p under p_b, each to relative accuracy.
+        """
         probs, gap = np.exp(self.log_p + self.log_ratio(t)), self.y - self.y.max()
         centre = float(np.sum(probs * gap))
         off = gap - centre
@@ -81,7 +83,8 @@ class Tempered:
         return Law(log_probs, f"tempered by {1 + t:.6g}", 0.0, Guarantee.EXACT)
 
     def mean(self, t: float) -> float:
-        """E_{p_b}[y], increasing in t and 0 at 0: near 0 taken as a difference from E_p, to relative accuracy."""
+        """E_{p_b}[y], increasing in t and 0 at 0: near 0 taken as a difference from E_p, to relative accuracy.
+        """
         if self._small(t):
             grown = np.exp(self.log_p) * np.expm1(t * self.y)
             return float(np.sum(grown * self.y) / (1 + np.sum(grown)))
@@ -97,9 +100,10 @@ class Tempered:
         """The t with E_{p_b}[log p] = E_q[log p]: p_b is the tempered law nearest to q, argmin_b KL(q || p_b).
 
         ``log_q``: (support,), normalised here. -/+ inf where q draws only the least (most) likely tokens.
-        Where the others' part of the mean underflows, the logarithms of the two parts are made equal instead.
-        Near t = 0 both means are taken as differences from E_p, so t has the relative accuracy of log q - log p;
-        elsewhere they are taken from whichever of the mode, the mean and the least likely token q stays nearest to.
+        Where the others' part of the mean underflows, the logarithms of the two parts are made equal
+        instead. Near t = 0 both means are taken as differences from E_p, so t has the relative accuracy of
+        log q - log p; elsewhere they are taken from whichever of the mode, the mean and the least likely
+        token q stays nearest to.
         """
         q, y = np.exp(log_q), self.y
         for way, gap in ((1, y.max() - y), (-1, y - y.min())):
@@ -121,7 +125,8 @@ class Tempered:
         return root(beyond, 0.0, math.copysign(self.step(abs(moved)), moved))
 
     def _excess_near_an_end(self, log_q: Float, gap: Float, way: int) -> float:
-        """The t with E_{p_b}[gap] = E_q[gap], gap the distance of log p from its largest (way = 1) or least (-1) value."""
+        """The t with E_{p_b}[gap] = E_q[gap], gap the distance of log p from its largest (way = 1) or least
+        (-1) value."""
         inside = (gap > 0) & ~np.isneginf(log_q)
         if not inside.any():
             return way * math.inf

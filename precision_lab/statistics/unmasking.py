@@ -15,8 +15,8 @@ from .temperature import effective_temperature
 
 @dataclass(frozen=True)
 class Unmasking:
-    """``multiplier``: P(unmask) over what was asked, r.  ``temperature``: effective temperature of the token, given that one
-    comes.  ``entropy_lost``: nats, H(token asked for) - H(token that comes)."""
+    """``multiplier``: P(unmask) over what was asked, r.  ``temperature``: effective temperature of the
+    token, given that one comes.  ``entropy_lost``: nats, H(token asked for) - H(token that comes)."""
 
     multiplier: float
     temperature: float
@@ -24,10 +24,11 @@ class Unmasking:
 
 
 def unmasking(law: Law, target: Law) -> Unmasking:
-    """``law`` against ``target``, both of one step with the mask as the last token: target masses r p_j and 1 - r.
+    """``law`` against ``target``, both of one step with the mask as the last token: target masses r p_j and
+    1 - r.
 
-    The multiplier is sum_j q_j / r, computed from the tokens' masses, not from 1 - P(mask). Errors of the laws are not
-    propagated. InputError where the target never unmasks, or the law never does.
+    The multiplier is sum_j q_j / r, computed from the tokens' masses, not from 1 - P(mask). Errors of the
+    laws are not propagated. InputError where the target never unmasks, or the law never does.
     """
     asked, given = target.probs[:-1], law.probs[:-1]
     if len(asked) != len(given):

@@ -1,4 +1,5 @@
-"""Rows of logits recorded from a real model: float16 values in safetensors beside a manifest with their sha256."""
+"""Rows of logits recorded from a real model: float16 values in safetensors beside a manifest with their sha256.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ from .target import Target
 
 @dataclass(frozen=True)
 class Capture:
-    """``logits``: (rows, vocab) float16, the values *are* the target (no rounding remains); ``mask_ratio``: (rows,)
-    share of the text that was masked, NaN for an autoregressive model; ``tokens``: (rows,) the true token ids."""
+    """``logits``: (rows, vocab) float16, the values *are* the target (no rounding remains); ``mask_ratio``:
+    (rows,) share of the text that was masked, NaN for an autoregressive model; ``tokens``: (rows,) the true
+    token ids."""
 
     logits: np.ndarray
     mask_ratio: Float
@@ -35,8 +37,8 @@ class Capture:
         )
 
     def step(self, index: int, steps: int) -> Target:
-        """One ancestral step of N = ``steps`` with a linear schedule at the row's own share t of masked text: r = 1 / (N t),
-        the mask last. InputError where the row has no share, or r > 1."""
+        """One ancestral step of N = ``steps`` with a linear schedule at the row's own share t of masked
+        text: r = 1 / (N t), the mask last. InputError where the row has no share, or r > 1."""
         token, masked = self.row(index), float(self.mask_ratio[index])
         if not masked * steps >= 1:
             got = f"row {index} with masked share {masked} and N = {steps}"
@@ -46,7 +48,8 @@ class Capture:
 
 
 def save_capture(path: Path, capture: Capture) -> None:
-    """Write ``path`` (.safetensors) and ``path`` with .json: the manifest with sha256, shape and what it was given."""
+    """Write ``path`` (.safetensors) and ``path`` with .json: the manifest with sha256, shape and what it
+    was given."""
     from safetensors.numpy import save_file
 
     from ..files import atomic
@@ -69,7 +72,8 @@ def save_capture(path: Path, capture: Capture) -> None:
 
 
 def load_capture(path: Path) -> Capture:
-    """Read and check a capture, or any safetensors file with a 2-D ``logits`` tensor (its manifest may be absent).
+    """Read and check a capture, or any safetensors file with a 2-D ``logits`` tensor (its manifest may be
+    absent).
 
     Raises InputError for a missing, corrupt or altered file, NaN, +inf, a row of -inf, or wrong shapes.
     """

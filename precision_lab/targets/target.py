@@ -14,7 +14,8 @@ from . import synthetic
 
 @dataclass(frozen=True)
 class Target:
-    """``logits``: (vocab,) float64 nats, -inf where impossible. ``mask``: the mask's index, for a step of masked diffusion."""
+    """``logits``: (vocab,) float64 nats, -inf where impossible. ``mask``: the mask's index, for a step of
+    masked diffusion."""
 
     name: str
     logits: Float
@@ -22,7 +23,8 @@ class Target:
     mask: int | None = None
 
     def at_temperature(self, temperature: float) -> Target:
-        """Logits divided by ``temperature``. InputError where that is not above 0, and for a step with a mask."""
+        """Logits divided by ``temperature``. InputError where that is not above 0, and for a step with a mask.
+        """
         if self.mask is not None:
             raise InputError("a temperature of a step with a mask", "one of its tokens", "temper the logits first")
         if not 0 < temperature < float("inf"):

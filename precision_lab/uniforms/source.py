@@ -62,8 +62,8 @@ class Source(ABC):
 
     @property
     def relative_bound(self) -> float:
-        """Bound r on |value / true value - 1|, before a cast, where the published value is not known to the last bit; 0
-        where it is. For sources of exponentials.
+        """Bound r on |value / true value - 1|, before a cast, where the published value is not known to the
+        last bit; 0 where it is. For sources of exponentials.
 
         The law of a race is then off by 2 r at most. Exchange one token's E for the true one at a time: the
         winner changes only if E lies within r of the t below which the token wins, a window of mass 2 r t

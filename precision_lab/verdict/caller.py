@@ -1,4 +1,5 @@
-"""Calls of a sampler, each watched: torch, NumPy and JAX functions behind one door, ids out as (n, rows) int64."""
+"""Calls of a sampler, each watched: torch, NumPy and JAX functions behind one door, ids out as (n, rows) int64.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ LIBRARIES = {"generator": "torch", "rng": "numpy", "key": "jax"}
 
 
 class Misbehaved(Exception):
-    """A call that no sampler may answer so. ``what``: the fault in a few words; ``call``: Python that shows it."""
+    """A call that no sampler may answer so. ``what``: the fault in a few words; ``call``: Python that shows it.
+    """
 
     def __init__(self, what: str, detail: str, call: str = "") -> None:
         super().__init__(f"{what}: {detail}")
@@ -31,7 +33,8 @@ class Misbehaved(Exception):
 
 @dataclass
 class Caller:
-    """``draw(stream, logits, n)``: one generator for each stream, seeded by the stream's own number, goes on from call to call.
+    """``draw(stream, logits, n)``: one generator for each stream, seeded by the stream's own number, goes
+    on from call to call.
 
     ``arrays``: torch, numpy or jax, whose arrays the function is given; house: a Sampler of this package.
     ``spec``: what a user would type to get the sampler.  ``device``: where its tensors and its generator are.
@@ -63,7 +66,8 @@ class Caller:
         return Caller(found.function, arrays, spec or found.name, device)
 
     def draw(self, stream: int, logits: np.ndarray, n: int) -> Int:
-        """``n`` tokens for each row of ``logits``, (rows, vocab) float32. Returns (n, rows) int64, or raises Misbehaved."""
+        """``n`` tokens for each row of ``logits``, (rows, vocab) float32. Returns (n, rows) int64, or
+        raises Misbehaved."""
         if stream not in self._streams:
             self._streams[stream] = self.source(stream)
         return self.call(self._streams[stream], logits, n, stream)
@@ -139,7 +143,8 @@ class Caller:
 
 
 def ramp(rows: int, vocab: int) -> np.ndarray:
-    """(rows, vocab) float32: 0, -1/4, ..., -3/2 and again; every fourth -inf where 4 tokens or more leave others."""
+    """(rows, vocab) float32: 0, -1/4, ..., -3/2 and again; every fourth -inf where 4 tokens or more leave
+    others."""
     row = -0.25 * (np.arange(vocab) % 7).astype(np.float32)
     if vocab >= 4:
         row[::4] = -np.inf

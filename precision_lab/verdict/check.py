@@ -43,7 +43,8 @@ class Drawer(Protocol):
 
 
 def targets_of(specs: Sequence[str], budget: Budget, vocab: int | None = None) -> list[Target]:
-    """Targets by name, or every row of a .safetensors file of logits (``FILE:ROW``: one row). ``vocab``: of the named ones."""
+    """Targets by name, or every row of a .safetensors file of logits (``FILE:ROW``: one row). ``vocab``: of
+    the named ones."""
     if vocab is not None and vocab < 2:
         raise InputError(f"vocab = {vocab}", "2 or more", "a law of one token says nothing")
     if vocab is not None and not specs:
@@ -85,10 +86,12 @@ def check(
 ) -> Report:
     """The verdict on a sampler named as for :func:`~precision_lab.resolve`, run in a process of its own.
 
-    Fails a right sampler at most ``false_fail`` often, over all tests of all targets (Holm); passes only where every
-    test that must see a wished effect (``detect``) sees it with 1 - ``false_pass`` at this n, else inconclusive.
-    ``budget`` caps the draws.  ``timeout``: seconds for one call.  ``ledger``: folder that keeps an e-process for
-    each target over runs, one more test, at ``false_fail`` over all of them together; every run needs a new seed.
+    Fails a right sampler at most ``false_fail`` often, over all tests of all targets (Holm); passes only
+    where every test that must see a wished effect (``detect``) sees it with 1 - ``false_pass`` at this n,
+    else inconclusive.
+    ``budget`` caps the draws.  ``timeout``: seconds for one call.  ``ledger``: folder that keeps an
+    e-process for each target over runs, one more test, at ``false_fail`` over all of them together; every
+    run needs a new seed.
     ``device``: where the sampler draws.
     Errors: InputError for anything the user can mend; what the sampler does wrong is in the report.
     """
@@ -156,7 +159,8 @@ def examine(
 
 
 def draw(drawer: Drawer, question: Question, base: int, say: Say) -> Array:
-    """(streams, calls, rows) int32: n draws from :data:`~.plan.ROWS` equal rows, :data:`~.plan.STREAMS` seeds from ``base``."""
+    """(streams, calls, rows) int32: n draws from :data:`~.plan.ROWS` equal rows, :data:`~.plan.STREAMS`
+    seeds from ``base``."""
     logits = np.tile(question.logits, (ROWS, 1))
     calls = question.n // (STREAMS * ROWS)
     most = max(1, min(MOST_VALUES // logits.size, calls // CALLS))
@@ -180,7 +184,8 @@ def draw(drawer: Drawer, question: Question, base: int, say: Say) -> Array:
 def accumulate(
     folder: Path, name: str, code: str, question: Question, count: Counts, seed: int, asked: Plan
 ) -> TestResult:
-    """The e-process of all recorded runs of this code on this target, and this one: p = 1 / max e, valid at any stopping."""
+    """The e-process of all recorded runs of this code on this target, and this one: p = 1 / max e, valid at
+    any stopping."""
     process = EProcess(question.law, alternative_laws(question.law))
     key = re.sub(r"[^\w.+-]+", "_", f"{Path(name).name}-{question.target.name}")
     book = Ledger(folder, key, code or "unknown")

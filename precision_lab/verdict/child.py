@@ -22,8 +22,8 @@ START = 60.0  # seconds for Python, torch and the user's own imports
 class Child:
     """A :class:`~.caller.Caller` of ``spec`` in a spawned process; every request within ``timeout`` seconds.
 
-    ``code``: sha256 of the sampler's source, 16 digits. Errors: InputError as by ``Caller.of``; Misbehaved where a call
-    is answered wrongly, or not in time, or the process ends.
+    ``code``: sha256 of the sampler's source, 16 digits. Errors: InputError as by ``Caller.of``; Misbehaved
+    where a call is answered wrongly, or not in time, or the process ends.
     """
 
     def __init__(self, spec: str, timeout: float, device: str = "cpu") -> None:
@@ -103,7 +103,8 @@ def serve(connection: Connection, spec: str, device: str = "cpu") -> None:
 
 
 def code_of(caller: Caller) -> str:
-    """First 16 digits of the sha256 of the file that defines the sampler; of one of ours, of its name and our versions."""
+    """First 16 digits of the sha256 of the file that defines the sampler; of one of ours, of its name and
+    our versions."""
     import hashlib
     import inspect
 

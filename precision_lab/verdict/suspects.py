@@ -1,4 +1,5 @@
-"""Which known recipe's law explains the draws best: likelihoods of whole laws, the faithful one always among them."""
+"""Which known recipe's law explains the draws best: likelihoods of whole laws, the faithful one always
+among them."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ TEMPERATURE = "temperature wrong"
 WIDEST = math.log(2.0)  # temperatures from 1/2 to 2 are thought of
 UNEXPLAINED = 1e-3  # a fit below this says that no recipe of the list explains the draws
 
-# what it is called -> the sampler whose exact law it is. All of these take well under a second at 50,257 tokens.
+# what it is called -> the sampler whose exact law it is. All of these take well under a second at 50,257
+# tokens.
 EXACT = {
     "bfloat16 noise, Gumbel-max": "gumbel_max_bf16",
     "bfloat16 noise, exponential race": "exponential_race_bf16",
@@ -48,10 +50,12 @@ SLOW = {
 
 @dataclass(frozen=True)
 class Suspect:
-    """``log_likelihood``: nats above the faithful law's, summed over the targets.  ``posterior``: under equal priors.
+    """``log_likelihood``: nats above the faithful law's, summed over the targets.  ``posterior``: under
+    equal priors.
 
-    ``how``: what law it is; ``law_at``: that law at a question.  ``fit``: Monte Carlo p-value of the draws under it, None
-    where it was not asked: a small one means that even the best of the list does not explain them.
+    ``how``: what law it is; ``law_at``: that law at a question.  ``fit``: Monte Carlo p-value of the draws
+    under it, None where it was not asked: a small one means that even the best of the list does not explain
+    them.
     """
 
     recipe: str
@@ -66,8 +70,9 @@ class Suspect:
 def suspects(questions: Sequence[Question], counts: Sequence[Counts], *, slow: bool = False) -> list[Suspect]:
     """All recipes, best first: L = sum_i n_i (log q_i - log p_i) over the targets, posterior ~ e^L.
 
-    Probabilities of a candidate are raised by its error bound, so that what it forbids costs much and not everything.
-    A wrong temperature is one recipe: its likelihood is averaged over log T uniform on [log 1/2, log 2], by Laplace.
+    Probabilities of a candidate are raised by its error bound, so that what it forbids costs much and not
+    everything. A wrong temperature is one recipe: its likelihood is averaged over log T uniform on [log
+    1/2, log 2], by Laplace.
     ``slow``: the exact laws of float32 races too, 12 s each.
     """
     found: dict[str, tuple[str, float, LawAt]] = {FAITHFUL: ("softmax in float64", 0.0, lambda question: question.law)}
@@ -95,7 +100,8 @@ def suspects(questions: Sequence[Question], counts: Sequence[Counts], *, slow: b
 def with_fit(
     best: Suspect, questions: Sequence[Question], counts: Sequence[Counts], rng: np.random.Generator
 ) -> Suspect:
-    """The suspect with the p-value of the identity test of its law: the least over targets, times their number."""
+    """The suspect with the p-value of the identity test of its law: the least over targets, times their number.
+    """
     p_values = []
     assert best.law_at is not None
     for question, count in zip(questions, counts, strict=True):
@@ -105,9 +111,11 @@ def with_fit(
 
 
 def shifted_lattice(law: Law) -> Law:
-    """float32 noise whose largest uniform is 1 - 3 2^-24 (torch.distributions.Gumbel): exponentials 3d, 4d, ..., d = 2^-24.
+    """float32 noise whose largest uniform is 1 - 3 2^-24 (torch.distributions.Gumbel): exponentials 3d, 4d,
+    ..., d = 2^-24.
 
-    The lattice's q_i ~ p_i y / (e^y - 1), times e^(-2y): the first two atoms are missing. y = d (1 - p_i) / p_i.
+    The lattice's q_i ~ p_i y / (e^y - 1), times e^(-2y): the first two atoms are missing. y = d (1 - p_i) /
+    p_i.
     """
     lattice, p = lattice_law(law, 24), law.probs
     with np.errstate(divide="ignore", over="ignore"):
@@ -132,7 +140,8 @@ def _of_law(make: Callable[[Law], Law], question: Question) -> Law:
 
 
 def exact_law(name: str, question: Question) -> Law:
-    """The law of one of our samplers at the very logits of the question; InputError where it cannot be computed."""
+    """The law of one of our samplers at the very logits of the question; InputError where it cannot be
+    computed."""
     import torch
 
     sampler = with_tolerance(SAMPLERS[name], tolerance=1e-9, relative=1e-3)

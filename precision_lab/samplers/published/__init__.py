@@ -1,5 +1,6 @@
-"""The rogues' gallery: what published code really does, stage by stage, each recipe written anew from the arithmetic of
-its source, with repository, path and version. One file a publisher. ``PUBLISHED`` is the literal table."""
+"""The rogues' gallery: what published code really does, stage by stage, each recipe written anew from the
+arithmetic of its source, with repository, path and version. One file a publisher. ``PUBLISHED`` is the
+literal table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""ReMDM, BD3LM and Duo: MDLM's race in float64; their autoregressive baselines, float64 sums of float32 noise."""
+"""ReMDM, BD3LM and Duo: MDLM's race in float64; their autoregressive baselines, float64 sums of float32 noise.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +16,12 @@ REMDM_FP64 = UniformSampler(
     source=TORCH_CPU_FP64,
     noise_of=guarded_exponential,
     combine="divide",
-    # Guard and addend together are u -> (u + 1e-10) exp(-1e-10), a move of at most 1e-10: a grid of that spacing.
+    # Guard and addend together are u -> (u + 1e-10) exp(-1e-10), a move of at most 1e-10: a grid of that
+    # spacing.
     rule=WithinBound(relative=2.0**-44, spacing=1.01e-10),
 )
-# The noise is drawn on the CPU in float32, moved to the device and *then* cast: the sum is float64, the ceiling is not.
+# The noise is drawn on the CPU in float32, moved to the device and *then* cast: the sum is float64, the
+# ceiling is not.
 DUO_AR_FP64 = UniformSampler(
     name="duo_ar_fp64",
     publisher="Duo, ReMDM, BD3LM, discrete-diffusion-guidance (autoregressive baselines)",

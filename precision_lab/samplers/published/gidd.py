@@ -11,8 +11,8 @@ from ..sampler import Stages
 
 
 def gidd_sums(logits: Tensor) -> Tensor:
-    """cumsum(softmax) in float32, its last value replaced by 1.0001: whatever u is left goes to the last token. (torch on
-    CPU accumulates in float64 and rounds each sum; on CUDA it does not.)"""
+    """cumsum(softmax) in float32, its last value replaced by 1.0001: whatever u is left goes to the last
+    token. (torch on CPU accumulates in float64 and rounds each sum; on CUDA it does not.)"""
     sums = torch.cumsum(torch.softmax(logits.float(), dim=-1), dim=-1)
     sums[..., -1] = 1 + 1e-4
     return sums

@@ -1,8 +1,8 @@
 """LLaDA and its heirs, Fast-dLLM and d1: exp(logits) / E with no softmax.
 
-A row whose largest exp leaves the format of the weights is refused here; scores may overflow, and tie at +inf. In float64,
-with its certified law, a largest exp below 2^-950 is refused too, and from logits of 673 on a score can overflow, which is
-in the error of the law.
+A row whose largest exp leaves the format of the weights is refused here; scores may overflow, and tie at
++inf. In float64, with its certified law, a largest exp below 2^-950 is refused too, and from logits of 673
+on a score can overflow, which is in the error of the law.
 """
 
 from __future__ import annotations

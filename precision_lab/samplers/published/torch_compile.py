@@ -1,7 +1,8 @@
-"""PyTorch's race and its Gumbel line inside ``torch.compile``, which replaces both the generator and the logarithm.
+"""PyTorch's race and its Gumbel line inside ``torch.compile``, which replaces both the generator and the
+logarithm.
 
-Inductor draws ``tl.rand``, 31 bits where eager CUDA has 32 and eager CPU 24 or 53, and takes the accurate logarithm where
-eager ``exponential_`` on CUDA takes the fast one: :mod:`precision_lab.uniforms.inductor`.
+Inductor draws ``tl.rand``, 31 bits where eager CUDA has 32 and eager CPU 24 or 53, and takes the accurate
+logarithm where eager ``exponential_`` on CUDA takes the fast one: :mod:`precision_lab.uniforms.inductor`.
 """
 
 from __future__ import annotations

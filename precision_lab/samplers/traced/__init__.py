@@ -1,5 +1,5 @@
-"""The law of a plain function: the function is read as it runs, believed only if the reading draws the same ids, and its
-law enumerated with its own operations.
+"""The law of a plain function: the function is read as it runs, believed only if the reading draws the same
+ids, and its law enumerated with its own operations.
 
     record  one run, every torch operation and what it depends on
     chain   the noise half: random value to noise
@@ -23,8 +23,8 @@ from .law import Reading, reading
 
 
 def read_function(calling: Calling, logits: Tensor, draws: int = 2) -> Reading:
-    """A function at one row of logits, (vocab,), as a call for ``draws`` draws, confirmed in the dtype and on the device of
-    the row. InputError where it cannot be read."""
+    """A function at one row of logits, (vocab,), as a call for ``draws`` draws, confirmed in the dtype and
+    on the device of the row. InputError where it cannot be read."""
     if draws < 1:
         raise InputError(f"draws = {draws}", "at least 1", "ask for the law of a call for one draw, or for several")
     shapes = shapes_for(calling, logits, draws)

@@ -1,9 +1,11 @@
-"""How far a noise map in many bits can be from the exponential that it stands for: its roundings and guards, counted.
+"""How far a noise map in many bits can be from the exponential that it stands for: its roundings and
+guards, counted.
 
-A float64 uniform has too many values to list, and a float32 ``exponential_`` too. Their maps are followed symbolically:
-what is a uniform, what is minus an exponential, an exponential, its power, a Gumbel value. Every operation adds to one of
-two budgets: ``relative``, a factor 1 +- r on the exponential that decides a score, and ``spacing``, a move of the uniform.
-They are the budgets of :class:`~precision_lab.samplers.rules.WithinBound`.
+A float64 uniform has too many values to list, and a float32 ``exponential_`` too. Their maps are followed
+symbolically: what is a uniform, what is minus an exponential, an exponential, its power, a Gumbel value.
+Every operation adds to one of two budgets: ``relative``, a factor 1 +- r on the exponential that decides a
+score, and ``spacing``, a move of the uniform. They are the budgets of
+:class:`~precision_lab.samplers.rules.WithinBound`.
 """
 
 from __future__ import annotations

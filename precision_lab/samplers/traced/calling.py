@@ -19,8 +19,9 @@ SIGNATURE = "sample(logits, n, *, generator) -> ids (n, batch), or sample(logits
 
 @dataclass(frozen=True)
 class Calling:
-    """``function``: the user's. ``count``: how it takes the number of draws: by place, by a name, or not at all (None): then
-    each row of logits is repeated. ``generator``: whether it takes one; if not, it draws from torch's global generator.
+    """``function``: the user's. ``count``: how it takes the number of draws: by place, by a name, or not at
+    all (None): then each row of logits is repeated. ``generator``: whether it takes one; if not, it draws
+    from torch's global generator.
     ``takes``: logits, log_probs or probs."""
 
     function: Callable[..., Any]
@@ -31,7 +32,8 @@ class Calling:
 
     @staticmethod
     def of(function: Callable[..., Any], name: str = "", takes: str = "logits") -> Calling:
-        """Read the signature. InputError where there is no place for logits, or other arguments without a default."""
+        """Read the signature. InputError where there is no place for logits, or other arguments without a
+        default."""
         if takes not in ("logits", "log_probs", "probs"):
             raise InputError(f"takes {takes!r}", "logits, log_probs or probs", "say what the function is given")
         called = name or getattr(function, "__name__", type(function).__name__)
@@ -79,8 +81,8 @@ class Calling:
         return Calling(function, called, count, generator, takes)
 
     def __call__(self, logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
-        """ids (n, batch) for logits (batch, vocab); what the function draws comes from ``generator`` if it takes one, else
-        from torch's global one (see :meth:`seeded`)."""
+        """ids (n, batch) for logits (batch, vocab); what the function draws comes from ``generator`` if it
+        takes one, else from torch's global one (see :meth:`seeded`)."""
         given = self._given(logits)
         keywords: dict[str, Any] = {"generator": generator} if self.generator else {}
         if self.count is None:
@@ -118,7 +120,8 @@ class Calling:
         return ids.reshape(n, len(logits))
 
     def seeded(self, logits: Tensor, n: int, state: Tensor) -> Tensor:
-        """One call from a state of a generator on the device of the logits; torch's global one is left as it was."""
+        """One call from a state of a generator on the device of the logits; torch's global one is left as
+        it was."""
         generator = torch.Generator(device=logits.device)
         generator.set_state(state)
         with global_state(logits.device, state):

@@ -58,10 +58,11 @@ def random_steps(value: Value) -> Iterator[Step]:
 
 @dataclass(eq=False)
 class NoiseMap:
-    """``value``: the noise as it meets the logits; its :attr:`draws` are the random operations behind it, all alike.
+    """``value``: the noise as it meets the logits; its :attr:`draws` are the random operations behind it,
+    all alike.
 
-    Calling it maps a vector of random values, (k,) in the dtype of the draw, to a vector of noise: the recorded operations,
-    run on a contiguous vector, as a published map is.
+    Calling it maps a vector of random values, (k,) in the dtype of the draw, to a vector of noise: the
+    recorded operations, run on a contiguous vector, as a published map is.
     """
 
     value: Value
@@ -155,7 +156,8 @@ class NoiseMap:
 
     @property
     def monotone(self) -> bool:
-        """Whether only operations that never turn back were found: casts, clamps, sums and products with constants."""
+        """Whether only operations that never turn back were found: casts, clamps, sums and products with
+        constants."""
         value: Value | None = self.value
         while value is not None and value.step is not None and not is_random(value.step):
             if value.step.name not in LAYOUT | JOINED | _MONOTONE:
@@ -176,8 +178,9 @@ class NoiseMap:
         return found[::-1]
 
     def places(self) -> Tensor | None:
-        """Which random value each element of the noise is made of, (*shape of the noise) int64; None where it is written
-        into a buffer part by part. Values of the i-th draw are numbered after those of the draws before it."""
+        """Which random value each element of the noise is made of, (*shape of the noise) int64; None where
+        it is written into a buffer part by part. Values of the i-th draw are numbered after those of the
+        draws before it."""
         offset = 0
         numbered: dict[int, Tensor] = {}
         for step in self.draws:
@@ -191,7 +194,8 @@ class NoiseMap:
         return formula(self.value)
 
     def key(self) -> str:
-        """What the map is, to the last constant: two maps of one key give the same noise of the same random value."""
+        """What the map is, to the last constant: two maps of one key give the same noise of the same random
+        value."""
         return _key(self.value, {})
 
 
@@ -226,9 +230,9 @@ def _key(value: Value, memo: dict[int, str]) -> str:
 
 
 def places_of(value: Value, numbers: dict[int, Tensor]) -> Tensor | None:
-    """Where each element of ``value`` comes from: ``numbers`` holds, by id of a value, a number for each of its elements,
-    and these are moved as the recorded operations move them; -1 for elements of another origin. None where an operation
-    changes the shape otherwise than by moving elements."""
+    """Where each element of ``value`` comes from: ``numbers`` holds, by id of a value, a number for each of
+    its elements, and these are moved as the recorded operations move them; -1 for elements of another
+    origin. None where an operation changes the shape otherwise than by moving elements."""
     memo: dict[int, Tensor | None] = dict(numbers)
     try:
         return _places(value, {}, memo)

@@ -1,4 +1,5 @@
-"""What a function does when it draws, in words: source, noise map, join, decision, and how far its noise reaches."""
+"""What a function does when it draws, in words: source, noise map, join, decision, and how far its noise
+reaches."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ _SHORT = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "
 
 
 def explain(reading: Reading) -> dict[str, Any]:
-    """One row: what the function was found to do. Values are text, but for ``ceiling`` (nats) and ``confirmed_draws``."""
+    """One row: what the function was found to do. Values are text, but for ``ceiling`` (nats) and
+    ``confirmed_draws``."""
     confirmed = reading.confirmed
     row: dict[str, Any] = {"function": reading.calling.name}
     row |= _of_draw(reading.draw)
@@ -69,8 +71,9 @@ def _of_race(draw: RaceDraw) -> dict[str, Any]:
 
 
 def _smallest_exponentials(draw: RaceDraw, source: Source, prepare: Any) -> tuple[Float, Float]:
-    """The smallest exponentials that the map makes, ascending, and their probabilities: what a rare token must win with. A
-    Gumbel value G is E = e^-G; a power or scale T of it is taken out, as is a shift that all tokens share."""
+    """The smallest exponentials that the map makes, ascending, and their probabilities: what a rare token
+    must win with. A Gumbel value G is E = e^-G; a power or scale T of it is taken out, as is a shift that
+    all tokens share."""
     device = draw.weights.device
 
     def log_exponential(values: Tensor) -> Float:
@@ -106,7 +109,8 @@ def _affine(log_exponential: Any, source: Source) -> tuple[float, float]:
         high, low = log_exponential(source.from_words(words))
         scale = float(high - low)
         if scale > 0.1 and math.isfinite(scale):
-            # two words of a coarse grid give the scale to a few per cent only: a plain map is believed to be one
+            # two words of a coarse grid give the scale to a few per cent only: a plain map is believed to
+            # be one
             plain = abs(scale - 1) < 0.05 and abs(high) < 0.05
             return (0.0, 1.0) if plain else (float(high), scale)
     return 0.0, 1.0

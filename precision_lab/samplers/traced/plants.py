@@ -1,5 +1,5 @@
-"""Random values that are too rare to be drawn, planted in a run: the ends of a source, where guards, infinities, NaN and
-ties lie."""
+"""Random values that are too rare to be drawn, planted in a run: the ends of a source, where guards,
+infinities, NaN and ties lie."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from .source import source_of
 
 
 def planting(share: float, seed: int) -> Plant:
-    """A plant for :func:`.record.record`: each drawn value is, with probability ``share``, replaced by one of the values
-    that the source gives for its words 0, 2^k - 1, 2^k, and as many at the top. What has no known source stays as it is.
+    """A plant for :func:`.record.record`: each drawn value is, with probability ``share``, replaced by one
+    of the values that the source gives for its words 0, 2^k - 1, 2^k, and as many at the top. What has no
+    known source stays as it is.
     """
     rng = torch.Generator().manual_seed(seed)
 

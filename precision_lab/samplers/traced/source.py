@@ -15,12 +15,14 @@ from .record import Step, refused
 
 
 def named(name: str, dtype: torch.dtype, device: str = "cpu") -> Source:
-    """The source of ``torch.rand`` ("rand") or ``exponential_`` ("exponential") in a dtype, confirmed on this machine."""
+    """The source of ``torch.rand`` ("rand") or ``exponential_`` ("exponential") in a dtype, confirmed on
+    this machine."""
     return confirmed("rand" if name == "rand" else "exponential_", dtype, device)
 
 
 def source_of(step: Step) -> tuple[Source, Callable[[Tensor], Tensor]]:
-    """The source, and what the operation does to its value: ``uniform_(a, b)`` is (b - a) u + a. InputError for others."""
+    """The source, and what the operation does to its value: ``uniform_(a, b)`` is (b - a) u + a. InputError
+    for others."""
     value = step.outputs[0]
     dtype = value.dtype
     device = value.kept.device.type if value.kept is not None else "cpu"

@@ -1,4 +1,5 @@
-"""From the index that a decision gives to the token that comes back: which index each id was, and what became of it."""
+"""From the index that a decision gives to the token that comes back: which index each id was, and what
+became of it."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from .record import Record, Step, Value, refused
 
 
 def origins(record: Record, draws: list[Draw]) -> list[Tensor]:
-    """For each draw, where its indices went: (ids,) int64, the place in the flat index of the draw that each id of the
-    result comes from, -1 for ids of other draws. InputError where an id comes from none."""
+    """For each draw, where its indices went: (ids,) int64, the place in the flat index of the draw that
+    each id of the result comes from, -1 for ids of other draws. InputError where an id comes from none."""
     starts, flat = _places_of_ids(record.result, draws)
     if flat is None:
         raise refused("ids whose way from the decision to the result is not one to one", "one id for each decision")
@@ -43,7 +44,8 @@ def repeated(record: Record, draws: list[Draw]) -> bool:
 
 
 def _places_of_ids(ids: Value, draws: list[Draw]) -> tuple[list[int], Tensor | None]:
-    """(ids,) the place of each id among the indices of all draws, and where those of each draw begin; None: not known."""
+    """(ids,) the place of each id among the indices of all draws, and where those of each draw begin; None:
+    not known."""
     numbers: dict[int, Tensor] = {}
     starts = [0]
     for draw in draws:
@@ -65,7 +67,8 @@ def indices_a_row(draw: Draw) -> int:
 
 
 def weights_behind(draw: Draw, place: Tensor) -> Tensor:
-    """(ids, tokens): the weights, sums or probabilities that decided the indices at ``place`` of the flat index."""
+    """(ids, tokens): the weights, sums or probabilities that decided the indices at ``place`` of the flat
+    index."""
     if isinstance(draw, GatedDraw):
         starts, flat = _places_of_ids(draw.inside_ids, draw.draws)
         if flat is None or bool((flat < 0).any()):

@@ -1,7 +1,8 @@
 """The exact two-sided binomial test: p-value, rejection region and power.
 
-The null is any rate in [low, high]; low = high is the simple null. p = min(1, 2 min(P_low(X <= hits), P_high(X >= hits))),
-which is at least the doubled tail of every rate between: P(X <= k) falls with the rate. Arrays broadcast.
+The null is any rate in [low, high]; low = high is the simple null. p = min(1, 2 min(P_low(X <= hits),
+P_high(X >= hits))), which is at least the doubled tail of every rate between: P(X <= k) falls with the
+rate. Arrays broadcast.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def two_sided(hits: int, n: int, low: float, high: float) -> float:
 
 
 def region(n: int | Array, low: float | Float, high: float | Float, false_fail: float) -> tuple[Float, Float]:
-    """(few, many): the test fails at hits <= few and at hits >= many. -1 and n + 1 where that side is never failed.
+    """(few, many): the test fails at hits <= few and at hits >= many. -1 and n + 1 where that side is never
+    failed.
 
     Errors: InputError for n above MOST_DRAWS."""
     if np.max(n) > MOST_DRAWS:
@@ -54,7 +56,8 @@ def power(n: int | Array, ends: tuple[Float, Float], rate: float | Float) -> Flo
 
 
 def detected_rates(n: int, low: float, high: float, false_fail: float, false_pass: float) -> tuple[float, float]:
-    """The largest rate below the null and the smallest above it that fail with 1 - false_pass; NaN where none."""
+    """The largest rate below the null and the smallest above it that fail with 1 - false_pass; NaN where none.
+    """
     few, many = (int(end) for end in region(n, low, high, false_fail))
     lowest = float(stats.beta.ppf(false_pass, few + 1, n - few)) if few >= 0 else math.nan
     highest = float(stats.beta.isf(false_pass, many, n - many + 1)) if many <= n else math.nan
@@ -62,7 +65,8 @@ def detected_rates(n: int, low: float, high: float, false_fail: float, false_pas
 
 
 def conditional_power(n: int, discordant: float, false_fail: float) -> Callable[[float], float]:
-    """share -> power of the test of 1/2 on M trials of that rate, M ~ Binomial(n, discordant): sum_m P(M = m) power(m).
+    """share -> power of the test of 1/2 on M trials of that rate, M ~ Binomial(n, discordant): sum_m P(M =
+    m) power(m).
 
     The sum leaves out 2e-12 of M, so the power is understated by at most that.
     """
@@ -75,7 +79,8 @@ def conditional_power(n: int, discordant: float, false_fail: float) -> Callable[
 
 
 def smallest(enough: Callable[[int], bool], aim: str) -> int:
-    """Smallest n >= 1 with ``enough(n)``, by doubling and bisection; ``enough`` should be monotone, or nearly so."""
+    """Smallest n >= 1 with ``enough(n)``, by doubling and bisection; ``enough`` should be monotone, or
+    nearly so."""
     few, many = 0, 1
     while not enough(many):
         few, many = many, 2 * many

@@ -19,11 +19,13 @@ LEAST = 5.0  # expected draws of the rarest token (Cochran, Biometrics 10, 1954)
 
 
 def chi_square_test(counts: Counts, law: Law, *, false_fail: float = 1e-6, false_pass: float = 1e-6) -> TestResult:
-    """X^2 = sum_i max(0, |n_i - n p_i| - n e)^2 / (n (p_i + e)) against chi-square with (tokens - 1) degrees of freedom.
+    """X^2 = sum_i max(0, |n_i - n p_i| - n e)^2 / (n (p_i + e)) against chi-square with (tokens - 1)
+    degrees of freedom.
 
-    e = ``law.error``: the statistic is at most Pearson's at the true law. Level asymptotic, and untrue for small expected
-    counts: at 50,257 tokens a nominal 1e-3 can reject a right sampler a third of the time. So InputError where any
-    token expects fewer than 5 draws. Tokens of probability 0 are no cells; a draw of one gives p = 0 (where e = 0).
+    e = ``law.error``: the statistic is at most Pearson's at the true law. Level asymptotic, and untrue for
+    small expected counts: at 50,257 tokens a nominal 1e-3 can reject a right sampler a third of the time.
+    So InputError where any token expects fewer than 5 draws. Tokens of probability 0 are no cells; a draw
+    of one gives p = 0 (where e = 0).
     """
     check_rates(false_fail, false_pass)
     check_same_vocab(counts.vocab, law.vocab)
@@ -46,7 +48,8 @@ assert_chi_square = asserting(chi_square_test)
 
 
 def detectable_chi_square(n: int, law: Law, false_fail: float = 1e-6, false_pass: float = 1e-6) -> float:
-    """d such that a sampler q with sum_i (q_i - p_i)^2 / p_i = d^2 passes ``false_pass`` often: n d^2 = noncentrality.
+    """d such that a sampler q with sum_i (q_i - p_i)^2 / p_i = d^2 passes ``false_pass`` often: n d^2 =
+    noncentrality.
 
     Asymptotic; the law's error is left out.
     """

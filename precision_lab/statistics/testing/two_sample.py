@@ -31,13 +31,14 @@ def two_sample_test(
     resamples: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> TestResult:
-    """T = sum_i (m_b a_i - m_a b_i)^2 / (m_a m_b (a_i + b_i)), the chi-square of homogeneity of m_a and m_b draws.
+    """T = sum_i (m_b a_i - m_a b_i)^2 / (m_a m_b (a_i + b_i)), the chi-square of homogeneity of m_a and m_b
+    draws.
 
-    Its null is the permutations of what was drawn, so the sparsest counts are no harm (with equal m it is the closeness
-    statistic of Chan, Diakonikolas, Valiant and Valiant, SODA 2014, up to a constant); p = (b + 1) / (B + 1), or
-    Besag and Clifford's h / l. Level finite-sample.
-    a, b: two Counts of independent draws, permuted draw by draw (hypergeometric); or two arrays (sequences, length) of
-    tokens, of one length, permuted by whole sequences, so that tokens may depend on each other within one.
+    Its null is the permutations of what was drawn, so the sparsest counts are no harm (with equal m it is
+    the closeness statistic of Chan, Diakonikolas, Valiant and Valiant, SODA 2014, up to a constant); p = (b
+    + 1) / (B + 1), or Besag and Clifford's h / l. Level finite-sample. a, b: two Counts of independent
+    draws, permuted draw by draw (hypergeometric); or two arrays (sequences, length) of tokens, of one
+    length, permuted by whole sequences, so that tokens may depend on each other within one.
     ``detectable``: asymptotic; for sequences as if their tokens were independent, so a lower bound.
     """
     check_rates(false_fail, false_pass)
@@ -61,7 +62,8 @@ assert_two_sample = asserting(two_sample_test)
 def detectable_two_sample(
     n: int, law: Law, false_fail: float = 1e-6, false_pass: float = 1e-6, resamples: int | None = None
 ) -> float:
-    """d: n independent draws of each of two samplers near ``law`` tell sum_i (a_i - b_i)^2 / p_i >= d^2. Asymptotic.
+    """d: n independent draws of each of two samplers near ``law`` tell sum_i (a_i - b_i)^2 / p_i >= d^2.
+    Asymptotic.
 
     For differences on tokens that are drawn often; a token drawn once or never tells nothing.
     """
@@ -75,7 +77,8 @@ def draws_needed_two_sample(
 ) -> int:
     """Independent draws of each sampler that tell the two laws apart. Asymptotic.
 
-    Shift of T for Poisson counts of mean x_i = n (a_i + b_i): sum_i ((a_i - b_i) / (a_i + b_i))^2 (x_i - 1 + e^-x_i).
+    Shift of T for Poisson counts of mean x_i = n (a_i + b_i): sum_i ((a_i - b_i) / (a_i + b_i))^2 (x_i - 1
+    + e^-x_i).
     """
     check_rates(false_fail, false_pass)
     check_same_vocab(law_a.vocab, law_b.vocab)
@@ -97,8 +100,8 @@ def draws_needed_two_sample(
 def _critical(x: Float, false_fail: float, false_pass: float, resamples: int | None) -> tuple[float, float]:
     """The centred T that fails but ``false_pass`` / 2 often, and its null variance, at Poisson pools of mean x.
 
-    Given N pooled draws a token's term has variance 2 (1 - 1/N) and third cumulant 8 (N - 1)(N - 2) / N^2: their means,
-    from N = 20 on at their limits 2 and 8.
+    Given N pooled draws a token's term has variance 2 (1 - 1/N) and third cumulant 8 (N - 1)(N - 2) / N^2:
+    their means, from N = 20 on at their limits 2 and 8.
     """
     resamples, rest = needed_resamples(false_fail, resamples), float(stats.poisson.sf(19, x).sum())
     often = np.array([stats.poisson.pmf(k, x).sum() for k in range(1, 20)])
