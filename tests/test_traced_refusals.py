@@ -309,6 +309,49 @@ def test_exception_at_the_row_is_told() -> None:
         law(of(sample))
 
 
+def test_refusal_that_the_function_catches_is_told() -> None:
+    """The row in question goes another way than the rows of the replay; what the recording says of it is caught."""
+
+    def sample(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        temperature = 1.0
+        try:
+            if logits.max() > 100:
+                temperature = 2.0
+        except Exception:
+            temperature = 1.0
+        return draw(logits / temperature, n, generator)
+
+    with pytest.raises(InputError, match="a value of the logits that Python reads"):
+        law(of(sample), torch.tensor([200.0, 199.0, 198.0]))
+
+
+def test_checks_of_distributions_that_decide_are_named() -> None:
+    """Half precision probabilities may fail the check of their sum; a function that catches it is greedy from then on."""
+
+    def sample(logits: Tensor) -> Tensor:
+        probs = logits.softmax(-1)
+        try:
+            torch.distributions.Bernoulli(probs=torch.tensor(1.5))
+            return torch.multinomial(probs, 1).squeeze(-1)
+        except ValueError:
+            return probs.argmax(-1)
+
+    with pytest.raises(InputError, match=r"torch\.distributions finds fault"):
+        law(sample)
+
+
+def test_other_ids_at_the_row_alone_are_refused() -> None:
+    """The rows of the replay are drawn again alike; the row in question is not."""
+    calls: Iterator[int] = iter(range(10**9))
+
+    def sample(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        turns = logits.shape[-1] == 4 and next(calls) == 0
+        return draw(-logits if turns else logits, n, generator)
+
+    with pytest.raises(InputError, match="other ids when it is called again"):
+        law(of(sample))
+
+
 def test_counter_is_refused() -> None:
     calls: Iterator[int] = iter(range(10**9))
 
