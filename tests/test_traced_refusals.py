@@ -3,6 +3,7 @@ reading would show in a few draws or only in events too rare to be drawn. Nothin
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -146,6 +147,7 @@ PLAIN: dict[str, tuple[Callable[[Tensor, int, torch.Generator], Any], str]] = {
         "options",
     ),
     "from the end": (lambda l, n, g: l.shape[-1] - 1 - scores(l, n, g).flip(-1).argmax(-1), "the function's index"),
+    "logits for probabilities": (lambda l, n, g: (l / -uniform(l, n, g).log()).argmax(-1), "--takes probs"),
     "ids added": (lambda l, n, g: draw(l, n, g) + draw(l, n, g), "ids made by add"),
 }
 
@@ -349,6 +351,45 @@ def test_other_ids_at_the_row_alone_are_refused() -> None:
         return draw(-logits if turns else logits, n, generator)
 
     with pytest.raises(InputError, match="other ids when it is called again"):
+        law(of(sample))
+
+
+def _masked_select(coin: Tensor) -> int:
+    return coin.masked_select(coin < 1e-4).numel()
+
+
+def _index(coin: Tensor) -> int:
+    return len(coin[coin < 1e-4])
+
+
+def _unique(coin: Tensor) -> int:
+    return len((coin < 1e-4).unique()) - 1
+
+
+def _allclose(coin: Tensor) -> int:
+    return int(torch.allclose(coin, torch.zeros(2), atol=1e-4))
+
+
+@pytest.mark.parametrize("shows", [_masked_select, _index, _unique, _allclose])
+def test_shape_that_tells_a_random_value_is_refused(shows: Callable[[Tensor], int]) -> None:
+    """Once in 5,000 calls the temperature is another: no replay meets that, and Python reads no value, but a length."""
+
+    def sample(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        coin = torch.rand(2, generator=generator)
+        return draw(logits / (5.0 if shows(coin) else 1.0), n, generator)
+
+    with pytest.raises(InputError, match="a random value that Python reads"):
+        law(of(sample))
+
+
+@pytest.mark.parametrize("coin", [random.random, np.random.random])
+def test_other_generators_are_refused(coin: Callable[[], float]) -> None:
+    """Once in 10,000 calls the temperature is another, by a generator that torch does not know."""
+
+    def sample(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        return draw(logits / (5.0 if coin() < 1e-4 else 1.0), n, generator)
+
+    with pytest.raises(InputError, match="the random module or from NumPy's global generator"):
         law(of(sample))
 
 

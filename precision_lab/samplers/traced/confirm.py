@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import dataclass, replace
 
@@ -199,6 +200,7 @@ def read(
     generator = torch.Generator(device=logits.device)
     generator.set_state(state)
     before = logits.clone()
+    other = _other_generators()
     with global_state(logits.device, state):
         try:
             taken = record(lambda given: calling(given, n, generator), logits, plant)
@@ -210,6 +212,11 @@ def read(
             raise _raising(calling, error, logits, n) from error
     if not torch.equal(before.nan_to_num(), logits.nan_to_num()):
         raise InputError(f"logits changed in place by {calling.name}", "logits left as they were", "clone them first")
+    if _other_generators() != other:
+        raise refused(
+            f"{calling.name}, which draws from the random module or from NumPy's global generator",
+            "draws of torch from the generator that it is given, or torch's global one",
+        )
     for step in taken.random:
         _own_generator(step, generator, calling)
     try:
@@ -219,6 +226,12 @@ def read(
     if len(found := sorted({signature(draw) for draw in flattened(draws)})) > 1:
         raise refused(f"{calling.name}, which draws by {' and by '.join(found)} in one call", "one recipe for every id")
     return taken, draws
+
+
+def _other_generators() -> tuple[object, bytes, int]:
+    """The states of the global generators of Python and NumPy."""
+    _, keys, place, *_ = np.random.get_state(legacy=True)  # noqa: NPY002  # the one that a function may use
+    return random.getstate(), np.asarray(keys).tobytes(), int(place)
 
 
 def _raising(calling: Calling, error: BaseException, logits: Tensor, n: int) -> InputError:

@@ -174,6 +174,15 @@ def without_checks() -> Iterator[None]:
         torch.distributions.Distribution.set_default_validate_args(checks)
 
 
+def _shows(operation: Any, inputs: list[Tensor]) -> bool:
+    """Whether the shape of the result, which Python can read, tells values: nonzero, unique, a mask that selects."""
+    if torch.Tag.dynamic_output_shape not in getattr(operation, "tags", ()):
+        return False
+    if operation.overloadpacket.__name__ != "index":
+        return True
+    return any(tensor.dtype in (torch.bool, torch.uint8) for tensor in inputs[1:])
+
+
 @lru_cache(maxsize=4096)
 def _written(operation: Any) -> frozenset[int | str]:
     """Places and names of the arguments that the operation writes to."""
@@ -226,7 +235,10 @@ class _Recorder(TorchDispatchMode):
         depends = Depends()
         for value in read:
             depends = depends | value.depends
-        if name in _READS and (depends.logits or depends.random):
+        if _shows(func, leaves) and depends.random:
+            self.refusal = _reads(name, depends, where)
+            raise self.refusal
+        if (name in _READS or torch.Tag.data_dependent_output in func.tags) and (depends.logits or depends.random):
             self.refusal = _reads(name, depends, where)
             raise self.refusal
         if depends.random or _draws(func):
