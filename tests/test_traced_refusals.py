@@ -327,6 +327,32 @@ def test_refusal_that_the_function_catches_is_told() -> None:
         law(of(sample), torch.tensor([200.0, 199.0, 198.0]))
 
 
+def test_refusal_that_the_function_makes_another_error_of_is_told() -> None:
+    """As TorchScript does."""
+
+    def sample(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        try:
+            temperature = 2.0 if logits.max() > 100 else 1.0
+        except Exception as error:
+            raise RuntimeError("something failed") from error
+        return draw(logits / temperature, n, generator)
+
+    with pytest.raises(InputError, match="a value of the logits that Python reads"):
+        law(of(sample))
+
+
+def test_bound_that_says_nothing_says_so() -> None:
+    """A softmax in bfloat16 behind the sum makes so many scores equal that no bound below 1 is proved."""
+
+    def sample(logits: Tensor) -> Tensor:
+        return F.gumbel_softmax(logits, tau=0.5, hard=True).argmax(-1)
+
+    found = law(sample, ROW.bfloat16())
+    assert (found.error >= 1) == ("says nothing" in found.how)
+    assert "says nothing" in found.how
+    assert "says nothing" not in law(of(draw)).how
+
+
 def test_checks_of_distributions_that_decide_are_named() -> None:
     """Half precision probabilities may fail the check of their sum; a function that catches it is greedy from then on."""
 

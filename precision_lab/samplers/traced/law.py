@@ -70,7 +70,10 @@ class Reading:
     def law(self, progress: Progress | None = None, *, tolerance: float = 1e-10, relative: float = 1e-7) -> Law:
         """The law of one draw. ``how`` says what was read and by how many replayed draws it was confirmed."""
         found = _law(self.draw, self.vocab, Enumerated(tolerance, relative, overflow=True), progress)
-        how = f"{found.how}; read from {self.calling.name}, confirmed by {self.confirmed.draws:,} replayed draws"
+        says_nothing = (
+            ", whose roundings are too many for a bound: the error of 1 says nothing" if found.error >= 1 else ""
+        )
+        how = f"{found.how}{says_nothing}; read from {self.calling.name}, confirmed by {self.confirmed.draws:,} replayed draws"
         return replace(found, how=how)
 
 

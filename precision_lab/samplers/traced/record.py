@@ -154,8 +154,13 @@ def record(function: Callable[[Tensor], Any], logits: Tensor, plant: Plant | Non
     recorder.begin(logits, plant)
     exits = _Exits()
     exits.recorder = recorder
-    with without_checks(), torch.no_grad(), exits, recorder:
-        ids = function(logits)
+    try:
+        with without_checks(), torch.no_grad(), exits, recorder:
+            ids = function(logits)
+    except Exception:
+        if recorder.refusal is not None:  # TorchScript, for one, makes another error of it
+            raise recorder.refusal from None
+        raise
     if recorder.refusal is not None:  # the function caught it, and may have gone another way than it goes by itself
         raise recorder.refusal
     if not isinstance(ids, Tensor):
