@@ -12,6 +12,7 @@ import io
 import json
 import math
 import sys
+from contextlib import redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -184,8 +185,10 @@ def law(
     but a few thousand tokens by which the reading of a function is confirmed."""
     from .compare import compare, in_use, telling
 
-    found = telling(_sampler(sampler, takes, draws))
-    emit([compare(found, in_use(_rows_of(target, row), use), dtype=dtype.value, device=device.value)], format)
+    with redirect_stdout(sys.stderr):  # what a function prints is not data
+        found = telling(_sampler(sampler, takes, draws))
+        compared = compare(found, in_use(_rows_of(target, row), use), dtype=dtype.value, device=device.value)
+    emit([compared], format)
 
 
 @app.command()
@@ -201,7 +204,9 @@ def explain(
     """How a function draws: source and bits, noise map, weights, join, dtypes, decision, ties, ceiling, smallest tail."""
     from .explain import explained
 
-    emit([explained(_sampler(sampler, takes, draws), vocab, dtype=dtype.value, device=device.value)], format)
+    with redirect_stdout(sys.stderr):  # what a function prints is not data
+        words = explained(_sampler(sampler, takes, draws), vocab, dtype=dtype.value, device=device.value)
+    emit([words], format)
 
 
 DetectOption = Annotated[
@@ -547,7 +552,8 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)  # None, or the code of a typer.Exit; typer makes 130 of Ctrl-C
     except PrecisionLabError as error:
-        print(f"error: {error}", file=sys.stderr)
+        line = " ".join(str(error).splitlines())  # what a function raises may have several
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         code = 130

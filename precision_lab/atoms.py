@@ -38,10 +38,14 @@ class Atoms:
             raise InputError(f"bits = {self.bits}", "0..62", "use a coarser grid")
         if np.isnan(self.values).any() or (np.diff(self.values) <= 0).any():
             raise InputError("values that are NaN, repeated or unsorted", "ascending distinct values", "use Atoms.of")
-        if (self.counts <= 0).any() or int(self.counts.sum()) != 1 << self.bits:
+        if (self.counts <= 0).any():
+            raise InputError(
+                f"a count of {int(self.counts.min())}", "positive counts", "leave out values that do not occur"
+            )
+        if int(self.counts.sum()) != 1 << self.bits:
             raise InputError(
                 f"counts that sum to {int(self.counts.sum())}",
-                f"positive counts that sum to 2^{self.bits} = {1 << self.bits}",
+                f"counts that sum to 2^{self.bits} = {1 << self.bits}",
                 "the weights of a law sum to one exactly",
             )
 

@@ -21,12 +21,19 @@ LOGITS = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "
 
 def given_logits(sampler: Sampler, target: Target, dtype: str = "float32", device: str = "cpu") -> torch.Tensor:
     """The row that the sampler is given: for a function in ``dtype``, as a model would hand it over; for a recipe, which
-    casts by itself, in float64. InputError for a dtype that is none, and for a device that is not there."""
+    casts by itself, in float64. InputError for a dtype that is none or too narrow, and for a device that is not there."""
     if dtype not in LOGITS:
         raise InputError(f"dtype {dtype!r}", ", ".join(LOGITS), "choose one")
     row = torch.from_numpy(np.asarray(target.logits, dtype=np.float64))
     if isinstance(sampler, FunctionSampler):
-        row = row.to(DTYPES[LOGITS[dtype]])
+        wide, row = row, row.to(DTYPES[LOGITS[dtype]])
+        if bool((row.isinf() & (row > 0) & wide.isfinite()).any()):
+            most = torch.finfo(row.dtype).max
+            raise InputError(
+                f"a largest logit of {float(wide.max()):g} in {dtype}",
+                f"at most {most:g}",
+                "subtract the largest logit first",
+            )
     return row.to(checked(device))
 
 

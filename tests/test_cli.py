@@ -254,6 +254,35 @@ class TestLaw:
         assert code == 2
         assert "nothing_of_this_name" in one_line(err)
 
+    @pytest.mark.parametrize("code", ["sys.exit()", "sys.exit(7)"])
+    @pytest.mark.parametrize("place", ["import sys; {code}", "import sys\ndef sample(logits): {code}"])
+    def test_a_function_that_ends_the_process(self, cli, tmp_path, code, place):
+        path = tmp_path / "ends.py"
+        path.write_text(place.format(code=code))
+        code, out, err = cli("law", "--sampler", f"{path}:sample", "--target", "zipf[vocab=5]")
+        assert (code, out) == (2, "")
+        assert "SystemExit" in one_line(err)
+
+    def test_an_error_of_several_lines_is_one_line(self, cli, tmp_path):
+        path = tmp_path / "raises.py"
+        path.write_text("def sample(logits):\n    raise ValueError('one\\ntwo')\n")
+        code, out, err = cli("law", "--sampler", f"{path}:sample", "--target", "zipf[vocab=5]")
+        assert (code, out) == (2, "")
+        assert "one two" in one_line(err)
+
+    @pytest.mark.parametrize("arguments", [["law", "--target", "zipf[vocab=5]", "--sampler"], ["explain"]])
+    def test_what_a_function_prints_is_not_data(self, cli, tmp_path, arguments):
+        path = tmp_path / "prints.py"
+        path.write_text(
+            "import torch\nprint('imported')\n"
+            "def sample(logits):\n    print('called')\n    return torch.multinomial(logits.softmax(-1), 1)\n"
+        )
+        code, out, err = cli(*arguments, f"{path}:sample", "-f", "json")
+        assert code == 0
+        assert strict(out)
+        assert "imported" in err
+        assert "called" in err
+
     def test_from_outside(self):
         """Exit code, one line, no traceback, as a shell sees it."""
         done = subprocess.run(

@@ -245,3 +245,14 @@ class TestCommands:
         assert row["vocab"] == 6
         assert row["total_variation"] >= 0.75 - 1e-6
         assert math.isinf(row["kl_divergence"])
+
+
+def test_logits_that_the_dtype_cannot_hold():
+    """70000 is inf in float16; a mask of -1e9 becomes -inf, as it does in a model, and is let through."""
+    target = Target("high", np.array([70000.0, 0.0]), "synthetic")
+    function = resolve(lambda logits: torch.multinomial(logits.softmax(-1), 1))
+    with pytest.raises(InputError, match=r"70000 in float16; expected at most 65504; subtract"):
+        given_logits(function, target, "float16")
+    assert given_logits(function, target, "bfloat16").isfinite().all()
+    masked = given_logits(function, Target("masked", np.array([0.0, -1e9]), "synthetic"), "float16")
+    assert masked.tolist() == [0, -math.inf]

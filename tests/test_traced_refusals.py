@@ -3,6 +3,7 @@ reading would show in a few draws or only in events too rare to be drawn. Nothin
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -146,6 +147,7 @@ PLAIN: dict[str, tuple[Callable[[Tensor, int, torch.Generator], Any], str]] = {
         "options",
     ),
     "from the end": (lambda l, n, g: l.shape[-1] - 1 - scores(l, n, g).flip(-1).argmax(-1), "the function's index"),
+    "logits for probabilities": (lambda l, n, g: (l / -uniform(l, n, g).log()).argmax(-1), "--takes probs"),
     "ids added": (lambda l, n, g: draw(l, n, g) + draw(l, n, g), "ids made by add"),
 }
 
@@ -306,6 +308,114 @@ def test_exception_at_the_row_is_told() -> None:
         return draw(logits, n, generator)
 
     with pytest.raises(InputError, match="raising ZeroDivisionError: no four tokens"):
+        law(of(sample))
+
+
+def test_refusal_that_the_function_catches_is_told() -> None:
+    """The row in question goes another way than the rows of the replay; what the recording says of it is caught."""
+
+    def sample(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        temperature = 1.0
+        try:
+            if logits.max() > 100:
+                temperature = 2.0
+        except Exception:
+            temperature = 1.0
+        return draw(logits / temperature, n, generator)
+
+    with pytest.raises(InputError, match="a value of the logits that Python reads"):
+        law(of(sample), torch.tensor([200.0, 199.0, 198.0]))
+
+
+def test_refusal_that_the_function_makes_another_error_of_is_told() -> None:
+    """As TorchScript does."""
+
+    def sample(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        try:
+            temperature = 2.0 if logits.max() > 100 else 1.0
+        except Exception as error:
+            raise RuntimeError("something failed") from error
+        return draw(logits / temperature, n, generator)
+
+    with pytest.raises(InputError, match="a value of the logits that Python reads"):
+        law(of(sample))
+
+
+def test_bound_that_says_nothing_says_so() -> None:
+    """A softmax in bfloat16 behind the sum makes so many scores equal that no bound below 1 is proved."""
+
+    def sample(logits: Tensor) -> Tensor:
+        return F.gumbel_softmax(logits, tau=0.5, hard=True).argmax(-1)
+
+    found = law(sample, ROW.bfloat16())
+    assert (found.error >= 1) == ("says nothing" in found.how)
+    assert "says nothing" in found.how
+    assert "says nothing" not in law(of(draw)).how
+
+
+def test_checks_of_distributions_that_decide_are_named() -> None:
+    """Half precision probabilities may fail the check of their sum; a function that catches it is greedy from then on."""
+
+    def sample(logits: Tensor) -> Tensor:
+        probs = logits.softmax(-1)
+        try:
+            torch.distributions.Bernoulli(probs=torch.tensor(1.5))
+            return torch.multinomial(probs, 1).squeeze(-1)
+        except ValueError:
+            return probs.argmax(-1)
+
+    with pytest.raises(InputError, match=r"torch\.distributions finds fault"):
+        law(sample)
+
+
+def test_other_ids_at_the_row_alone_are_refused() -> None:
+    """The rows of the replay are drawn again alike; the row in question is not."""
+    calls: Iterator[int] = iter(range(10**9))
+
+    def sample(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        turns = logits.shape[-1] == 4 and next(calls) == 0
+        return draw(-logits if turns else logits, n, generator)
+
+    with pytest.raises(InputError, match="other ids when it is called again"):
+        law(of(sample))
+
+
+def _masked_select(coin: Tensor) -> int:
+    return coin.masked_select(coin < 1e-4).numel()
+
+
+def _index(coin: Tensor) -> int:
+    return len(coin[coin < 1e-4])
+
+
+def _unique(coin: Tensor) -> int:
+    return len((coin < 1e-4).unique()) - 1
+
+
+def _allclose(coin: Tensor) -> int:
+    return int(torch.allclose(coin, torch.zeros(2), atol=1e-4))
+
+
+@pytest.mark.parametrize("shows", [_masked_select, _index, _unique, _allclose])
+def test_shape_that_tells_a_random_value_is_refused(shows: Callable[[Tensor], int]) -> None:
+    """Once in 5,000 calls the temperature is another: no replay meets that, and Python reads no value, but a length."""
+
+    def sample(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        coin = torch.rand(2, generator=generator)
+        return draw(logits / (5.0 if shows(coin) else 1.0), n, generator)
+
+    with pytest.raises(InputError, match="a random value that Python reads"):
+        law(of(sample))
+
+
+@pytest.mark.parametrize("coin", [random.random, np.random.random])
+def test_other_generators_are_refused(coin: Callable[[], float]) -> None:
+    """Once in 10,000 calls the temperature is another, by a generator that torch does not know."""
+
+    def sample(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        return draw(logits / (5.0 if coin() < 1e-4 else 1.0), n, generator)
+
+    with pytest.raises(InputError, match="the random module or from NumPy's global generator"):
         law(of(sample))
 
 

@@ -50,7 +50,7 @@ def _from_code(spec: str) -> Sampler:
         raise InputError(f"no file {where}", "file.py:function", "check the path")
     try:
         module = _import_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{where}: {type(error).__name__}: {error}", "code that imports", "mend it first") from error
     function = _attribute(module, name)
     if isinstance(function, Sampler):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .chain import JOINED, LAYOUT, NoiseMap, first_tensor, formula, random_steps
-from .record import Record, Step, Value, is_random, refused
+from .record import DECLARE, Record, Step, Value, is_random, refused
 
 DTYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}
 _LARGEST = {"argmax", "max", "topk", "sort"}
@@ -559,7 +559,11 @@ def _combination(join: Step, noise: Value, weights: Tensor, sign: int) -> tuple[
         weights_sign, noise_sign = (-sign, sign) if noise_first else (sign, -sign)
         return "add", weights * weights_sign, noise_sign
     if bool((weights < 0).any()):
-        raise refused(f"negative weights in {join.name} at {join.where}", "probabilities times or over noise")
+        raise refused(
+            f"negative weights in {join.name} at {join.where}",
+            "probabilities times or over noise",
+            f"give it probabilities, --takes probs, if that is what it takes; or {DECLARE}",
+        )
     if join.name == "mul":
         return "multiply", weights, sign
     return ("ratio", weights, -sign) if noise_first else ("divide", weights, sign)

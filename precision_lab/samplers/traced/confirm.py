@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ from .anatomy import DTYPE_NAMES, Draw, GatedDraw, LibraryDraw, RaceDraw, Thresh
 from .calling import Calling, global_state, start
 from .chain import NoiseMap
 from .plants import planting
-from .record import DECLARE, Plant, Record, Step, record, refused
+from .record import DECLARE, Plant, Record, Step, record, refused, without_checks
 from .tokens import repeated
 
 # (draws, rows, vocabulary) of the calls: 4,690 draws in all, with ties and -inf among the logits.
@@ -55,7 +56,7 @@ def _shapes_taken(calling: Calling, row: Tensor) -> tuple[tuple[int, int, int], 
             calling.seeded(trial_logits(rows, size, 0).to(row.device, row.dtype), min(n, 2), state)
         except PrecisionLabError:
             raise
-        except Exception:  # whatever it is, it is told if no shape at all is taken
+        except (Exception, SystemExit):  # whatever it is, it is told if no shape at all is taken
             continue
         takes += 1
     if takes:
@@ -88,7 +89,7 @@ def confirm(
     signatures: dict[str, tuple[int, int, int]] = {}
     shared: set[str] = set()
     ties: set[str] = set()
-    failure: Exception | None = None
+    failure: BaseException | None = None
     for number, (n, rows, vocab) in enumerate(shapes):
         logits = trial_logits(rows, vocab, number).to(device, dtype)
         state = start(number, device)
@@ -96,16 +97,12 @@ def confirm(
             plain = calling.seeded(logits.clone(), n, state)
         except PrecisionLabError:
             raise
-        except Exception as error:  # a function may be made for one vocabulary
+        except (Exception, SystemExit) as error:  # a function may be made for one vocabulary
             failure = error
             skipped.append(f"{(n, rows, vocab)}: {type(error).__name__}: {str(error)[:80]}")
             continue
         taken, draws = read(calling, logits, n, state)
-        if not torch.equal(taken.ids.reshape(-1), plain.reshape(-1)):
-            raise refused(
-                f"{calling.name}, which draws other ids when it is called again from one generator state",
-                "ids that depend on the logits and the generator alone",
-            )
+        same_again(calling, logits, n, state, taken.ids, plain)
         ties |= replay(draws, (n, rows, vocab))
         signatures.setdefault(" | ".join(sorted({signature(draw) for draw in draws})), (n, rows, vocab))
         shared |= sharing(draws, n, rows, vocab)
@@ -122,6 +119,36 @@ def confirm(
     total = sum(n * rows for n, rows, _ in done)
     tie = "neither the first nor the last" if len(ties) > 1 else (ties.pop() if ties else "first")
     return Confirmed(total, tuple(done), next(iter(signatures)), tuple(sorted(shared)), tie, tuple(skipped))
+
+
+def by_itself(calling: Calling, logits: Tensor, n: int, state: Tensor) -> Tensor:
+    """The ids of one call that nobody records. InputError with what the function raises."""
+    try:
+        return calling.seeded(logits.clone(), n, state)
+    except PrecisionLabError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's function raises
+        raise _raising(calling, error, logits, n) from error
+
+
+def same_again(calling: Calling, logits: Tensor, n: int, state: Tensor, recorded: Tensor, plain: Tensor) -> None:
+    """The recorded call drew what the function draws by itself. InputError if not: it says whether the checks that
+    torch.distributions makes of its arguments, which are off while a call is recorded, are what decided."""
+    if torch.equal(recorded.reshape(-1), plain.reshape(-1)):
+        return
+    with without_checks():
+        unchecked = by_itself(calling, logits, n, state)
+    if torch.equal(recorded.reshape(-1), unchecked.reshape(-1)):
+        raise refused(
+            f"{calling.name}, which draws otherwise where torch.distributions finds fault with its arguments, as with "
+            f"these {DTYPE_NAMES[logits.dtype]} logits {tuple(logits.shape)}",
+            "one recipe, and no exception that is caught",
+            "leave out the try, or normalise probabilities in float32",
+        )
+    raise refused(
+        f"{calling.name}, which draws other ids when it is called again from one generator state",
+        "ids that depend on the logits and the generator alone",
+    )
 
 
 def _rare(calling: Calling, done: list, dtype: torch.dtype, device: torch.device) -> set[str]:
@@ -149,7 +176,7 @@ def _moves(calling: Calling, shape: tuple[int, int, int], dtype: torch.dtype, de
         )
 
 
-def _enough(calling: Calling, done: list, skipped: list[str], failure: Exception | None) -> None:
+def _enough(calling: Calling, done: list, skipped: list[str], failure: BaseException | None) -> None:
     total = sum(n * rows for n, rows, _ in done)
     if total >= ENOUGH and len(done) > 1:
         return
@@ -157,7 +184,7 @@ def _enough(calling: Calling, done: list, skipped: list[str], failure: Exception
         raise refused(
             f"{calling.name} raising {type(failure).__name__}: {str(failure)[:200]}",
             "ids for logits (batch, vocab) with -inf for impossible tokens",
-            "mend the function, or give --vocab if it is made for one vocabulary",
+            "mend the function; if it is made for one vocabulary, give a row of that many logits",
         ) from failure
     raise refused(
         f"{total} draws of {calling.name} that could be replayed ({'; '.join(skipped)})",
@@ -173,6 +200,7 @@ def read(
     generator = torch.Generator(device=logits.device)
     generator.set_state(state)
     before = logits.clone()
+    other = _other_generators()
     with global_state(logits.device, state):
         try:
             taken = record(lambda given: calling(given, n, generator), logits, plant)
@@ -180,14 +208,15 @@ def read(
             raise
         except RecursionError:
             raise _too_long(calling) from None
-        except Exception as error:  # whatever the user's function raises
-            raise refused(
-                f"{calling.name} raising {type(error).__name__}: {str(error)[:200]}, for {n} draws of {tuple(logits.shape)}",
-                "ids for logits (batch, vocab)",
-                "mend the function",
-            ) from error
+        except (Exception, SystemExit) as error:  # whatever the user's function raises
+            raise _raising(calling, error, logits, n) from error
     if not torch.equal(before.nan_to_num(), logits.nan_to_num()):
         raise InputError(f"logits changed in place by {calling.name}", "logits left as they were", "clone them first")
+    if _other_generators() != other:
+        raise refused(
+            f"{calling.name}, which draws from the random module or from NumPy's global generator",
+            "draws of torch from the generator that it is given, or torch's global one",
+        )
     for step in taken.random:
         _own_generator(step, generator, calling)
     try:
@@ -197,6 +226,20 @@ def read(
     if len(found := sorted({signature(draw) for draw in flattened(draws)})) > 1:
         raise refused(f"{calling.name}, which draws by {' and by '.join(found)} in one call", "one recipe for every id")
     return taken, draws
+
+
+def _other_generators() -> tuple[object, bytes, int]:
+    """The states of the global generators of Python and NumPy."""
+    _, keys, place, *_ = np.random.get_state(legacy=True)  # noqa: NPY002  # the one that a function may use
+    return random.getstate(), np.asarray(keys).tobytes(), int(place)
+
+
+def _raising(calling: Calling, error: BaseException, logits: Tensor, n: int) -> InputError:
+    return refused(
+        f"{calling.name} raising {type(error).__name__}: {str(error)[:200]}, for {n} draws of {tuple(logits.shape)}",
+        "ids for logits (batch, vocab)",
+        "mend the function",
+    )
 
 
 def flattened(draws: list[Draw]) -> list[Draw]:

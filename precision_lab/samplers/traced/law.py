@@ -23,7 +23,18 @@ from ..rules import Race as RaceOf
 from .anatomy import DTYPE_NAMES, Draw, GatedDraw, LibraryDraw, RaceDraw, Relabel, ThresholdDraw
 from .bounds import budget, roundoff
 from .calling import Calling, start
-from .confirm import PLANTED, Confirmed, blur, flattened, read, replay, sequential_sums, signature
+from .confirm import (
+    PLANTED,
+    Confirmed,
+    blur,
+    by_itself,
+    flattened,
+    read,
+    replay,
+    same_again,
+    sequential_sums,
+    signature,
+)
 from .plants import planting
 from .record import Record, refused
 from .source import named, source_of
@@ -59,7 +70,10 @@ class Reading:
     def law(self, progress: Progress | None = None, *, tolerance: float = 1e-10, relative: float = 1e-7) -> Law:
         """The law of one draw. ``how`` says what was read and by how many replayed draws it was confirmed."""
         found = _law(self.draw, self.vocab, Enumerated(tolerance, relative, overflow=True), progress)
-        how = f"{found.how}; read from {self.calling.name}, confirmed by {self.confirmed.draws:,} replayed draws"
+        says_nothing = (
+            ", whose roundings are too many for a bound: the error of 1 says nothing" if found.error >= 1 else ""
+        )
+        how = f"{found.how}{says_nothing}; read from {self.calling.name}, confirmed by {self.confirmed.draws:,} replayed draws"
         return replace(found, how=how)
 
 
@@ -77,6 +91,9 @@ def reading(calling: Calling, logits: Tensor, confirmed: Confirmed, draws: int =
     for share in (0.0, *PLANTED):
         plant = planting(share, n) if share else None
         taken, parts = read(calling, logits[None].clone(), n, state, plant)
+        if plant is None:
+            plain = by_itself(calling, logits[None], n, state)
+            same_again(calling, logits[None], n, state, taken.ids, plain)
         replay(parts, shape)
         _same_tokens(taken, parts, vocab)
     found = sorted({signature(draw) for draw in parts})
@@ -84,7 +101,6 @@ def reading(calling: Calling, logits: Tensor, confirmed: Confirmed, draws: int =
         raise refused(
             f"{calling.name}, which at vocab {vocab} draws by {' | '.join(found)}",
             f"the recipe that was confirmed: {confirmed.signature}",
-            "confirm it at this vocabulary: precision-lab law --vocab",
         )
     first = parts[0]
     for other in flattened(parts):

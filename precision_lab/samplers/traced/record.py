@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -153,16 +154,38 @@ def record(function: Callable[[Tensor], Any], logits: Tensor, plant: Plant | Non
     recorder.begin(logits, plant)
     exits = _Exits()
     exits.recorder = recorder
-    checks = torch.distributions.Distribution._validate_args
-    torch.distributions.Distribution.set_default_validate_args(False)  # they read values, and change none
     try:
-        with torch.no_grad(), exits, recorder:
+        with without_checks(), torch.no_grad(), exits, recorder:
             ids = function(logits)
-    finally:
-        torch.distributions.Distribution.set_default_validate_args(checks)
+    except Exception:
+        if recorder.refusal is not None:  # TorchScript, for one, makes another error of it
+            raise recorder.refusal from None
+        raise
+    if recorder.refusal is not None:  # the function caught it, and may have gone another way than it goes by itself
+        raise recorder.refusal
     if not isinstance(ids, Tensor):
         raise refused(f"a {type(ids).__name__} from the function", "an integer tensor of token ids", "return ids")
     return Record(recorder.steps, recorder.value_of(ids), ids)
+
+
+@contextmanager
+def without_checks() -> Iterator[None]:
+    """torch.distributions without the checks of its arguments: they read values, and change none."""
+    checks = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(checks)
+
+
+def _shows(operation: Any, inputs: list[Tensor]) -> bool:
+    """Whether the shape of the result, which Python can read, tells values: nonzero, unique, a mask that selects."""
+    if torch.Tag.dynamic_output_shape not in getattr(operation, "tags", ()):
+        return False
+    if operation.overloadpacket.__name__ != "index":
+        return True
+    return any(tensor.dtype in (torch.bool, torch.uint8) for tensor in inputs[1:])
 
 
 @lru_cache(maxsize=4096)
@@ -185,6 +208,7 @@ class _Recorder(TorchDispatchMode):
     def begin(self, logits: Tensor, plant: Plant | None) -> None:
         """An empty record, in which one tensor is known: the logits."""
         self._plant = plant
+        self.refusal: InputError | None = None
         self.steps: list[Step] = []
         self._values: dict[int, Value] = {}  # by id of a living tensor
         self._sharing: dict[int, dict[int, weakref.ref[Tensor]]] = {}  # living tensors by storage
@@ -216,8 +240,12 @@ class _Recorder(TorchDispatchMode):
         depends = Depends()
         for value in read:
             depends = depends | value.depends
-        if name in _READS and (depends.logits or depends.random):
-            raise _reads(name, depends, where)
+        if _shows(func, leaves) and depends.random:
+            self.refusal = _reads(name, depends, where)
+            raise self.refusal
+        if (name in _READS or torch.Tag.data_dependent_output in func.tags) and (depends.logits or depends.random):
+            self.refusal = _reads(name, depends, where)
+            raise self.refusal
         if depends.random or _draws(func):
             for tensor, value in zip(leaves, values, strict=True):
                 if not value.is_random and value.kept is None:
@@ -303,10 +331,11 @@ class _Exits(TorchFunctionMode):
         if name in _LEAVES and args and isinstance(args[0], Tensor):
             depends = self.recorder.depends_of(args[0])
             if depends.logits or depends.random:
-                raise refused(
+                self.recorder.refusal = refused(
                     f"{name}() of a value that depends on {_named(depends)}, at {_place()}",
                     "torch operations from the logits to the ids: NumPy, JAX and lists cannot be followed",
                 )
+                raise self.recorder.refusal
         return func(*args, **(kwargs or {}))
 
 
