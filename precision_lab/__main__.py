@@ -105,7 +105,10 @@ class Takes(StrEnum):
 DeviceOption = Annotated[Device, typer.Option(help="Where the function runs, and whose arithmetic its law is.")]
 LogitsOption = Annotated[Logits, typer.Option(help="In what dtype a function is given its logits.")]
 DrawsOption = Annotated[
-    int, typer.Option(min=1, help="Draws of one call of a function: torch.multinomial draws 1 and several differently.")
+    int,
+    typer.Option(
+        min=1, help="Draws of one call of a function: torch.multinomial draws 1 and several differently."
+    ),
 ]
 TakesOption = Annotated[Takes, typer.Option(help="What a function is given.")]
 
@@ -114,10 +117,14 @@ TakesOption = Annotated[Takes, typer.Option(help="What a function is given.")]
 def run(
     experiments: Annotated[list[str] | None, typer.Argument(help="Names; all if none is given.")] = None,
     profile: Annotated[Profile, typer.Option(help="How much of the grid.")] = Profile.QUICK,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for table, manifest and figure.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for table, manifest and figure.")
+    ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every cell's own stream.")] = 0,
-    device: Annotated[Device, typer.Option(help="Where experiments that can choose run: timings, draws.")] = Device.CPU,
+    device: Annotated[
+        Device, typer.Option(help="Where experiments that can choose run: timings, draws.")
+    ] = Device.CPU,
 ) -> None:
     """Run experiments: measure, tabulate, draw. Interrupt at will; the same command resumes."""
     import os
@@ -170,10 +177,13 @@ def _sampler(spec: str, takes: Takes, draws: int) -> Any:
 @app.command()
 def law(
     sampler: Annotated[str, typer.Option(help="A name from `ls samplers`, file.py:name or module:name.")],
-    target: Annotated[str, typer.Option(help="name[parameter=value,...] from `ls targets`, or a .safetensors file.")],
+    target: Annotated[
+        str, typer.Option(help="name[parameter=value,...] from `ls targets`, or a .safetensors file.")
+    ],
     row: Annotated[int | None, typer.Option(help="Which row of the file.")] = None,
     use: Annotated[
-        str, typer.Option("--for", help="lm: the next token. mdm:N: the first of N ancestral steps on the target.")
+        str,
+        typer.Option("--for", help="lm: the next token. mdm:N: the first of N ancestral steps on the target."),
     ] = "lm",
     dtype: LogitsOption = Logits.FLOAT32,
     device: DeviceOption = Device.CPU,
@@ -181,8 +191,8 @@ def law(
     draws: DrawsOption = 2,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """The law of a sampler, or of your own function as it runs, on one target, against the target itself. Nothing is drawn
-    but a few thousand tokens by which the reading of a function is confirmed."""
+    """The law of a sampler, or of your own function as it runs, on one target, against the target itself.
+    Nothing is drawn but a few thousand tokens by which the reading of a function is confirmed."""
     from .compare import compare, in_use, telling
 
     with redirect_stdout(sys.stderr):  # what a function prints is not data
@@ -201,7 +211,8 @@ def explain(
     draws: DrawsOption = 2,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """How a function draws: source and bits, noise map, weights, join, dtypes, decision, ties, ceiling, smallest tail."""
+    """How a function draws: source and bits, noise map, weights, join, dtypes, decision, ties, ceiling,
+    smallest tail."""
     from .explain import explained
 
     with redirect_stdout(sys.stderr):  # what a function prints is not data
@@ -246,7 +257,9 @@ def _strict(value: Any) -> Any:
 
 @app.command()
 def check(
-    sampler: Annotated[str, typer.Argument(help="A name from `ls samplers`, file.py:function or module:function.")],
+    sampler: Annotated[
+        str, typer.Argument(help="A name from `ls samplers`, file.py:function or module:function.")
+    ],
     targets: Annotated[
         list[str] | None, typer.Option(help="name[parameter=value,...], or FILE.safetensors[:ROW]; repeatable.")
     ] = None,
@@ -254,7 +267,9 @@ def check(
     detect: DetectOption = None,
     false_fail: FalseFail = 1e-6,
     false_pass: FalsePass = 1e-3,
-    budget: Annotated[Budget, typer.Option(help="Seconds, a minute or two, or ten minutes and more.")] = Budget.SMOKE,
+    budget: Annotated[
+        Budget, typer.Option(help="Seconds, a minute or two, or ten minutes and more.")
+    ] = Budget.SMOKE,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     timeout: Annotated[float, typer.Option(help="Seconds that one call may take.")] = 60.0,
     ledger: Annotated[Path | None, typer.Option(help="Folder that keeps the evidence of earlier runs.")] = None,
@@ -294,22 +309,32 @@ def audit(
     from .verdict import audit as room
 
     wished = detect or room.DEFAULT_DETECT
-    show(room.audit(draws, logits, detect=wished, false_fail=false_fail, false_pass=false_pass, seed=seed), format)
+    show(
+        room.audit(draws, logits, detect=wished, false_fail=false_fail, false_pass=false_pass, seed=seed),
+        format,
+    )
 
 
 @app.command()
 def perplexity(
-    samples: Annotated[Path, typer.Argument(help="tokens (n, length) in .npz, .npy, .parquet or .safetensors.")],
+    samples: Annotated[
+        Path, typer.Argument(help="tokens (n, length) in .npz, .npy, .parquet or .safetensors.")
+    ],
     tokenizer: Annotated[
-        Path | None, typer.Option(help="tokenizer.json of the ids: byte-level BPE with <|endoftext|>, as GPT-2's.")
+        Path | None,
+        typer.Option(help="tokenizer.json of the ids: byte-level BPE with <|endoftext|>, as GPT-2's."),
     ] = None,
     judge: Annotated[
-        str, typer.Option(help="smollm2 (reads the text; 93 MB on first use), or the folder of a causal model of ours.")
+        str,
+        typer.Option(
+            help="smollm2 (reads the text; 93 MB on first use), or the folder of a causal model of ours."
+        ),
     ] = "smollm2",
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Generative perplexity of your own samples, by each public definition, beside their diversity; 95 % intervals."""
+    """Generative perplexity of your own samples, by each public definition, beside their diversity; 95 %
+    intervals."""
     from .mdm import judges
 
     names = ("value", "low", "high", "n", "method")
@@ -348,7 +373,9 @@ def ls(what: Annotated[What, typer.Argument()], format: FormatOption = Format.TA
         rows = [
             {
                 "name": name,
-                "parameters": ", ".join(f"{p.name}={p.default}" for p in inspect.signature(make).parameters.values()),
+                "parameters": ", ".join(
+                    f"{p.name}={p.default}" for p in inspect.signature(make).parameters.values()
+                ),
                 "formula": (make.__doc__ or "").split("\n")[0],
             }
             for name, make in TARGETS.items()
@@ -372,7 +399,8 @@ def train(
     ),
     kind: Annotated[Kind, typer.Option(help="mdm: masked diffusion. ar: its rival, left to right.")] = Kind.MDM,
     sources: Annotated[
-        str, typer.Option(help="Names of text sources by commas; all: those that pip, npm and apt can bring here.")
+        str,
+        typer.Option(help="Names of text sources by commas; all: those that pip, npm and apt can bring here."),
     ] = "chitchat,wikipedia",
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps in all; may change on resuming.")] = 2000,
     batch: Annotated[int, typer.Option(min=1, help="Windows in a step.")] = 32,
@@ -383,15 +411,19 @@ def train(
     timed: Annotated[
         bool, typer.Option("--timed", help="Tell the network the time (Prop. 3.2: it gains nothing).")
     ] = False,
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between validations, each of which saves.")] = 250,
-    weight_bits: Annotated[int, typer.Option(help="Of the weights as written: 16, or 8 with a scale a row.")] = 16,
+    save_every: Annotated[
+        int, typer.Option(min=1, help="Steps between validations, each of which saves.")
+    ] = 250,
+    weight_bits: Annotated[
+        int, typer.Option(help="Of the weights as written: 16, or 8 with a scale a row.")
+    ] = 16,
     device: Annotated[Device, typer.Option(help="Both use bfloat16 products under autocast.")] = Device.CPU,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
 ) -> None:
     """Train the masked diffusion model, or its autoregressive rival, on real text. Run it again to resume.
 
-    With glibc, MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 in the environment saves the page
-    faults of large buffers: 1.5 times the speed at 16,384 tokens on one core.
+    With glibc, MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 in the environment saves
+    the page faults of large buffers: 1.5 times the speed at 16,384 tokens on one core.
     """
     if not 256 < vocab <= 65_536:
         raise InputError(f"vocab = {vocab}", "257 to 65,536", "ids are kept in 16 bits")
@@ -454,7 +486,9 @@ def capture(
         denoiser, manifest = load_model(folder), read_json(folder / "manifest.json")
         held_out = folder / "validation.npy"
         if not held_out.is_file() or file_sha256(held_out) != manifest.get("validation_sha256"):
-            raise InputError(f"no {held_out} of this model", "its held-out windows", "restore the file or train again")
+            raise InputError(
+                f"no {held_out} of this model", "its held-out windows", "restore the file or train again"
+            )
         text = torch.from_numpy(np.load(held_out, allow_pickle=False).astype(np.int64))
         weights = manifest["weights_sha256"]
         note = {"weights_sha256": weights, "text": "held-out windows, one masked position a row", "seed": seed}
@@ -469,7 +503,12 @@ def capture(
         ids = [tokenizer.encode(t).ids[:128] for t in texts[:: max(len(texts) // (4 * rows), 1)]]
         text = torch.tensor([i for i in ids if len(i) == 128])
         source = smollm2.SMOLLM2
-        note = {"package": source.requirement, "package_sha256": source.sha256, "licence": source.licence, "seed": seed}
+        note = {
+            "package": source.requirement,
+            "package_sha256": source.sha256,
+            "licence": source.licence,
+            "seed": seed,
+        }
         note["text"] = "held-out documents of chitchat and wikipedia, next token at a random position"
         note["device"] = devices.described(device.value)
         taken = recorder.capture_smollm2(network.to(device.value), text, rows=rows, rng=rng, manifest=note)
@@ -481,23 +520,32 @@ def capture(
 def bench(
     vocab: Annotated[int, typer.Option(help="Vocabulary.")] = 8192,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 7,
-    laws: Annotated[bool, typer.Option("--laws", help="Time exact laws by vocabulary and bits instead.")] = False,
-    device: Annotated[Device, typer.Option(help="Where samplers draw; laws are computed on the CPU.")] = Device.CPU,
+    laws: Annotated[
+        bool, typer.Option("--laws", help="Time exact laws by vocabulary and bits instead.")
+    ] = False,
+    device: Annotated[
+        Device, typer.Option(help="Where samplers draw; laws are computed on the CPU.")
+    ] = Device.CPU,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Cost beside fidelity: every sampler in one run, as ratios to gumbel_max_fp32; or the cost of exact laws."""
     from . import bench as measure
 
-    emit(measure.bench_laws() if laws else measure.bench(vocab=vocab, rounds=rounds, device=device.value), format)
+    emit(
+        measure.bench_laws() if laws else measure.bench(vocab=vocab, rounds=rounds, device=device.value), format
+    )
 
 
 @app.command()
 def gallery(
-    show_defects: Annotated[bool, typer.Option("--defects", help="The twelve defects, by law and by draws.")] = False,
+    show_defects: Annotated[
+        bool, typer.Option("--defects", help="The twelve defects, by law and by draws.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Published samplers, each with its recipe's source, ceiling and stages; or what is wrong with some of them."""
+    """Published samplers, each with its recipe's source, ceiling and stages; or what is wrong with some of
+    them."""
     if show_defects:
         from .defects import defects
 
@@ -530,7 +578,8 @@ def measure(
     device: Annotated[Device, typer.Option(help="Whose arithmetic.")] = Device.CPU,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Write this machine's noise table: every word of the generator through the device's own arithmetic, counted."""
+    """Write this machine's noise table: every word of the generator through the device's own arithmetic,
+    counted."""
     from .measure import measure as write
 
     emit([write(op, dtype, device.value, out)], format)

@@ -37,7 +37,9 @@ class Atoms:
         if not 0 <= self.bits <= 62:
             raise InputError(f"bits = {self.bits}", "0..62", "use a coarser grid")
         if np.isnan(self.values).any() or (np.diff(self.values) <= 0).any():
-            raise InputError("values that are NaN, repeated or unsorted", "ascending distinct values", "use Atoms.of")
+            raise InputError(
+                "values that are NaN, repeated or unsorted", "ascending distinct values", "use Atoms.of"
+            )
         if (self.counts <= 0).any():
             raise InputError(
                 f"a count of {int(self.counts.min())}", "positive counts", "leave out values that do not occur"
@@ -128,9 +130,13 @@ class Atoms:
         try:
             metadata = json.loads(held["metadata"].tobytes())
         except ValueError as error:
-            raise InputError(f"{path}: {error}", "metadata in JSON", "restore the file or measure it again") from None
+            raise InputError(
+                f"{path}: {error}", "metadata in JSON", "restore the file or measure it again"
+            ) from None
         if not isinstance(metadata, dict) or held["bits"].shape != ():
-            raise InputError(f"{path} without bits and metadata", "a table", "restore the file or measure it again")
+            raise InputError(
+                f"{path} without bits and metadata", "a table", "restore the file or measure it again"
+            )
         atoms = Atoms(held["values"].astype(np.float64), held["counts"].astype(np.int64), int(held["bits"]))
         if (found := atoms.sha256()) != metadata.get("sha256"):
             said = str(metadata.get("sha256"))

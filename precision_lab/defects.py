@@ -62,9 +62,7 @@ def _hits(name: str, logits: Float, chosen: np.ndarray, n: int, rng: Rng) -> str
 def _rule(rule: Rule, q: Law, p: Law) -> str:
     """P(it passes), beside P(it passes a right sampler): a rule that fails both has seen nothing."""
     said, right = rule.forecast(q, p), rule.forecast(p, p)
-    return (
-        f"{rule.publisher} {rule.name}, n = {said.n:,}: passes {said.passes:.3g} (a right sampler {right.passes:.3g})"
-    )
+    return f"{rule.publisher} {rule.name}, n = {said.n:,}: passes {said.passes:.3g} (a right sampler {right.passes:.3g})"
 
 
 def _set(logits: Float, name: str, chosen: np.ndarray, quantity: str, n: int, rule: Rule, rng: Rng) -> Finding:
@@ -97,7 +95,9 @@ def jax_high_bfloat16(rng: Rng) -> Finding:
         rng,
     )
     return replace(
-        found, their_rule=_rule(JAX_CHI_SQUARE, _law("jax_high_bf16_0_10_2", four), target_law(four)) + ", 4 categories"
+        found,
+        their_rule=_rule(JAX_CHI_SQUARE, _law("jax_high_bf16_0_10_2", four), target_law(four))
+        + ", 4 categories",
     )
 
 
@@ -144,14 +144,20 @@ def murmur_state(rng: Rng) -> Finding:
 
 def shared_noise(rng: Rng) -> Finding:
     """Two rows of a batch with one noise vector (``expand``): the same logits give the same token."""
-    logits, p, sampler = torch.from_numpy(zipf(1000)).float(), target_law(zipf(1000)), SAMPLERS["gumbel_max_fp32"]
+    logits, p, sampler = (
+        torch.from_numpy(zipf(1000)).float(),
+        target_law(zipf(1000)),
+        SAMPLERS["gumbel_max_fp32"],
+    )
     assert isinstance(sampler, UniformSampler)
     u = sampler.source.draw((4000, 1000), rng=rng)
     rows = sampler.decide(logits, u[:, None].expand(-1, 2, -1)).numpy()
     test, agree = cross_row_test(rows, p), float((rows[:, 0] == rows[:, 1]).mean())
     quantity = "P(two rows of a batch agree), Zipf, vocab 1,000"
     said = f"{agree:.4g}, n = 4,000, p = {test.p_value:.2g}"
-    return Finding(quantity, float((p.probs**2).sum()), 1.0, said, _rule(FLASHINFER_COSINE, p, p) + ", row by row")
+    return Finding(
+        quantity, float((p.probs**2).sum()), 1.0, said, _rule(FLASHINFER_COSINE, p, p) + ", row by row"
+    )
 
 
 def flashsampling_infinity(rng: Rng) -> Finding:
@@ -162,7 +168,13 @@ def flashsampling_infinity(rng: Rng) -> Finding:
 def aiter_sign(rng: Rng) -> Finding:
     logits = np.concatenate([[0.0], np.full(1000, -15.0)])
     return _set(
-        logits, "aiter_rocm", ~_top(logits, 1), "tail mass at gap 15, 1,000 tokens", 20_000, PYTORCH_CHI_SQUARE, rng
+        logits,
+        "aiter_rocm",
+        ~_top(logits, 1),
+        "tail mass at gap 15, 1,000 tokens",
+        20_000,
+        PYTORCH_CHI_SQUARE,
+        rng,
     )
 
 

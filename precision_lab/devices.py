@@ -17,7 +17,9 @@ def checked(name: str) -> str:
         import torch
 
         if not torch.cuda.is_available():
-            raise InputError("device cuda", "a CUDA device that torch sees", "leave --device out, or look at: doctor")
+            raise InputError(
+                "device cuda", "a CUDA device that torch sees", "leave --device out, or look at: doctor"
+            )
     return name
 
 

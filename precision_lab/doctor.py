@@ -79,7 +79,11 @@ def hashes() -> list[dict[str, Any]]:
 
     rows = []
     for name, sampler in SAMPLERS.items():
-        if isinstance(sampler, UniformSampler) and sampler.source.enumerable and sampler.source.bits not in (31, 32):
+        if (
+            isinstance(sampler, UniformSampler)
+            and sampler.source.enumerable
+            and sampler.source.bits not in (31, 32)
+        ):
             try:
                 digest = sampler.noise_atoms().sha256()
             except InputError as error:

@@ -46,7 +46,9 @@ def load_study(name: str, folder: Path = FOLDER) -> Study:
     spec.loader.exec_module(module)
     study = getattr(module, "STUDY", None)
     if not isinstance(study, Study):
-        raise InputError(f"{known[name]} without a STUDY", "STUDY = Study(...)", "define it at the end of the file")
+        raise InputError(
+            f"{known[name]} without a STUDY", "STUDY = Study(...)", "define it at the end of the file"
+        )
     return study
 
 
@@ -84,7 +86,9 @@ def run(
     def report(i: int) -> None:
         what = " ".join(f"{k}={v}" for k, v in cells[i].items())
         print(
-            f"{name}: {len(records)}/{len(cells)}  {what}  {records[i]['seconds']:.1f} s", file=sys.stderr, flush=True
+            f"{name}: {len(records)}/{len(cells)}  {what}  {records[i]['seconds']:.1f} s",
+            file=sys.stderr,
+            flush=True,
         )
 
     if kept:

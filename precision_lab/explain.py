@@ -20,8 +20,9 @@ LOGITS = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "
 
 
 def given_logits(sampler: Sampler, target: Target, dtype: str = "float32", device: str = "cpu") -> torch.Tensor:
-    """The row that the sampler is given: for a function in ``dtype``, as a model would hand it over; for a recipe, which
-    casts by itself, in float64. InputError for a dtype that is none or too narrow, and for a device that is not there."""
+    """The row that the sampler is given: for a function in ``dtype``, as a model would hand it over; for a
+    recipe, which casts by itself, in float64. InputError for a dtype that is none or too narrow, and for a
+    device that is not there."""
     if dtype not in LOGITS:
         raise InputError(f"dtype {dtype!r}", ", ".join(LOGITS), "choose one")
     row = torch.from_numpy(np.asarray(target.logits, dtype=np.float64))
@@ -37,8 +38,11 @@ def given_logits(sampler: Sampler, target: Target, dtype: str = "float32", devic
     return row.to(checked(device))
 
 
-def explained(sampler: Sampler, vocab: int = 1000, *, dtype: str = "float32", device: str = "cpu") -> dict[str, Any]:
-    """One row in words: how a function draws, read at a Zipf row of ``vocab`` tokens; of a recipe, what it declares."""
+def explained(
+    sampler: Sampler, vocab: int = 1000, *, dtype: str = "float32", device: str = "cpu"
+) -> dict[str, Any]:
+    """One row in words: how a function draws, read at a Zipf row of ``vocab`` tokens; of a recipe, what it
+    declares."""
     if isinstance(sampler, FunctionSampler):
         row = given_logits(sampler, Target("zipf", zipf(vocab), "synthetic"), dtype, device)
         return explain(sampler.reading(row))

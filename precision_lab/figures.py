@@ -43,7 +43,9 @@ def style() -> Any:
     return plt.rc_context(STYLE)
 
 
-def canvas(columns: int = 1, rows: int = 1, *, width: float = 4.2, height: float = 3.2) -> tuple[Figure, list[Axes]]:
+def canvas(
+    columns: int = 1, rows: int = 1, *, width: float = 4.2, height: float = 3.2
+) -> tuple[Figure, list[Axes]]:
     """A figure and its axes, row by row. Call it, and draw, inside :func:`style`."""
     figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
     return figure, list(axes.flat)
@@ -54,7 +56,9 @@ def series(index: int) -> dict[str, Any]:
     return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
 
 
-def interval(axes: Axes, x: Any, value: Any, low: Any, high: Any, *, label: str, index: int, line: str = "-") -> None:
+def interval(
+    axes: Axes, x: Any, value: Any, low: Any, high: Any, *, label: str, index: int, line: str = "-"
+) -> None:
     """Points with their intervals, joined by a line."""
     axes.errorbar(
         x,
@@ -78,7 +82,9 @@ def cell(x: float, y: float, share: float) -> Any:
     """A unit square for a matrix of probabilities: white at 0, orange at 1."""
     from matplotlib.patches import Rectangle
 
-    return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=COLOURS[1], alpha=0.75 * float(share), edgecolor="white")
+    return Rectangle(
+        (x - 0.5, y - 0.5), 1, 1, facecolor=COLOURS[1], alpha=0.75 * float(share), edgecolor="white"
+    )
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

@@ -95,7 +95,15 @@ def read_npz(path: Path, *, dtypes: dict[str, tuple[str, ...]], most: int) -> di
             if held != sorted(f"{name}.npy" for name in dtypes):
                 raise ValueError(f"holds {', '.join(held) or 'nothing'}")
             return {name: _npz_member(archive, name, allowed, most) for name, allowed in dtypes.items()}
-    except (ValueError, OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         expected = f"an archive of {', '.join(dtypes)}, numbers only"
         raise InputError(f"{path}: {error}", expected, "restore the file or measure it again") from None
 

@@ -86,7 +86,9 @@ def on_cuda(call: str, noise_of: Callable[[Tensor], Tensor], dtype: torch.dtype,
     confirmed("rand", dtype, device)
     source = (TORCH_CUDA_RAND if call == "rand" else TORCH_CUDA_EXPONENTIAL)[NAMES[dtype]]
     native, words = draws_and_words(call, dtype, device)
-    if not torch.equal(native, OnDevice(source.name, source.format, 32, device, source, unchanged).from_words(words)):
+    if not torch.equal(
+        native, OnDevice(source.name, source.format, 32, device, source, unchanged).from_words(words)
+    ):
         raise unknown(call, dtype, device, ("-__logf(u), and 2^-24 where u >= 1 - 2^-24",))
     return OnDevice(source.name, source.format, 32, device, source, noise_of)
 

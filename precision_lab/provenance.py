@@ -40,7 +40,9 @@ def git_commit(folder: Path | None = None) -> str | None:
     """The commit of the checkout that holds this package, with ``+`` if it has changes; None outside a checkout."""
     where = folder or Path(__file__).parent
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True)
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True
+        )
         dirty = subprocess.run(
             ["git", "status", "--porcelain", "--untracked-files=no", "--", "."],
             cwd=where,

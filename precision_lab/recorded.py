@@ -53,7 +53,9 @@ class Recorded:
             raise InputError(got, f"an intact {self.path.suffix} file", "restore it, or record again") from None
 
     def _missing(self, known: Any) -> InputError:
-        return InputError(f"no {self.name!r} in {self.path}", f"one of {sorted(known)}"[:200], f"name it {self.name!r}")
+        return InputError(
+            f"no {self.name!r} in {self.path}", f"one of {sorted(known)}"[:200], f"name it {self.name!r}"
+        )
 
     def _shape(self) -> tuple[int, ...]:
         if self.path.suffix == ".safetensors":
@@ -100,7 +102,9 @@ class Recorded:
                 count = min(rows, shape[0] - first)
                 data = file.read(count * width)
                 if len(data) < count * width:
-                    raise InputError(f"{self.path}, which ends in row {first}", f"{shape[0]} rows", "record again")
+                    raise InputError(
+                        f"{self.path}, which ends in row {first}", f"{shape[0]} rows", "record again"
+                    )
                 yield np.frombuffer(data, dtype).reshape(count, *shape[1:])
 
     # -- Parquet ---------------------------------------------------------------------------------------------------
@@ -150,7 +154,9 @@ def _header(file: Any, path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
     if dtype.hasobject:
-        raise InputError(f"Python objects in {path}", "numbers", "objects would have to be unpickled: save an array")
+        raise InputError(
+            f"Python objects in {path}", "numbers", "objects would have to be unpickled: save an array"
+        )
     if fortran and len(shape) > 1:
         raise InputError(f"a column-major array in {path}", "a row-major one", "save np.ascontiguousarray(...)")
     return shape, dtype

@@ -21,7 +21,9 @@ class Guarantee(StrEnum):
 
     EXACT = "exact"  # integers, rationals, or float64 evaluation of a finite sum (error stated)
     CERTIFIED = "certified"  # float64 with a proved error bound
-    EMULATED = "emulated"  # of arithmetic that was not measured on this machine; ``how`` says whose, and on what
+    EMULATED = (
+        "emulated"  # of arithmetic that was not measured on this machine; ``how`` says whose, and on what
+    )
     FINITE_SAMPLE = "finite sample"  # a coverage or level that holds at every n
     ANYTIME = "anytime"  # holds at every stopping time
     ASYMPTOTIC = "asymptotic"  # holds as n grows

@@ -1,5 +1,4 @@
-"""One thread, hypothesis examples that are the same on every run, and no test that leaves the process changed.
-"""
+"""One thread, hypothesis examples that are the same on every run, and no test that leaves the process changed."""
 
 from __future__ import annotations
 
@@ -16,7 +15,11 @@ pytest.register_assert_rewrite("contract", "wide_tables")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 torch.set_num_threads(1)
 settings.register_profile(
-    "reproducible", deadline=None, derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
+    "reproducible",
+    deadline=None,
+    derandomize=True,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("reproducible")
 
@@ -35,7 +38,8 @@ def shared_settings() -> dict[str, Any]:
     if "jax" in sys.modules:
         config = sys.modules["jax"].config
         found |= {
-            name: getattr(config, name) for name in ("jax_enable_x64", "jax_platforms", "jax_default_matmul_precision")
+            name: getattr(config, name)
+            for name in ("jax_enable_x64", "jax_platforms", "jax_default_matmul_precision")
         }
     return found
 

@@ -176,7 +176,15 @@ def measure_tables(device: str, deadline: float) -> dict[str, Any]:
     for op, dtype in TABLES if device == "cuda" else DRY_TABLES:
         with tempfile.TemporaryDirectory() as folder:
             options = ["--op", op, "--dtype", dtype, "--device", device, "--format", "json"]
-            command = [sys.executable, "-m", "precision_lab", "measure", *options, "--out", f"{folder}/table.npz"]
+            command = [
+                sys.executable,
+                "-m",
+                "precision_lab",
+                "measure",
+                *options,
+                "--out",
+                f"{folder}/table.npz",
+            ]
             done = subprocess.run(
                 command, cwd=ROOT, capture_output=True, text=True, timeout=left(deadline), check=False
             )
@@ -214,7 +222,9 @@ def card_of(device: str) -> Card:
     if device == "cpu":
         return Card(processor(), "none")
     if not torch.cuda.is_available():
-        raise InputError("no CUDA device", "one", "run this on a machine with a GPU, or try it with --device cpu")
+        raise InputError(
+            "no CUDA device", "one", "run this on a machine with a GPU, or try it with --device cpu"
+        )
     try:
         driver = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
     except OSError:
@@ -255,7 +265,9 @@ def run(device: str, steps: list[str]) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The measurements that need a GPU, in four minutes.")
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: a dry run with small numbers")
+    parser.add_argument(
+        "--device", choices=["cuda", "cpu"], default="cuda", help="cpu: a dry run with small numbers"
+    )
     parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=list(STEPS))
     parser.add_argument("--out", type=Path, help="folder of the result; results/gpu for a GPU")
     chosen = parser.parse_args(arguments)

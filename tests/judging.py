@@ -68,5 +68,7 @@ def covers(covered: int, repeats: int, lowest: float, highest: float, false_fail
 
 # Logits on a grid of 1/4 nat: laws are then equal or clearly different, and never nearly flat.
 two_rows = st.integers(2, 12).flatmap(
-    lambda vocab: st.tuples(*[st.lists(st.integers(-40, 40).map(lambda k: k / 4), min_size=vocab, max_size=vocab)] * 2)
+    lambda vocab: st.tuples(
+        *[st.lists(st.integers(-40, 40).map(lambda k: k / 4), min_size=vocab, max_size=vocab)] * 2
+    )
 )

@@ -99,11 +99,15 @@ def build(version: str) -> None:
         return
     say(f"torch {version}: building {folder}")
     venv.create(folder, with_pip=True, clear=True)
-    others = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("torch")]
+    others = [
+        line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("torch")
+    ]
     limits = folder / "constraints.txt"
     limits.write_text("\n".join(others) + "\n")
     pip = [str(python_of(version)), "-m", "pip", "install", "--quiet", "-c", str(limits)]
-    subprocess.run([*pip, f"torch=={version}", "-e", f"{ROOT}[jax,testing]", *NEEDED], check=True, stdout=sys.stderr)
+    subprocess.run(
+        [*pip, f"torch=={version}", "-e", f"{ROOT}[jax,testing]", *NEEDED], check=True, stdout=sys.stderr
+    )
     ready.touch()
 
 
@@ -132,7 +136,16 @@ def test(version: str, capability: str) -> Run:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if capability != NATIVE:
         environment["ATEN_CPU_CAPABILITY"] = capability
-    pytest = [str(python_of(version)), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu"]
+    pytest = [
+        str(python_of(version)),
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not slow and not gpu",
+    ]
     started = time.monotonic()
     try:
         command = [*pytest, f"--junitxml={report}", *chosen_tests()]
@@ -186,7 +199,9 @@ def table(runs: list[Run]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Run the tests of the numbers under several versions of torch.")
+    parser = argparse.ArgumentParser(
+        description="Run the tests of the numbers under several versions of torch."
+    )
     parser.add_argument("--torch", nargs="+", default=VERSIONS, help=f"versions, or {HERE!r}; all: {VERSIONS}")
     versions = parser.parse_args().torch
     KEPT.mkdir(parents=True, exist_ok=True)

@@ -122,7 +122,12 @@ class TestConventions:
 
     def test_mdlm_takes_no_schedule_that_is_none(self):
         with pytest.raises(InputError, match="short"):
-            mdlm(Table(), width=WIDTH, mask_id=MASK, schedule=replace(LINEAR, name="short", masked=lambda t: t / 2))
+            mdlm(
+                Table(),
+                width=WIDTH,
+                mask_id=MASK,
+                schedule=replace(LINEAR, name="short", masked=lambda t: t / 2),
+            )
 
     def test_llada(self):
         network = llada(lambda ids: SimpleNamespace(logits=Table()(ids)), width=WIDTH, mask_id=6)
@@ -178,7 +183,8 @@ class TestBadNetworks:
             Adapted(forward, width=WIDTH, mask_id=MASK).hidden(torch.zeros(1, 2, dtype=torch.int64))
 
     @pytest.mark.parametrize(
-        "options", [{"mask_id": -1}, {"mask_id": WIDTH}, {"mask_id": 1, "never": [1]}, {"mask_id": 1, "never": [99]}]
+        "options",
+        [{"mask_id": -1}, {"mask_id": WIDTH}, {"mask_id": 1, "never": [1]}, {"mask_id": 1, "never": [99]}],
     )
     def test_ids(self, options):
         with pytest.raises(InputError, match="id"):
@@ -241,7 +247,9 @@ class TestHuggingFace:
     def test_missing_layers_are_no_model(self, bert, tmp_path):
         (tmp_path / "model.safetensors").write_bytes((bert[0] / "model.safetensors").read_bytes())
         config = (bert[0] / "config.json").read_text()
-        (tmp_path / "config.json").write_text(config.replace('"num_hidden_layers": 1', '"num_hidden_layers": 2'))
+        (tmp_path / "config.json").write_text(
+            config.replace('"num_hidden_layers": 1', '"num_hidden_layers": 2')
+        )
         with pytest.raises(InputError, match="weights of its configuration"):
             hugging_face(tmp_path, mask_id=4)
 

@@ -98,7 +98,9 @@ class TestAtoms:
         atoms = Atoms.of(np.array(values), 1, 3)
         pushed = atoms.push(lambda x: x * x)  # not monotone
         for v in pushed.values:
-            assert Fraction(float(pushed.probs[pushed.values == v][0])) == Fraction(sum(x * x == v for x in values), 8)
+            assert Fraction(float(pushed.probs[pushed.values == v][0])) == Fraction(
+                sum(x * x == v for x in values), 8
+            )
         assert pushed.probs.sum() == 1.0
 
     def test_below_is_the_distribution_function(self):
@@ -209,8 +211,7 @@ class TestTorchExponential:
         assert torch.equal(native, (-torch.log1p(-u)).to(DTYPES[name]))
 
     def test_float64_is_the_scalar_library_function(self):
-        """exponential_ calls the C library once per value; torch.log1p is vectorised and may differ by one ulp.
-        """
+        """exponential_ calls the C library once per value; torch.log1p is vectorised and may differ by one ulp."""
         u = torch.rand(20_000, generator=seeded(6), dtype=torch.float64)
         native = TORCH_EXPONENTIAL["fp64"].draw((20_000,), rng=seeded(6)).numpy()
         np.testing.assert_array_equal(native, [-math.log1p(-x) for x in u.tolist()])
@@ -251,11 +252,16 @@ class TestTorchExponential:
         atoms = TORCH_EXPONENTIAL["fp16"].atoms()
         assert atoms.values[0] == 0.0
         assert float(atoms.probs[0]) == pytest.approx(2.0**-25, rel=2**-23, abs=0)
-        zero = TORCH_EXPONENTIAL["fp16"].from_words(torch.tensor([int(atoms.counts[0]) - 4, int(atoms.counts[0]) + 4]))
+        zero = TORCH_EXPONENTIAL["fp16"].from_words(
+            torch.tensor([int(atoms.counts[0]) - 4, int(atoms.counts[0]) + 4])
+        )
         assert (zero[0] == 0, zero[1] > 0) == (True, True)
 
     def test_bfloat16_is_zero_only_for_the_word_zero(self):
-        assert (TORCH_EXPONENTIAL["bf16"].atoms().values[0], TORCH_EXPONENTIAL["bf16"].atoms().counts[0]) == (0.0, 1)
+        assert (TORCH_EXPONENTIAL["bf16"].atoms().values[0], TORCH_EXPONENTIAL["bf16"].atoms().counts[0]) == (
+            0.0,
+            1,
+        )
 
     @pytest.mark.parametrize("name", ["fp32", "fp64"])
     def test_fine_tables_are_refused(self, name):
@@ -314,8 +320,7 @@ class TestTorchPrimitives:
 
     @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
     def test_log_does_not_depend_on_the_position(self, dtype):
-        """Vector body, scalar tail, strides: a table measured in one long array holds everywhere. Bit for bit.
-        """
+        """Vector body, scalar tail, strides: a table measured in one long array holds everywhere. Bit for bit."""
         u = torch.rand(5000, generator=seeded(12), dtype=dtype)
         whole = torch.log(u)
         for start in range(0, 70):

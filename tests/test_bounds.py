@@ -87,7 +87,9 @@ class TestTheTwoBounds:
         assert abs(values.mean() - expected) < 7 * values.std() / math.sqrt(len(values))
         if not model.config.timed:
             counts = [mask_counts(8, LENGTH, rng=rng, scheme=scheme) for _ in range(1000)]
-            masked = [masked_cross_entropy(model, text, random_subset(n, LENGTH, rng=rng)).mean() for n in counts]
+            masked = [
+                masked_cross_entropy(model, text, random_subset(n, LENGTH, rng=rng)).mean() for n in counts
+            ]
             values = torch.stack(masked).numpy()
             assert abs(values.mean() - expected) < 7 * values.std() / math.sqrt(len(values))
 
@@ -114,7 +116,9 @@ class TestTimes:
         for scheme in ("shared", "stratified"):
             for seed in range(20):
                 t = np.sort(times(16, rng=seeded(seed), scheme=scheme).numpy())
-                assert np.bincount((t * 16).astype(int), minlength=16).max() <= (1 if scheme == "stratified" else 2)
+                assert np.bincount((t * 16).astype(int), minlength=16).max() <= (
+                    1 if scheme == "stratified" else 2
+                )
         assert np.ptp(np.diff(np.sort(times(16, rng=seeded(0), scheme="shared").numpy()))) < 1e-12
 
     def test_an_unknown_scheme(self):
@@ -126,7 +130,8 @@ class TestTimes:
         batches beyond chance (F test, 1e-9)."""
         rng = seeded(6)
         v = {
-            s: np.var([float((times(32, rng=rng, scheme=s) ** 2).mean()) for _ in range(600)], ddof=1) for s in SCHEMES
+            s: np.var([float((times(32, rng=rng, scheme=s) ** 2).mean()) for _ in range(600)], ddof=1)
+            for s in SCHEMES
         }
         limit = stats.f.isf(1e-9, 599, 599)
         assert v["independent"] == pytest.approx(4 / 45 / 32, rel=limit - 1)
@@ -187,7 +192,9 @@ class TestTheBestPredictor:
             keep = alpha(self.TEXTS.double())
             forward = torch.where(masked, 1 - keep, keep * (state == self.TEXTS)).prod(1) * self.LAW
             for l in range(self.SIZE):
-                given[i, l] = torch.zeros(self.VOCAB, dtype=torch.float64).index_add_(0, self.TEXTS[:, l], forward)
+                given[i, l] = torch.zeros(self.VOCAB, dtype=torch.float64).index_add_(
+                    0, self.TEXTS[:, l], forward
+                )
         return given / given.sum(-1, keepdim=True)
 
     def test_is_the_same_at_every_time(self):

@@ -17,7 +17,14 @@ from precision_lab.calibration.remembered import remembered
 from precision_lab.calibration.targets import LARGE, SMALL, coarse, waved
 from precision_lab.defects import DEFECTS
 from precision_lab.laws.law import Law
-from precision_lab.statistics import Counts, EProcess, agreement_test, alternative_laws, proportion, temperature_test
+from precision_lab.statistics import (
+    Counts,
+    EProcess,
+    agreement_test,
+    alternative_laws,
+    proportion,
+    temperature_test,
+)
 from precision_lab.statistics.testing.identity import _null_counts
 from precision_lab.types import Guarantee
 
@@ -32,21 +39,46 @@ class TestWhatIsTried:
 
     def test_every_statement_of_power_has_a_false_pass_rate(self) -> None:
         tried = {p.judge.split(",")[0] for p in PROMISES.values() if p.kind == "false pass"}
-        asked = {name.removeprefix("detectable_") for name in statistics.__all__ if name.startswith("detectable_")}
+        asked = {
+            name.removeprefix("detectable_") for name in statistics.__all__ if name.startswith("detectable_")
+        }
         named = {"sharing": "agreement", "state_bits": "repeated_vector"}
         asked -= {"difference"}  # of two intervals: its power is tried in test_statistics.py
         assert {named.get(name, name) for name in asked} <= tried
 
     def test_every_interval_has_a_coverage(self) -> None:
         tried = {p.judge.split(",")[0].split(" ")[0] for p in PROMISES.values() if p.kind == "coverage"}
-        made = {"proportion", "ratio_of_proportion", "mean", "difference", "cluster_bootstrap", "cluster_jackknife"}
-        made |= {"draw_jackknife", "temperature_from_draws", "temperature_from_rows", "spectrum_from_draws", "hill"}
-        made |= {"hill_difference", "coverage_estimate", "diversity", "two_laws_log_likelihood", "likelihood_ratio"}
+        made = {
+            "proportion",
+            "ratio_of_proportion",
+            "mean",
+            "difference",
+            "cluster_bootstrap",
+            "cluster_jackknife",
+        }
+        made |= {
+            "draw_jackknife",
+            "temperature_from_draws",
+            "temperature_from_rows",
+            "spectrum_from_draws",
+            "hill",
+        }
+        made |= {
+            "hill_difference",
+            "coverage_estimate",
+            "diversity",
+            "two_laws_log_likelihood",
+            "likelihood_ratio",
+        }
         assert made <= tried
 
     @pytest.mark.parametrize("kind", ["false fail", "false pass", "coverage", "e-value"])
     def test_a_tally_counts(self, kind: str) -> None:
-        values = np.array([0.0005, 0.005, 0.5, 200.0]) if kind in ("false fail", "e-value") else np.array([1, 0, 1, 1])
+        values = (
+            np.array([0.0005, 0.005, 0.5, 200.0])
+            if kind in ("false fail", "e-value")
+            else np.array([1, 0, 1, 1])
+        )
         promise = Promise("x", "y", kind, Guarantee.FINITE_SAMPLE, 1, lambda: lambda runs, rng: values)  # type: ignore[arg-type]
         totals = {row["quantity"]: row["total"] for row in promise.tally(4, RNG(0))}
         assert (
@@ -98,7 +130,9 @@ class TestVerdicts:
             lambda: lambda runs, rng: rng.random((runs, 17)).min(axis=1),
         )
         rows = broken.tally(10_000, RNG(0))
-        found = [judged(r["quantity"], r["guarantee"], r["stated"], 10_000, r["total"], r["squares"]) for r in rows]
+        found = [
+            judged(r["quantity"], r["guarantee"], r["stated"], 10_000, r["total"], r["squares"]) for r in rows
+        ]
         assert [each["verdict"] for each in found] == ["broken", "broken"]
 
 
@@ -121,7 +155,9 @@ class TestSimulations:
         log_e = paths(SMALL, 30, 3, RNG(5))
         rng = RNG(5)
         for row in log_e:
-            process = EProcess(SMALL, alternative_laws(SMALL, bits=(4, 6, 10, 12), temperatures=(0.9, 0.95, 1.05, 1.1)))
+            process = EProcess(
+                SMALL, alternative_laws(SMALL, bits=(4, 6, 10, 12), temperatures=(0.9, 0.95, 1.05, 1.1))
+            )
             each = [process.update(token).log_e for token in tokens(SMALL, (30,), rng)]
             np.testing.assert_allclose(row, each, atol=1e-12)
 
@@ -168,7 +204,9 @@ def test_ends_of_a_proportion_are_relatively_exact(n: int, confidence: float) ->
     """P(X >= k) at the lower end and P(X <= k) at the upper one are (1 - confidence) / 2, for the smallest rates too."""
     for k in {0, 1, min(2, n), n // 3}:
         found, side = proportion(k, n, confidence), (1 - confidence) / 2
-        assert found.low == 0 if k == 0 else stats.binom.sf(k - 1, n, found.low) == pytest.approx(side, rel=1e-6)
+        assert (
+            found.low == 0 if k == 0 else stats.binom.sf(k - 1, n, found.low) == pytest.approx(side, rel=1e-6)
+        )
         assert found.high == 1 if k == n else stats.binom.cdf(k, n, found.high) == pytest.approx(side, rel=1e-6)
 
 

@@ -144,7 +144,9 @@ class TestVerdicts:
         """They compare pairs with the target's own law; a shared vector of noise alone gets no such excuse (control)."""
         report = verdict(cold)
         failed = {j.test for j in report.judged if j.outcome == "fail"}
-        assert ({"rows", "serial", "streams"} & failed != set()) is ("suppose the target's law" in report.best_fit())
+        assert ({"rows", "serial", "streams"} & failed != set()) is (
+            "suppose the target's law" in report.best_fit()
+        )
         assert "suppose the target's law" not in verdict(shared_noise).best_fit()
 
     def test_a_law_that_no_recipe_explains_is_said(self):
@@ -160,7 +162,11 @@ class TestVerdicts:
     def test_too_few_draws_are_inconclusive_and_say_how_many(self):
         asked = design("zipf[vocab=300]", detect="temperature=0.0001")
         few = Plan(
-            tuple(q.planned(q.needed, 64 * UNIT, 4) for q in asked.questions), asked.wished, 1e-6, 1e-3, asked.level
+            tuple(q.planned(q.needed, 64 * UNIT, 4) for q in asked.questions),
+            asked.wished,
+            1e-6,
+            1e-3,
+            asked.level,
         )
         report = verdict(faithful, few)
         assert (report.outcome, report.exit_code) == (Outcome.INCONCLUSIVE, 3)
@@ -220,7 +226,13 @@ class TestPlan:
         with pytest.raises(InputError, match="twice"):
             targets_of(["zipf", "zipf"], Budget.SMOKE)
         with pytest.raises(InputError, match="one token"):
-            plan([Target("t", np.array([0.0, -np.inf]), "")], {}, budget=Budget.SMOKE, false_fail=1e-6, false_pass=1e-3)
+            plan(
+                [Target("t", np.array([0.0, -np.inf]), "")],
+                {},
+                budget=Budget.SMOKE,
+                false_fail=1e-6,
+                false_pass=1e-3,
+            )
 
     def test_rows_of_a_capture(self):
         rows = targets_of(["models/mdm/logits.safetensors:3"], Budget.SMOKE)
@@ -335,7 +347,10 @@ def misbehaviours() -> dict[str, tuple]:
         "own_entropy": (own_entropy, "ignores its generator"),
         "not_advancing": (not_advancing, "does not advance its generator"),
         "cached": (cached, "ignores its generator"),
-        "global_state": (global_state, "uses the global random state: the call moves the global state of torch"),
+        "global_state": (
+            global_state,
+            "uses the global random state: the call moves the global state of torch",
+        ),
         "numpy_global_state": (numpy_global_state, "global state of numpy.random"),
         "mutates": (mutates, "changes its logits in place"),
         "draws_the_dead": (draws_the_dead, "draws a token of probability zero"),
@@ -355,7 +370,9 @@ class TestMisbehaviour:
 
     def test_the_shown_call_shows_it(self, tmp_path, monkeypatch):
         """Pasted, it raises what the verdict says."""
-        (tmp_path / "bad.py").write_text("def f(logits, n, *, generator):\n    raise IndexError('off by one')\n")
+        (tmp_path / "bad.py").write_text(
+            "def f(logits, n, *, generator):\n    raise IndexError('off by one')\n"
+        )
         monkeypatch.chdir(tmp_path)
         report = verdict("bad.py:f")
         with pytest.raises(IndexError, match="off by one"):
@@ -409,7 +426,8 @@ def file(tmp_path):
 
 class TestInItsOwnProcess:
     @pytest.mark.parametrize(
-        ("name", "says"), [("hangs", "blocks: no answer to probe within 1 s"), ("dies", "exit code 9 during probe")]
+        ("name", "says"),
+        [("hangs", "blocks: no answer to probe within 1 s"), ("dies", "exit code 9 during probe")],
     )
     def test_a_sampler_that_hangs_or_dies(self, file, name, says):
         report = check(f"{file}:{name}", vocab=64, timeout=1.0, say=lambda line: None)
@@ -455,7 +473,11 @@ class TestInItsOwnProcess:
         assert "seed-0" in err
 
     def test_bad_input_is_exit_2(self, monkeypatch, capsys, tmp_path):
-        for words in (["--detect", "tv=7"], ["--targets", "zipff"], ["--targets", str(tmp_path / "no.safetensors")]):
+        for words in (
+            ["--detect", "tv=7"],
+            ["--targets", "zipff"],
+            ["--targets", str(tmp_path / "no.safetensors")],
+        ):
             monkeypatch.setattr(sys, "argv", ["precision-lab", "check", "gumbel_max_fp32", *words])
             with pytest.raises(SystemExit) as stopped:
                 command_line.main()
@@ -523,7 +545,10 @@ class TestLong:
         )
         report = verdict("gumbel_max_fp32", more)
         assert report.exit_code == 1
-        assert report.suspects[0].recipe in {"float32 noise, truncated", "float64 noise cut at the float32 ceiling"}
+        assert report.suspects[0].recipe in {
+            "float32 noise, truncated",
+            "float64 noise cut at the float32 ceiling",
+        }
         assert next(s for s in report.suspects if s.recipe == FAITHFUL).posterior < 1e-3
 
     def test_misbehaved_is_an_exception_that_says_what(self):

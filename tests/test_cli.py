@@ -169,7 +169,9 @@ class TestLaw:
         assert "emulated" in found["how"]
 
     def test_some_law_really_misses_tokens(self, cli):
-        found = strict(self.law(cli, "-f", "json", sampler="inverse_cdf_fp16", target="geometric[vocab=60,ratio=0.5]"))
+        found = strict(
+            self.law(cli, "-f", "json", sampler="inverse_cdf_fp16", target="geometric[vocab=60,ratio=0.5]")
+        )
         assert found["unreachable_tokens"] > 10
         assert found["suppressed_mass"] > 0
 
@@ -377,7 +379,10 @@ class TestEmit:
         assert strict(self.emit("json", capsys, [])) == []
 
     def test_markdown(self, capsys):
-        assert self.emit("md", capsys).splitlines()[2:] == ["|  | x\\|y |  |", "| -inf | [bold]:smile: | 0.333333 |"]
+        assert self.emit("md", capsys).splitlines()[2:] == [
+            "|  | x\\|y |  |",
+            "| -inf | [bold]:smile: | 0.333333 |",
+        ]
 
     def test_csv(self, capsys):
         assert self.emit("csv", capsys) == "a,b,c\nnan,x|y,\n-inf,[bold]:smile:,0.3333333333333333\n"
@@ -491,7 +496,8 @@ class TestDoctor:
         rows = {row["what"]: row for row in strict(out)}
         assert rows["torch"]["value"] == versions()["torch"]
         assert (
-            rows["noise atoms of gumbel_max_bf16"]["value"] == SAMPLERS["gumbel_max_bf16"].noise_atoms().sha256()[:16]
+            rows["noise atoms of gumbel_max_bf16"]["value"]
+            == SAMPLERS["gumbel_max_bf16"].noise_atoms().sha256()[:16]
         )
         assert "noise atoms of gumbel_max_fp64" not in rows
         assert {"python", "numpy", "scipy", "precision-lab", "processor", "commit"} <= rows.keys()
@@ -544,7 +550,9 @@ def model_folder(tmp_path_factory):
 class TestCapture:
     def test_rows_of_a_trained_model(self, cli, model_folder, tmp_path):
         path = tmp_path / "new" / "logits.safetensors"
-        code, out, err = cli("capture", "--folder", str(model_folder), "-o", str(path), "--rows", "5", "--seed", "2")
+        code, out, err = cli(
+            "capture", "--folder", str(model_folder), "-o", str(path), "--rows", "5", "--seed", "2"
+        )
         assert (code, err) == (0, "")
         assert out == f"5 rows of 12 logits -> {path}\n"
         found = load_capture(path)
@@ -554,7 +562,9 @@ class TestCapture:
         again = tmp_path / "again.safetensors"
         cli("capture", "--folder", str(model_folder), "-o", str(again), "--rows", "5", "--seed", "2")
         assert again.read_bytes() == path.read_bytes()
-        code, out, _ = cli("law", "--sampler", "gumbel_max_fp64", "--target", str(path), "--row", "4", "-f", "json")
+        code, out, _ = cli(
+            "law", "--sampler", "gumbel_max_fp64", "--target", str(path), "--row", "4", "-f", "json"
+        )
         assert strict(out)["target"] == "mdm row 4"
 
     @pytest.mark.parametrize(
@@ -563,7 +573,10 @@ class TestCapture:
             (lambda folder: (folder / "manifest.json").unlink(), "manifest.json"),
             (lambda folder: (folder / "manifest.json").write_text("{}"), "manifest.json with no model"),
             (lambda folder: (folder / "validation.npy").unlink(), "restore the file or train again"),
-            (lambda folder: (folder / "validation.npy").write_bytes(b"junk"), "restore the file or train again"),
+            (
+                lambda folder: (folder / "validation.npy").write_bytes(b"junk"),
+                "restore the file or train again",
+            ),
             (lambda folder: (folder / "model.safetensors").write_bytes(b"junk"), "as its manifest says"),
         ],
     )
@@ -598,15 +611,25 @@ class TestPerplexity:
         code, out, err = cli("perplexity", str(tmp_path / "samples.npz"), "--judge", str(rival), "-f", "json")
         assert (code, err) == (0, "")
         rows = {row["quantity"]: row for row in strict(out)}
-        assert {"perplexity, mdlm", "perplexity, hf_evaluate", "entropy_nats", "entropy_bits", "repetition_4"} <= set(
-            rows
-        )
+        assert {
+            "perplexity, mdlm",
+            "perplexity, hf_evaluate",
+            "entropy_nats",
+            "entropy_bits",
+            "repetition_4",
+        } <= set(rows)
         model = load_model(rival)
-        log_p = model.log_probs(model.hidden(torch.from_numpy(tokens))).gather(-1, torch.from_numpy(tokens)[..., None])
+        log_p = model.log_probs(model.hidden(torch.from_numpy(tokens))).gather(
+            -1, torch.from_numpy(tokens)[..., None]
+        )
         each = -log_p[:, 1:, 0].double().numpy()
         assert rows["perplexity, mdlm"]["value"] == pytest.approx(np.exp(each.mean()), rel=1e-5)
         assert rows["perplexity, sedd"]["value"] == pytest.approx(np.exp(each.mean(1)).mean(), rel=1e-5)
-        assert rows["perplexity, mdlm"]["low"] < rows["perplexity, mdlm"]["value"] < rows["perplexity, mdlm"]["high"]
+        assert (
+            rows["perplexity, mdlm"]["low"]
+            < rows["perplexity, mdlm"]["value"]
+            < rows["perplexity, mdlm"]["high"]
+        )
         assert rows["entropy_bits"]["value"] == pytest.approx(rows["entropy_nats"]["value"] / np.log(2))
 
     @pytest.mark.parametrize(
@@ -667,16 +690,21 @@ class TestTrain:
         rng, asked = np.random.default_rng(0), []
         text = Corpus(rng.integers(0, 300, 400, np.uint16), rng.integers(0, 300, 260, np.uint16), {})
         monkeypatch.setattr(corpora, "load", lambda *a, **k: (asked.append(k), text)[1])
-        options = (
-            "--kind ar --sources all --steps 1 --vocab 300 --width 64 --layers 1 --length 64 --batch 3 --threads 1"
+        options = "--kind ar --sources all --steps 1 --vocab 300 --width 64 --layers 1 --length 64 --batch 3 --threads 1"
+        code, out, err = cli(
+            "train", "-o", str(tmp_path), *options.split(), "--save-every", "1", "--device", "cpu"
         )
-        code, out, err = cli("train", "-o", str(tmp_path), *options.split(), "--save-every", "1", "--device", "cpu")
         assert code == 0, err
         assert asked == [{"sources": None}]
         assert "cross_entropy" in out
         config = read_json(tmp_path / "manifest.json")["config"]
         assert config["model"]["causal"]
-        assert (config["length"], config["batch"], config["evaluate_every"], config["device"]) == (64, 3, 1, "cpu")
+        assert (config["length"], config["batch"], config["evaluate_every"], config["device"]) == (
+            64,
+            3,
+            1,
+            "cpu",
+        )
 
     @pytest.mark.parametrize(
         ("options", "says"), [(["--width", "100"], "a multiple of 64"), (["--device", "cuda"], "a CUDA device")]

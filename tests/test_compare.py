@@ -1,4 +1,5 @@
-"""A law against its target as the command line prints it: uses, steps of masked diffusion, functions and their words."""
+"""A law against its target as the command line prints it: uses, steps of masked diffusion, functions and
+their words."""
 
 from __future__ import annotations
 
@@ -89,7 +90,8 @@ class TestUnmasking:
         assert found.entropy_lost == pytest.approx(0.0, abs=1e-12)
 
     def test_the_lattice_by_its_own_masses(self):
-        """Multiplier, entropy and temperature of a law given in closed form, each computed here from its definition."""
+        """Multiplier, entropy and temperature of a law given in closed form, each computed here from its
+        definition."""
         log_p = zipf(5000)
         r = 1 / 4096
         q = lattice_step(log_p, r)
@@ -179,7 +181,9 @@ class TestCommands:
     def test_law_of_a_function_is_that_of_its_recipe(self, cli, mine):
         """The same arithmetic as a function and as a literal: the same distances, to the last digit printed."""
         target = "zipf[vocab=300]"
-        code, out, _ = cli("law", "--sampler", f"{mine}:sample", "--target", target, "--dtype", "float64", "-f", "json")
+        code, out, _ = cli(
+            "law", "--sampler", f"{mine}:sample", "--target", target, "--dtype", "float64", "-f", "json"
+        )
         read = json.loads(out)
         assert code == 0
         _, out, _ = cli("law", "--sampler", "gumbel_max_bf16", "--target", target, "-f", "json")
@@ -197,7 +201,15 @@ class TestCommands:
 
     def test_a_step_has_its_three_numbers(self, cli):
         code, out, _ = cli(
-            "law", "--sampler", "gumbel_max_bf16", "--target", "zipf[vocab=300]", "--for", "mdm:64", "-f", "json"
+            "law",
+            "--sampler",
+            "gumbel_max_bf16",
+            "--target",
+            "zipf[vocab=300]",
+            "--for",
+            "mdm:64",
+            "-f",
+            "json",
         )
         row = json.loads(out)
         assert code == 0
@@ -205,7 +217,13 @@ class TestCommands:
         assert 0 < row["token_temperature"] < 1
         assert row["token_entropy_lost"] > 0
         _, out, _ = cli(
-            "law", "--sampler", "gumbel_max_bf16", "--target", "mdm_step[vocab=300,unmask=0.015625]", "-f", "json"
+            "law",
+            "--sampler",
+            "gumbel_max_bf16",
+            "--target",
+            "mdm_step[vocab=300,unmask=0.015625]",
+            "-f",
+            "json",
         )
         assert json.loads(out)["unmask_multiplier"] == pytest.approx(row["unmask_multiplier"], rel=1e-9)
 

@@ -63,7 +63,9 @@ class Flat:
 def by_enumeration(steps: int, length: int, batch: int, power: int):
     """Every way to put the tokens of a batch into steps, with its probability: E and Var of the occupied steps, E of the
     decoder's calls by its rule, E of the draws, and the law of the number of calls."""
-    share = [Fraction(steps - i, steps) ** power - Fraction(steps - i - 1, steps) ** power for i in range(steps)]
+    share = [
+        Fraction(steps - i, steps) ** power - Fraction(steps - i - 1, steps) ** power for i in range(steps)
+    ]
     assert sum(share) == 1
     occupied, calls, draws = Counter(), Counter(), Fraction(0)
     for when in itertools.product(range(steps), repeat=length * batch):
@@ -97,7 +99,10 @@ class TestNetworkCalls:
         assert round(expected_nfe(5000, 1024, batch)) == nfe
 
     @given(
-        st.integers(1, 3000), st.integers(1, 200), st.integers(1, 20), st.sampled_from([LINEAR, COSINE, polynomial(2)])
+        st.integers(1, 3000),
+        st.integers(1, 200),
+        st.integers(1, 20),
+        st.sampled_from([LINEAR, COSINE, polynomial(2)]),
     )
     def test_bounds_and_monotone(self, steps, length, batch, schedule):
         """At most min(N, B L), which more of anything does not lower; more steps do not lower it where steps are equal (a
@@ -145,7 +150,9 @@ class TestNetworkCalls:
         found = [ancestral(Flat(), sampler, batch=3, length=2, steps=3, rng=rng).nfe for _ in range(1300)]
 
         def failed(law: Counter) -> bool:
-            probs = Law.from_probs(np.array([float(law[k]) for k in range(1, 4)]), "enumeration", 0.0, Guarantee.EXACT)
+            probs = Law.from_probs(
+                np.array([float(law[k]) for k in range(1, 4)]), "enumeration", 0.0, Guarantee.EXACT
+            )
             return chi_square_test(Counts.from_tokens(np.array(found) - 1, 3), probs, false_fail=1e-8).failed
 
         assert not failed(calls)
@@ -159,7 +166,9 @@ def test_sizes_that_are_no_whole_numbers_from_one(law, size):
         law(*size)
 
 
-@pytest.mark.parametrize("law", [step_shares, expected_nfe, nfe_variance, nfe_law, expected_calls, expected_draws])
+@pytest.mark.parametrize(
+    "law", [step_shares, expected_nfe, nfe_variance, nfe_law, expected_calls, expected_draws]
+)
 def test_steps_that_are_no_whole_number(law):
     with pytest.raises(InputError, match=r"steps = 2\.5.* whole number"):
         law(2.5, *((4,) if law is not step_shares else ()))

@@ -121,12 +121,13 @@ class TestFirstHitting:
         assert_first_hitting_conformance(decode, rng=torch.Generator().manual_seed(1), false_fail=FALSE_FAIL)
 
     def test_hitting_times_are_order_statistics(self):
-        """E[share of the k-th hit of L] = (L + 1 - k) / (L + 1): 200,000 sequences, 8 standard errors (1e-15).
-        """
+        """E[share of the k-th hit of L] = (L + 1 - k) / (L + 1): 200,000 sequences, 8 standard errors (1e-15)."""
         t = hitting_times(200_000, 5, rng=rng(1)).numpy()
         assert (np.diff(t, axis=1) <= 0).all()
         expected = np.arange(5, 0, -1) / 6
-        assert np.abs(t.mean(0) - expected).max() < 8 * math.sqrt(expected.max() * (1 - expected.min()) / 7 / 200_000)
+        assert np.abs(t.mean(0) - expected).max() < 8 * math.sqrt(
+            expected.max() * (1 - expected.min()) / 7 / 200_000
+        )
         cubic = polynomial(3).masked(hitting_times(200_000, 5, rng=rng(1), schedule=polynomial(3)).numpy())
         np.testing.assert_allclose(cubic, t, rtol=1e-9)
 
@@ -136,8 +137,7 @@ class TestFirstHitting:
 
     @statistical(false_fail=FALSE_FAIL)
     def test_parallel_decoding_draws_from_one_state(self):
-        """Two tokens of the first call are independent given nothing; the third sees both: the law, enumerated.
-        """
+        """Two tokens of the first call are independent given nothing; the third sees both: the law, enumerated."""
         probe = Probe(3, 2, seed=5)
         mask, law = 2, {}
         at = lambda *state: probe.log_probs(probe.answer(torch.tensor([state])))[0].exp().numpy()  # noqa: E731
@@ -154,7 +154,9 @@ class TestFirstHitting:
         assert (done.nfe, done.draws) == (2, 120_000)
         assert not chi_square_test(counts_of(done.tokens, 2), text_law(law, 3, 2), false_fail=FALSE_FAIL).failed
         one_by_one = first_hitting(probe, EXACT, batch=40_000, length=3, rng=rng(6))
-        assert chi_square_test(counts_of(one_by_one.tokens, 2), text_law(law, 3, 2), false_fail=FALSE_FAIL).failed
+        assert chi_square_test(
+            counts_of(one_by_one.tokens, 2), text_law(law, 3, 2), false_fail=FALSE_FAIL
+        ).failed
 
     def test_extrapolation_is_exact_where_mu_is_linear_in_time(self):
         """Every row that is drawn from is mu at the time of its own token; without extrapolation, at that
@@ -187,7 +189,9 @@ class TestFirstHitting:
         np.testing.assert_allclose(found, [[[1.0, 0.0]]], atol=1e-7)  # 1.2 and -0.2
         same = _lagrange(now, before, torch.tensor([[0.5]]), t, t_before).exp()
         np.testing.assert_allclose(same, now.exp(), atol=1e-7)
-        np.testing.assert_allclose(_lagrange(now, before, torch.tensor([[0.4]]), t, t).exp(), now.exp(), atol=1e-7)
+        np.testing.assert_allclose(
+            _lagrange(now, before, torch.tensor([[0.4]]), t, t).exp(), now.exp(), atol=1e-7
+        )
 
     def test_the_corrector_draws_the_last_tokens_again_from_the_newest_prediction(self):
         probe, seen = Probe(4, 3, seed=1), witness()
@@ -322,7 +326,8 @@ class TestConformance:
     @statistical(false_fail=1e-8)
     def test_another_right_one_passes(self):
         assert not any(
-            result.failed for result in first_hitting_conformance(right, rng=rng(1), batch=1500, false_fail=FALSE_FAIL)
+            result.failed
+            for result in first_hitting_conformance(right, rng=rng(1), batch=1500, false_fail=FALSE_FAIL)
         )
 
     @pytest.mark.parametrize(
@@ -424,7 +429,9 @@ class TestAncestral:
     def test_the_temperature_is_of_mu_and_not_of_the_mask(self):
         for wrong in (False, True):
             probe, seen = Probe(1, 3), witness()
-            ancestral(probe, seen, batch=1, length=1, steps=4, rng=rng(6), temperature=0.5, temper_the_mask=wrong)
+            ancestral(
+                probe, seen, batch=1, length=1, steps=4, rng=rng(6), temperature=0.5, temper_the_mask=wrong
+            )
             row, mu = seen.rows[0][0].exp(), probe.log_probs(probe.answer(torch.tensor([[3]])))[0, 0].exp()
             squared = mu**2 / (mu**2).sum()
             if wrong:
@@ -481,7 +488,9 @@ class TestTwoStage:
             for state, p in law.items():
                 mu = probe.log_probs(probe.answer(torch.tensor([state])))[0].exp().numpy()
                 choices = [
-                    [(token, 1.0)] if token != mask else [(mask, 1 - r), *((j, r * mu[l, j]) for j in range(mask))]
+                    [(token, 1.0)]
+                    if token != mask
+                    else [(mask, 1 - r), *((j, r * mu[l, j]) for j in range(mask))]
                     for l, token in enumerate(state)
                 ]
                 for change in itertools.product(*choices):
@@ -550,7 +559,12 @@ class TestTwoStage:
     def test_no_gradient_is_kept(self):
         """A sampler by way of NumPy, and a network whose weights want gradients."""
         done = two_stage(
-            Denoiser(DenoiserConfig(11, 1, 1, 16)), SAMPLERS["numpy_choice"], batch=2, length=3, steps=4, rng=rng()
+            Denoiser(DenoiserConfig(11, 1, 1, 16)),
+            SAMPLERS["numpy_choice"],
+            batch=2,
+            length=3,
+            steps=4,
+            rng=rng(),
         )
         assert (done.tokens < 11).all()
 
@@ -570,7 +584,9 @@ class TestConfidence:
                 for l, row in zip(masked, rows.exp().numpy(), strict=True):
                     top = np.sort(row)[::-1]
                     score[l] = {"margin": top[0] - top[1], "entropy": (row * np.log(row)).sum()}.get(order, row)
-                if order == "confidence":  # of the tokens proposed, of which only the chosen is known: it beats ...
+                if (
+                    order == "confidence"
+                ):  # of the tokens proposed, of which only the chosen is known: it beats ...
                     assert all(score[chosen][tokens[chosen]] >= score[l].min() for l in masked)
                 else:
                     assert chosen == max(masked, key=lambda l: score[l])
@@ -589,7 +605,9 @@ class TestConfidence:
         """Every probability above 1 - 2^-9 is 1 in bfloat16: ties, leftmost first."""
         sure = Sure(6)
         for format, expected in ((BF16, [0, 1, 2, 3, 4, 5]), (FP32, [5, 4, 3, 2, 1, 0])):
-            done = confidence_ordered(sure, EXACT, batch=2, length=6, rng=rng(), steps=6, confidence_format=format)
+            done = confidence_ordered(
+                sure, EXACT, batch=2, length=6, rng=rng(), steps=6, confidence_format=format
+            )
             assert done.steps.tolist() == [expected] * 2
 
     @statistical(false_fail=FALSE_FAIL)
@@ -654,7 +672,8 @@ class Sure:
     def __init__(self, length: int) -> None:
         self.config = SimpleNamespace(vocab=2, mask_id=2)
         rare = (
-            1e-12 * 2.0 ** -torch.arange(length, dtype=torch.float64) + 2.0 ** -torch.arange(14, 14 + length).double()
+            1e-12 * 2.0 ** -torch.arange(length, dtype=torch.float64)
+            + 2.0 ** -torch.arange(14, 14 + length).double()
         )
         self.table = torch.stack([1 - rare, rare], -1).log()
 
@@ -681,8 +700,7 @@ class TestAutoregressive:
         assert (done.nfe, done.draws, done.steps.tolist()) == (5, 15, [[0, 1, 2, 3, 4]] * 3)
 
     def test_kept_keys_and_values_change_nothing(self):
-        """Row by row what the whole prefix gives, in float64; a network without a reader decodes the same text.
-        """
+        """Row by row what the whole prefix gives, in float64; a network without a reader decodes the same text."""
         torch.manual_seed(1)
         model = Denoiser(DenoiserConfig(11, 2, 2, 16, causal=True)).double()
         for p in model.parameters():
@@ -741,7 +759,9 @@ class TestEveryDecoder:
             with pytest.raises(InputError, match="a temperature near 0"):
                 decode(Says(-3.0, -4.0), EXACT, batch=2, length=3, rng=rng(), temperature=1e-308)
 
-    @pytest.mark.parametrize("size", [{"batch": 2.5}, {"length": 2.5}, {"batch": "2"}, {"length": None}, {"batch": 0}])
+    @pytest.mark.parametrize(
+        "size", [{"batch": 2.5}, {"length": 2.5}, {"batch": "2"}, {"length": None}, {"batch": 0}]
+    )
     def test_sizes_that_are_no_whole_numbers(self, decode, size):
         with pytest.raises(InputError, match="whole numbers, at least 1 of each"):
             decode(Says(0.0, 0.0), EXACT, **({"batch": 2, "length": 3, "rng": rng()} | size))
@@ -791,7 +811,9 @@ class TestUniforms:
         assert permutations(1, 4, rng=top, among=among).sort(1).values.tolist() == [[1, 3]]
         done = two_stage(Says(0.0, 0.0), EXACT, batch=2, length=3, steps=7, rng=top)
         assert (done.steps == 0).all()
-        assert (confidence_ordered(Says(0.0, 0.0), EXACT, batch=2, length=3, rng=top, order="random").tokens < 2).all()
+        assert (
+            confidence_ordered(Says(0.0, 0.0), EXACT, batch=2, length=3, rng=top, order="random").tokens < 2
+        ).all()
 
     @pytest.mark.parametrize("wrong", [None, 3, np.random])
     def test_no_generator(self, wrong):

@@ -49,7 +49,9 @@ def test_law_and_draws(name):
 
 
 def test_rows_of_the_table(monkeypatch, capsys):
-    monkeypatch.setattr("precision_lab.defects.DEFECTS", {k: v for k, v in DEFECTS.items() if k[:2] in ("4 ", "10")})
+    monkeypatch.setattr(
+        "precision_lab.defects.DEFECTS", {k: v for k, v in DEFECTS.items() if k[:2] in ("4 ", "10")}
+    )
     rows = list(defects(seed=3))
     assert [set(row) for row in rows] == [{"defect", "quantity", "true", "law", "draws", "published_rule"}] * 2
     assert "a right sampler" in rows[0]["published_rule"]

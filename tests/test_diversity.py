@@ -61,7 +61,9 @@ def cwj_by_hand(counts: list[int]) -> float:
     """Chao, Wang and Jost's double sum as printed, rational but for one logarithm, in 200 digits."""
     n, f1, f2 = sum(counts), counts.count(1), counts.count(2)
     harmonic = [sum((Fraction(1, k) for k in range(x, n)), Fraction(0)) for x in counts if x]
-    total = sum((Fraction(x, n) * h for x, h in zip([c for c in counts if c], harmonic, strict=True)), Fraction(0))
+    total = sum(
+        (Fraction(x, n) * h for x, h in zip([c for c in counts if c], harmonic, strict=True)), Fraction(0)
+    )
     if f1 == 0:
         return float(total)
     a = Fraction(2 * f2, (n - 1) * f1 + 2 * f2) if f2 else Fraction(2, (n - 1) * (f1 - 1) + 2)
@@ -90,8 +92,7 @@ class TestDiversity:
         assert to_bits(sequence_entropy(rows)) == pytest.approx([0.0, 1.0, 2.0])
 
     def test_sequence_entropy_is_the_published_one(self) -> None:
-        """Counts of the different tokens, as float32 shares, torch.special.entr, summed: one number a sequence.
-        """
+        """Counts of the different tokens, as float32 shares, torch.special.entr, summed: one number a sequence."""
         rows = np.random.default_rng(1).zipf(1.3, (5, 1024)) % 50_000
         published = []
         for row in torch.from_numpy(rows):
@@ -121,7 +122,9 @@ class TestDiversity:
         found = chao_wang_jost(Counts(np.array(counts), sum(counts)))
         assert found == pytest.approx(cwj_by_hand(counts), rel=1e-11, abs=1e-13)
 
-    @pytest.mark.parametrize("counts", [[1] * 30, [1] * 20 + [2], [300, 1, 1, 2], [1, 0], [500], [40, 2, 2], [400, 1]])
+    @pytest.mark.parametrize(
+        "counts", [[1] * 30, [1] * 20 + [2], [300, 1, 1, 2], [1, 0], [500], [40, 2, 2], [400, 1]]
+    )
     def test_chao_wang_jost_edges(self, counts: list[int]) -> None:
         found = chao_wang_jost(Counts(np.array(counts), sum(counts)))
         assert found == pytest.approx(cwj_by_hand(counts), rel=1e-11, abs=1e-13)
@@ -157,7 +160,9 @@ class TestDiversity:
         assert distinct_n(rows, 4) == 1.0
 
     @given(
-        st.integers(1, 4).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.integers(0, 3), min_size=8, max_size=8)))
+        st.integers(1, 4).flatmap(
+            lambda n: st.tuples(st.just(n), st.lists(st.integers(0, 3), min_size=8, max_size=8))
+        )
     )
     def test_distinct_n_is_a_set_over_a_list(self, case: tuple[int, list[int]]) -> None:
         n, flat = case
@@ -166,7 +171,9 @@ class TestDiversity:
         assert distinct_n(rows, n) == len(set(grams)) / len(grams)
 
     @given(
-        st.integers(1, 3).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.integers(0, 2), min_size=8, max_size=8)))
+        st.integers(1, 3).flatmap(
+            lambda n: st.tuples(st.just(n), st.lists(st.integers(0, 2), min_size=8, max_size=8))
+        )
     )
     def test_repetition_is_one_less_the_share_of_each_sequence(self, case: tuple[int, list[int]]) -> None:
         n, flat = case
@@ -265,7 +272,9 @@ class TestHill:
     def test_coverage_by_hand(self) -> None:
         some = Counts(np.array([4, 2, 1, 1, 1, 1]), 10)
         assert sample_coverage(some) == pytest.approx(1 - 4 / 10 * (9 * 4 / (9 * 4 + 2)))
-        assert sample_coverage(Counts(np.array([4, 1, 1]), 6)) == pytest.approx(1 - 2 / 6 * (5 * 1 / (5 * 1 + 2)))
+        assert sample_coverage(Counts(np.array([4, 1, 1]), 6)) == pytest.approx(
+            1 - 2 / 6 * (5 * 1 / (5 * 1 + 2))
+        )
         assert sample_coverage(Counts(np.array([4, 2]), 6)) == 1
         assert sample_coverage(Counts(np.array([5, 1]), 6)) == 1
 
@@ -289,8 +298,12 @@ class TestHill:
             assert found.low < 0 < found.high
         assert hill_difference(first, first, 2).value == 0
 
-    @pytest.mark.parametrize("order", [0.0, 0.5, 0.93, 0.94, 1 - 1e-3, 1 - 1e-9, 1 - 2.0**-53, 1 + 2.0**-52, 1 + 1e-12])
-    @pytest.mark.parametrize("source", [Counts(np.array([5, 3, 1, 1]), 10), target_law(np.zeros(1000)), zipf(300)])
+    @pytest.mark.parametrize(
+        "order", [0.0, 0.5, 0.93, 0.94, 1 - 1e-3, 1 - 1e-9, 1 - 2.0**-53, 1 + 2.0**-52, 1 + 1e-12]
+    )
+    @pytest.mark.parametrize(
+        "source", [Counts(np.array([5, 3, 1, 1]), 10), target_law(np.zeros(1000)), zipf(300)]
+    )
     def test_near_order_one(self, source: Counts | Law, order: float) -> None:
         """Against 60 digits, p normalised there: no cancellation between the sum of p^q and 1."""
         with mpmath.workdps(60):
@@ -303,11 +316,12 @@ class TestHill:
 
     @pytest.mark.parametrize("order", [15.9, 16.1, 1000.0, 2000.0, 1e6])
     def test_high_orders(self, order: float) -> None:
-        """Two equal tokens are 2 at any order; of (3/4, 1/4) the head alone counts in the end: (4/3)^(q/(q-1)).
-        """
+        """Two equal tokens are 2 at any order; of (3/4, 1/4) the head alone counts in the end: (4/3)^(q/(q-1))."""
         assert hill_number(Counts(np.array([1, 1]), 2), order) == pytest.approx(2.0, rel=1e-14)
         head = (4 / 3) ** (order / (order - 1))
-        assert hill_number(Counts(np.array([3, 1]), 4), order) == pytest.approx(head, rel=1e-7 if order < 20 else 1e-13)
+        assert hill_number(Counts(np.array([3, 1]), 4), order) == pytest.approx(
+            head, rel=1e-7 if order < 20 else 1e-13
+        )
         assert rarefied(Counts(np.array([1, 1]), 2), 2, order) == pytest.approx(2.0, rel=1e-14)
 
     def test_one_draw_or_sequence_is_all_numbers(self) -> None:
@@ -381,7 +395,8 @@ class TestRarefaction:
         drawn = Counts(np.array(counts), len(urn))
         for m in range(1, len(urn)):
             repeats = [
-                urn[order[m]] in {urn[i] for i in order[:m]} for order in itertools.permutations(range(len(urn)), m + 1)
+                urn[order[m]] in {urn[i] for i in order[:m]}
+                for order in itertools.permutations(range(len(urn)), m + 1)
             ]
             assert rarefied_coverage(drawn, m) == pytest.approx(sum(repeats) / len(repeats), rel=1e-12)
 
@@ -400,7 +415,9 @@ class TestRarefaction:
         drawn = Counts(np.array(counts), sum(counts))
         assume(rarefied_coverage(drawn, 1) <= target <= sample_coverage(drawn))
         size = size_at_coverage(drawn, target)
-        below, above = (rarefied_coverage(drawn, m) for m in (math.floor(size), min(drawn.n, math.floor(size) + 1)))
+        below, above = (
+            rarefied_coverage(drawn, m) for m in (math.floor(size), min(drawn.n, math.floor(size) + 1))
+        )
         assert below + (size - math.floor(size)) * (above - below) == pytest.approx(target, abs=1e-9)
 
 
@@ -559,11 +576,15 @@ class TestCalibration:
         rng, repeats, covered = np.random.default_rng(34), 3000, 0
         for _ in range(repeats):
             x = rng.gamma(2.0, size=40)
-            covered += cluster_bootstrap(lambda at, x=x: float(x[at].mean()), 40, rng=rng, resamples=400).contains(2.0)
+            covered += cluster_bootstrap(
+                lambda at, x=x: float(x[at].mean()), 40, rng=rng, resamples=400
+            ).contains(2.0)
         assert covers(covered, repeats, 0.92, 0.96)
 
     @statistical(false_fail=6e-9)
-    @pytest.mark.parametrize(("vocab", "n", "left"), [(1000, 200, 0.22), (1000, 5000, 0.004), (50_257, 1024, 0.71)])
+    @pytest.mark.parametrize(
+        ("vocab", "n", "left"), [(1000, 200, 0.22), (1000, 5000, 0.004), (50_257, 1024, 0.71)]
+    )
     def test_bias_of_entropies(self, vocab: int, n: int, left: float) -> None:
         """Mean error in nats over 400 samples, within six standard errors (false fail 2e-9 each) and 0.02
         for ``left``. Plug-in and Miller-Madow: their expectations, exactly. Chao-Wang-Jost: what is left,
@@ -612,7 +633,9 @@ BAD_INPUTS: dict[str, Callable[[], object]] = {
     "size and coverage": lambda: hill(SOME, 0, size=2, coverage=0.5),
     "a size that leaves no draw out": lambda: hill(SOME, 0, size=6),
     "unequal numbers of draws": lambda: hill_difference(SOME, Counts(np.array([3]), 3), 0),
-    "more draws than log-gamma has digits for": lambda: rarefied(Counts(np.array([10**15, 20, 1]), 10**15 + 21), 1000),
+    "more draws than log-gamma has digits for": lambda: rarefied(
+        Counts(np.array([10**15, 20, 1]), 10**15 + 21), 1000
+    ),
     "coverage of as many": lambda: size_at_coverage(Counts(np.array([10**18, 1, 2]), 10**18 + 3), 0.5),
     "a size beyond memory": lambda: rarefied(Counts(np.array([10**9, 1, 1]), 10**9 + 2), 10**9),
     "a median of NaN": lambda: median([math.nan], rng=RNG),

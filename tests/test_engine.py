@@ -309,7 +309,9 @@ class TestExperimentsFolder:
 
 class TestResult:
     def test_round_trip(self, tmp_path):
-        frame = pd.DataFrame({"name": ["a", "b,c"], "x": [1 / 3, 2.0**-40], "n": [3, 1 << 40], "gap": [None, 0.5]})
+        frame = pd.DataFrame(
+            {"name": ["a", "b,c"], "x": [1 / 3, 2.0**-40], "n": [3, 1 << 40], "gap": [None, 0.5]}
+        )
         saved = Result("table", frame, {"seed": 0, "verdict": "ü"})
         csv, note = saved.save(tmp_path / "new")
         back = load_result(tmp_path / "new", "table")
@@ -431,7 +433,11 @@ class TestFiles:
 
     def test_safetensors(self, tmp_path):
         path = tmp_path / "x.safetensors"
-        tensors = {"a": torch.arange(6.0).view(2, 3).T, "scalar": torch.tensor(3), "half": torch.ones(2).bfloat16()}
+        tensors = {
+            "a": torch.arange(6.0).view(2, 3).T,
+            "scalar": torch.tensor(3),
+            "half": torch.ones(2).bfloat16(),
+        }
         write_safetensors(path, tensors, {"note": "ü"})
         back = read_safetensors(path, sha256=provenance.file_sha256(path))
         assert back.keys() == tensors.keys()
@@ -455,7 +461,9 @@ class TestFiles:
 class TestProvenance:
     def test_sha256(self, tmp_path):
         (tmp_path / "x").write_bytes(b"abc")
-        assert provenance.file_sha256(tmp_path / "x").startswith("ba7816bf8f01cfea414140de5dae2223")  # FIPS 180-2
+        assert provenance.file_sha256(tmp_path / "x").startswith(
+            "ba7816bf8f01cfea414140de5dae2223"
+        )  # FIPS 180-2
 
     def test_versions(self):
         found = provenance.versions()
@@ -465,7 +473,9 @@ class TestProvenance:
 
     def test_commit(self, tmp_path, monkeypatch):
         def git(*arguments):
-            return os.system(f"git -C {tmp_path} -c user.name=a -c user.email=b {' '.join(arguments)} >/dev/null 2>&1")
+            return os.system(
+                f"git -C {tmp_path} -c user.name=a -c user.email=b {' '.join(arguments)} >/dev/null 2>&1"
+            )
 
         monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
         assert provenance.git_commit(tmp_path) is None

@@ -157,7 +157,13 @@ class TestExactly:
 
         def run(rng):
             done = event_driven(
-                model, lambda p, r: np.array(step(p, r)), batch=batch, length=length, steps=steps, rng=rng, excess=0.0
+                model,
+                lambda p, r: np.array(step(p, r)),
+                batch=batch,
+                length=length,
+                steps=steps,
+                rng=rng,
+                excess=0.0,
             )
             assert done.steps is not None
             return tuple(map(tuple, done.tokens.tolist()))
@@ -241,7 +247,9 @@ def worst_p_value(tokens: torch.Tensor, law: dict) -> float:
     counts, n = Counter(map(tuple, tokens.tolist())), len(tokens)
     if counts.keys() - law.keys():
         return 0.0
-    return min(1.0, len(law) * min(tail_test(counts[text], n, float(p)).p_value for text, p in law.items() if p < 1))
+    return min(
+        1.0, len(law) * min(tail_test(counts[text], n, float(p)).p_value for text, p in law.items() if p < 1)
+    )
 
 
 class TestAnySampler:
@@ -297,7 +305,9 @@ class TestTheDecoder:
 
     def test_cost_is_events_not_steps(self, model):
         """50,000 steps of a faithful law: one candidate a token, at most one prediction a token."""
-        done = event_driven(model, faithful_step, **SIZE | {"steps": 50_000}, rng=np.random.default_rng(0), excess=0.0)
+        done = event_driven(
+            model, faithful_step, **SIZE | {"steps": 50_000}, rng=np.random.default_rng(0), excess=0.0
+        )
         assert done.draws == 16
         assert done.nfe == sum(map(len, model.asked)) <= 16
         assert (done.tokens < 2).all()
@@ -317,7 +327,9 @@ class TestTheDecoder:
     def test_long_sequences_share_no_call(self):
         """256 tokens a call: 3 sequences of 100 go as 2 and 1."""
         model = Answers(1, 2)
-        model.hidden = lambda tokens: (model.asked.append(tokens), torch.zeros(tokens.shape, dtype=torch.long))[1]
+        model.hidden = lambda tokens: (model.asked.append(tokens), torch.zeros(tokens.shape, dtype=torch.long))[
+            1
+        ]
         event_driven(model, faithful_step, batch=3, length=100, steps=1, rng=np.random.default_rng(0))
         assert [len(call) for call in model.asked] == [2, 1]
 
@@ -514,7 +526,13 @@ class TestSpeed:
 
             with pytest.raises(Enough):
                 ancestral(
-                    model, SAMPLERS["gumbel_max_fp32"], batch=1, length=masked, steps=steps, rng=rng, progress=tick
+                    model,
+                    SAMPLERS["gumbel_max_fp32"],
+                    batch=1,
+                    length=masked,
+                    steps=steps,
+                    rng=rng,
+                    progress=tick,
                 )
             return float(np.diff(clock).mean())
 
@@ -551,7 +569,13 @@ class TestWatch:
     def test_watching_changes_no_token(self):
         runs = [
             event_driven(
-                Answers(3, 4), lattice_step, batch=5, length=3, steps=7, rng=np.random.default_rng(0), watch=watch
+                Answers(3, 4),
+                lattice_step,
+                batch=5,
+                length=3,
+                steps=7,
+                rng=np.random.default_rng(0),
+                watch=watch,
             )
             for watch in (None, lambda _: None)
         ]
@@ -565,7 +589,13 @@ class TestWatch:
         seen, steps = [], 6
         half = lambda log_p, r: 0.4 * r * np.exp(log_p)  # noqa: E731
         done = event_driven(
-            Answers(1, 4), half, batch=4000, length=1, steps=steps, rng=np.random.default_rng(1), watch=seen.append
+            Answers(1, 4),
+            half,
+            batch=4000,
+            length=1,
+            steps=steps,
+            rng=np.random.default_rng(1),
+            watch=seen.append,
         )
         asked = np.cumsum(1 / np.arange(steps, 0, -1.0))[done.steps[:, 0].numpy()]
         sums = np.bincount([c.sequence for c in seen], [c.r / c.bound for c in seen], minlength=4000)

@@ -72,7 +72,9 @@ class TestSmoke:
         result, files = report.run(name, Profile.SMOKE, tmp_path)
         self.check_table_verdict_and_figure(name, result, files)
         self.check_last_cell_gives_the_same_rows_alone(name, result)
-        before = {path: path.read_bytes() for path in files if path.suffix != ".json"}  # the manifest holds seconds
+        before = {
+            path: path.read_bytes() for path in files if path.suffix != ".json"
+        }  # the manifest holds seconds
         monkeypatch.setattr(engine, "_measure", lambda *_: pytest.fail("a cell was measured again"))
         again, files = report.run(name, Profile.SMOKE, tmp_path)
         pd.testing.assert_frame_equal(again.frame, result.frame)
@@ -85,7 +87,9 @@ class TestSmoke:
         assert len(verdict) > 40
         assert not re.search(r"\bnan\b", verdict)
         summary = ["_summary.csv"] if engine.load_study(name).summary else []
-        assert [path.name for path in files] == [f"{name}{end}" for end in (".csv", ".json", *summary, ".svg", ".png")]
+        assert [path.name for path in files] == [
+            f"{name}{end}" for end in (".csv", ".json", *summary, ".svg", ".png")
+        ]
         assert files[-1].read_bytes().startswith(b"\x89PNG")
         assert "<svg" in files[-2].read_text()
         assert read_json(files[1])["verdict"] == verdict
@@ -100,7 +104,9 @@ class TestSmoke:
             for timed in study.clocked:
                 assert row.pop(timed) > 0
                 assert kept.pop(timed) > 0
-            assert {k: v for k, v in row.items() if v is not None} == {k: v for k, v in kept.items() if not pd.isna(v)}
+            assert {k: v for k, v in row.items() if v is not None} == {
+                k: v for k, v in kept.items() if not pd.isna(v)
+            }
 
 
 class TestDiversityOnATinyModel:
@@ -120,7 +126,9 @@ class TestDiversityOnATinyModel:
         tokens = torch.tensor([list(map(int, row.split())) for row in result.frame.tokens])
         assert tokens.shape[1] == 128
         assert tokens.max() < 12
-        entropy = [float(torch.distributions.Categorical(torch.bincount(row) / 128.0).entropy()) for row in tokens]
+        entropy = [
+            float(torch.distributions.Categorical(torch.bincount(row) / 128.0).entropy()) for row in tokens
+        ]
         np.testing.assert_allclose(result.frame.sequence_entropy, entropy, rtol=1e-5)
         assert "real text" in result.manifest["verdict"]
 

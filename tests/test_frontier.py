@@ -57,7 +57,9 @@ class TestMatchedEntropy:
     @given(st.floats(0.7, 1.0) | st.sampled_from(HEATS), st.floats(0.3, 3))
     def test_exact_on_the_polygon(self, heat, factor):
         entropy, log_p = chord(heat)
-        found = matched_entropy(drawn(entropy, log_p + math.log(factor), 5, 0, rng()), frontier(0, rng()), rng=rng())
+        found = matched_entropy(
+            drawn(entropy, log_p + math.log(factor), 5, 0, rng()), frontier(0, rng()), rng=rng()
+        )
         assert found.ratio.value == pytest.approx(factor, rel=1e-9)
         assert found.temperature.value == pytest.approx(heat, abs=1e-9)
         assert found.ratio.low == pytest.approx(found.ratio.high)
@@ -77,7 +79,9 @@ class TestMatchedEntropy:
     def test_near_the_end_the_interval_is_all_numbers(self):
         """Where many resamples have no frontier at their entropy, nothing is claimed."""
         entropy, log_p = chord(0.99)
-        point = Generated(np.tile([entropy - 0.1, entropy + 0.1], 6), np.full(12, 100 * log_p), np.full(12, 100))
+        point = Generated(
+            np.tile([entropy - 0.1, entropy + 0.1], 6), np.full(12, 100 * log_p), np.full(12, 100)
+        )
         found = matched_entropy(point, frontier(0, rng()), rng=rng())
         assert found.ratio.value == pytest.approx(1, rel=1e-4)
         assert (found.ratio.low, found.ratio.high) == (-math.inf, math.inf)
@@ -108,7 +112,9 @@ class TestMatchedEntropy:
         point = Generated.of(tokens, Scores.of("x", list(tokens), list(nats), 99, none, none))
         entropy, log_p = point.point()
         assert entropy == pytest.approx(sequence_entropy(tokens).mean())
-        assert log_p == pytest.approx(nats[:, 1:].mean())  # the first token is scored, but not by MDLM's definition
+        assert log_p == pytest.approx(
+            nats[:, 1:].mean()
+        )  # the first token is scored, but not by MDLM's definition
         both = np.stack([sequence_entropy(tokens), nats[:, 1:].mean(1)], 1)
         np.testing.assert_allclose(
             point.region().covariance, joint_region(lambda at: both[at].mean(0), 9).covariance, rtol=1e-9
@@ -141,7 +147,9 @@ def bench(tmp_path_factory):
 
 class TestExperiment:
     def test_smoke(self, bench, tmp_path):
-        result, files = report.run("temperature_frontier", Profile.SMOKE, tmp_path, folder=bench / "experiments")
+        result, files = report.run(
+            "temperature_frontier", Profile.SMOKE, tmp_path, folder=bench / "experiments"
+        )
         assert all(path.stat().st_size for path in files)
         assert "not asked here" in result.manifest["verdict"]
         frame = result.frame

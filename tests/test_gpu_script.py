@@ -98,7 +98,9 @@ def test_a_deadline_that_has_passed_leaves_no_draws_and_is_no_success(short, mon
     assert "ratio" not in found["draws"]["points"][0]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("CUDA error: out of memory"), subprocess.TimeoutExpired("pytest", 1)])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA error: out of memory"), subprocess.TimeoutExpired("pytest", 1)]
+)
 def test_a_step_that_fails_is_recorded_and_the_next_goes_on(error, monkeypatch, capsys):
     def broken(device, deadline):
         raise error

@@ -53,7 +53,9 @@ SAMPLES: dict[str, Callable[[], object]] = {
     "cross_row_test": lambda: statistics.cross_row_test(TOKENS, P),
     "difference": lambda: statistics.difference(proportion(1, 9), mean([1.0, 2.0])),
     "diversity": lambda: statistics.diversity(TOKENS, sequence_entropy, **FINE),
-    "diversity_difference": lambda: statistics.diversity_difference(TOKENS, TOKENS[:, ::-1], sequence_entropy, **FINE),
+    "diversity_difference": lambda: statistics.diversity_difference(
+        TOKENS, TOKENS[:, ::-1], sequence_entropy, **FINE
+    ),
     "draft_target_test": lambda: statistics.draft_target_test(TOKENS[0], TOKENS[1], P, P),
     "draw_jackknife": lambda: statistics.draw_jackknife(statistics.entropy, COUNTS),
     "e_bh": lambda: statistics.e_bh([0.0, 1.0]),
@@ -66,7 +68,11 @@ SAMPLES: dict[str, Callable[[], object]] = {
     "forecast_vllm_streams": lambda: statistics.forecast_vllm_streams(P, 0.5, 1000),
     "generative_perplexity": lambda: statistics.generative_perplexity(SCORES, **FINE),
     "perplexity_beside_diversity": lambda: statistics.perplexity_beside_diversity(TOKENS, SCORES, **FINE),
-    "hill": lambda: [statistics.hill(COUNTS, 1), statistics.hill(TOKENS, 0, size=20), statistics.hill(COUNTS, 2)],
+    "hill": lambda: [
+        statistics.hill(COUNTS, 1),
+        statistics.hill(TOKENS, 0, size=20),
+        statistics.hill(COUNTS, 2),
+    ],
     "hill_difference": lambda: statistics.hill_difference(COUNTS, TOKENS, 1),
     "holm": lambda: statistics.holm([0.1, 0.2]),
     "blocked_identity_test": lambda: statistics.blocked_identity_test([COUNTS, COUNTS], P, **LEVEL),
@@ -84,10 +90,16 @@ SAMPLES: dict[str, Callable[[], object]] = {
     "repeated_vector_test": lambda: statistics.repeated_vector_test(TOKENS, statistics.Chance(0.001, 0.01)),
     "serial_test": lambda: statistics.serial_test(TOKENS[0], P),
     "shuffle_test": lambda: statistics.shuffle_test(TOKENS[0], TOKENS[1], **FINE),
-    "spectrum_from_draws": lambda: [statistics.spectrum_from_draws(d, P, [-3, -1, 0]) for d in (COUNTS, TOKENS)],
-    "stratified_bootstrap": lambda: statistics.stratified_bootstrap(lambda at: TOKENS[at[0]].mean(), [5], **FINE),
+    "spectrum_from_draws": lambda: [
+        statistics.spectrum_from_draws(d, P, [-3, -1, 0]) for d in (COUNTS, TOKENS)
+    ],
+    "stratified_bootstrap": lambda: statistics.stratified_bootstrap(
+        lambda at: TOKENS[at[0]].mean(), [5], **FINE
+    ),
     "tail_test": lambda: statistics.tail_test(1, 9, 0.2),
-    "temperature_from_draws": lambda: [statistics.temperature_from_draws(draws, P) for draws in (COUNTS, TOKENS)],
+    "temperature_from_draws": lambda: [
+        statistics.temperature_from_draws(draws, P) for draws in (COUNTS, TOKENS)
+    ],
     "temperature_from_rows": lambda: statistics.temperature_from_rows(
         [Rows(np.tile(P.log_probs, (8, 1)), TOKENS[0], np.arange(8) // 2)]
     ),
@@ -166,7 +178,9 @@ def wrong(found: object) -> list[str]:
                 lines.append(f"n {part.n!r}")
             if not part.low <= part.value <= part.high:
                 lines.append(f"{part.value} outside [{part.low}, {part.high}]")
-        if isinstance(part, TestResult) and not (0 <= part.p_value <= 1 and 0 < part.false_fail < 1 and part.n >= 0):
+        if isinstance(part, TestResult) and not (
+            0 <= part.p_value <= 1 and 0 < part.false_fail < 1 and part.n >= 0
+        ):
             lines.append(f"test result {part}")
     return lines or ([] if labels else ["no label at all"])
 
@@ -202,7 +216,9 @@ class TestLabels:
 
 def rates(items: list[Any]) -> list[float]:
     """What the collected tests declare (``judging.statistical``), each parameter by itself."""
-    return [item.function.false_fail for item in items if hasattr(getattr(item, "function", None), "false_fail")]
+    return [
+        item.function.false_fail for item in items if hasattr(getattr(item, "function", None), "false_fail")
+    ]
 
 
 def undeclared(items: list[Any]) -> list[str]:

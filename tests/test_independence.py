@@ -100,7 +100,10 @@ class TestRepeatedVectors:
     @pytest.mark.parametrize(
         ("k", "weights"),
         [
-            *[(k, [Fraction(1, states)] * states) for k, states in [(4, 3), (5, 6), (6, 40), (30, 4000), (60, 4000)]],
+            *[
+                (k, [Fraction(1, states)] * states)
+                for k, states in [(4, 3), (5, 6), (6, 40), (30, 4000), (60, 4000)]
+            ],
             (4, [Fraction(w, 20) for w in (7, 5, 2, 2, 1, 1, 1, 1)]),
             (3, [Fraction(w, 100) for w in (12, 8, *[4] * 10, *[2] * 20)]),
         ],
@@ -149,7 +152,9 @@ class TestRepeatedVectors:
         assert repeated_vector_test(rows / 7, HASH).statistic == 3.0
         assert repeated_vector_test(rows.T, HASH).statistic == 0.0
 
-    @pytest.mark.parametrize(("k", "null"), [(2000, HASH), (2000, Chance.of_bits(26)), (300, Chance.of_bits(12))])
+    @pytest.mark.parametrize(
+        ("k", "null"), [(2000, HASH), (2000, Chance.of_bits(26)), (300, Chance.of_bits(12))]
+    )
     def test_power_is_what_detectable_says(self, k: int, null: Chance) -> None:
         # The law of the number of states seen, by its chain: P(a new one) = 1 - seen / S.
         states = 2 ** detectable_state_bits(k, null)
@@ -169,14 +174,18 @@ class TestRepeatedVectors:
     @pytest.mark.parametrize("bits", [8, 16, 32, 48])
     def test_draws_needed_is_the_first_that_suffices(self, bits: int) -> None:
         needed = draws_needed_state_bits(bits, Chance.of_bits(128))
-        assert detectable_state_bits(needed, Chance.of_bits(128)) >= bits > detectable_state_bits(needed - 1, HASH)
+        assert (
+            detectable_state_bits(needed, Chance.of_bits(128)) >= bits > detectable_state_bits(needed - 1, HASH)
+        )
 
     def test_two_to_the_32_noise_vectors(self) -> None:
         # A sampler whose noise is a hash of a 32-bit state: 18.6 pairs in 400,000, of which none is due.
         assert math.comb(400_000, 2) / 2**32 == pytest.approx(18.63, abs=0.01)
         assert 32.4 < detectable_state_bits(400_000, HASH) < 32.5
         assert draws_needed_state_bits(32, HASH) == 344_492
-        assert repeated_vector_test(np.r_[np.arange(399_999), 0], HASH).p_value == pytest.approx(4.337e-9, rel=1e-3)
+        assert repeated_vector_test(np.r_[np.arange(399_999), 0], HASH).p_value == pytest.approx(
+            4.337e-9, rel=1e-3
+        )
 
     def test_a_wide_state_passes(self) -> None:
         # False fail 1e-6 by construction. Sees a state of 24 bits.
@@ -274,7 +283,11 @@ class TestAgreementTest:
     @pytest.mark.parametrize(("shifts", "classes"), [((0,), 0), ((0,), 2), ((-1, 0, 1), 3), ((), 2)])
     def test_level_by_enumeration(self, shifts: tuple[int, ...], classes: int) -> None:
         # Every table of 3 pairs over 3 x 3 tokens with its exact probability under independence.
-        p, q, n = [Fraction(1, 2), Fraction(3, 10), Fraction(1, 5)], [Fraction(1, 6), Fraction(1, 3), Fraction(1, 2)], 3
+        p, q, n = (
+            [Fraction(1, 2), Fraction(3, 10), Fraction(1, 5)],
+            [Fraction(1, 6), Fraction(1, 3), Fraction(1, 2)],
+            3,
+        )
         law: dict[float, Fraction] = {}
         for cells in itertools.combinations_with_replacement(range(9), n):
             first, second = np.array(cells) // 3, np.array(cells) % 3
@@ -306,7 +319,9 @@ class TestAgreementTest:
                 if sum(table) <= n:
                     table = (*table, n - sum(table))
                     pairs = np.repeat(np.arange(4), table)
-                    result = agreement_test(pairs // 2, pairs % 2, given_law, given_law, shifts=shifts, classes=classes)
+                    result = agreement_test(
+                        pairs // 2, pairs % 2, given_law, given_law, shifts=shifts, classes=classes
+                    )
                     found.append((result.p_value, float(stats.multinomial.pmf(table, n, cells))))
             found.sort()
             below = np.cumsum([weight for _, weight in found])
@@ -351,7 +366,9 @@ class TestAgreementTest:
         ("p", "q"), [(flat(1000), flat(1000)), (zipf(500), zipf(500)), (zipf(64), normal_probs(64, 1))]
     )
     @pytest.mark.parametrize("share", [1.0, 0.1])
-    def test_independent_draws_pass_and_shared_noise_fails(self, p: np.ndarray, q: np.ndarray, share: float) -> None:
+    def test_independent_draws_pass_and_shared_noise_fails(
+        self, p: np.ndarray, q: np.ndarray, share: float
+    ) -> None:
         # False fail 1e-6, false pass 1e-6: n is what the smallest share claimed to be seen needs.
         rng, n = np.random.default_rng(4), draws_needed_sharing(p, q, share)
         assert n < 5000
@@ -367,7 +384,9 @@ class TestAgreementTest:
         tiny = np.array([1 - 1e-12, 1e-12])
         assert detectable_sharing(1000, tiny, tiny) == math.inf  # nearly always alike anyhow
         assert detectable_sharing(1, flat(1000), flat(1000)) == math.inf
-        assert draws_needed_sharing(flat(1000), flat(1000), events=1) <= draws_needed_sharing(flat(1000), flat(1000))
+        assert draws_needed_sharing(flat(1000), flat(1000), events=1) <= draws_needed_sharing(
+            flat(1000), flat(1000)
+        )
         with pytest.raises(InputError, match="noise shared in 1 of the pairs"):
             draws_needed_sharing(np.array([1.0]), np.array([1.0]))
 
@@ -399,7 +418,10 @@ class TestSerial:
 
     def test_pairs_are_lag_apart(self) -> None:
         tokens = np.array([0, 1, 2, 0, 1, 2] * 30)  # period 3, so that lag 3 always agrees and lag 1 never
-        every, never = serial_test(tokens, flat(3), lag=3, classes=0), serial_test(tokens, flat(3), lag=1, classes=0)
+        every, never = (
+            serial_test(tokens, flat(3), lag=3, classes=0),
+            serial_test(tokens, flat(3), lag=1, classes=0),
+        )
         assert every.statistic == pytest.approx((90 - 30) / math.sqrt(20))
         assert never.statistic == pytest.approx((0 - 30) / math.sqrt(20))
 
@@ -499,7 +521,9 @@ class TestShuffle:
         rng, p, n = np.random.default_rng(13), zipf(100), 300
         noise, wrong = gumbel(rng, n, 100), []
         for _ in range(2):
-            sharp = [argmax(p**1.5, gumbel(rng, n, 100)) for _ in range(2)]  # a sampler that is too cold, no more
+            sharp = [
+                argmax(p**1.5, gumbel(rng, n, 100)) for _ in range(2)
+            ]  # a sampler that is too cold, no more
             wrong.append(shuffle_test(*sharp, rng=rng, false_fail=1e-4).failed)
             assert agreement_test(*sharp, p, p).failed
         assert not all(wrong)
@@ -517,7 +541,9 @@ class TestShuffle:
             observed = sum(x == y for x, y in zip(a, b, strict=True))
             exact = sum(value >= observed for value in all_of_them) / 24
             found = shuffle_test(a, b, rng=rng, resamples=resamples, false_fail=0.01).p_value
-            assert found == pytest.approx(exact, abs=6 * math.sqrt(exact * (1 - exact) / resamples) + 1 / resamples)
+            assert found == pytest.approx(
+                exact, abs=6 * math.sqrt(exact * (1 - exact) / resamples) + 1 / resamples
+            )
 
 
 class TestBadInput:

@@ -33,7 +33,11 @@ class TestRegion:
                 at = found.centre + scale * (point - found.centre)
                 d = at - self.x.mean(0)
                 t2 = n * d @ np.linalg.inv(np.cov(self.x.T)) @ d
-                assert (t2 * (n - 2) / (2 * (n - 1)) <= stats.f.ppf(0.95, 2, n - 2)) == inside == found.contains(at)
+                assert (
+                    (t2 * (n - 2) / (2 * (n - 1)) <= stats.f.ppf(0.95, 2, n - 2))
+                    == inside
+                    == found.contains(at)
+                )
 
     def test_it_follows_the_correlation(self):
         """A corner of the box of marginal intervals against the correlation is outside, one along it is not."""
@@ -56,7 +60,8 @@ class TestRegion:
         inside = sum(region(x).contains([0, 0]) for x in draws)
         assert stats.binomtest(inside, 4000, 0.95).pvalue > 1e-7
         chi = sum(
-            (d := x.mean(0)) @ np.linalg.solve(np.cov(x.T) / g, d) <= stats.chi2.ppf(0.95, 2) for x in draws[:500]
+            (d := x.mean(0)) @ np.linalg.solve(np.cov(x.T) / g, d) <= stats.chi2.ppf(0.95, 2)
+            for x in draws[:500]
         )
         assert stats.binomtest(chi, 500, 0.95).pvalue < 1e-7
 

@@ -143,17 +143,25 @@ class TestResultAndAssertion:
 
 
 class TestTail:
-    @pytest.mark.parametrize(("n", "p0", "error", "false_fail"), [(60, 0.3, 0.05, 0.05), (150, 0.04, 0.008, 1e-2)])
-    def test_level_for_every_rate_within_the_error(self, n: int, p0: float, error: float, false_fail: float) -> None:
+    @pytest.mark.parametrize(
+        ("n", "p0", "error", "false_fail"), [(60, 0.3, 0.05, 0.05), (150, 0.04, 0.008, 1e-2)]
+    )
+    def test_level_for_every_rate_within_the_error(
+        self, n: int, p0: float, error: float, false_fail: float
+    ) -> None:
         k = np.arange(n + 1)
-        failed = np.array([tail_test(i, n, p0, false_fail=false_fail, p0_error=error).failed for i in range(n + 1)])
+        failed = np.array(
+            [tail_test(i, n, p0, false_fail=false_fail, p0_error=error).failed for i in range(n + 1)]
+        )
         assert failed.any()
         for rate in np.linspace(p0 - error, p0 + error, 7):
             assert stats.binom.pmf(k, n, rate)[failed].sum() <= false_fail
         simple = np.array([tail_test(i, n, p0, false_fail=false_fail).failed for i in range(n + 1)])
         assert failed.sum() < simple.sum()  # the width is paid for
         d = detectable_tail(n, p0, false_fail, 0.1, error)
-        powers = [stats.binom.pmf(k, n, rate)[failed].sum() for rate in (p0 * (1 - d), p0 * (1 + d)) if 0 <= rate <= 1]
+        powers = [
+            stats.binom.pmf(k, n, rate)[failed].sum() for rate in (p0 * (1 - d), p0 * (1 + d)) if 0 <= rate <= 1
+        ]
         assert min(powers) >= 0.9 - 1e-9
         assert d > detectable_tail(n, p0, false_fail, 0.1)
 
@@ -171,7 +179,9 @@ class TestTail:
             assert result.failed != result.estimate.contains(0.3)
 
     @settings(max_examples=25)
-    @given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 30)), min_size=2, max_size=7), st.integers(1, 200))
+    @given(
+        st.lists(st.tuples(st.integers(1, 30), st.integers(0, 30)), min_size=2, max_size=7), st.integers(1, 200)
+    )
     def test_no_set_of_its_size_has_more_power(self, weights: list[tuple[int, int]], n: int) -> None:
         """Against all 2^V sets: none whose mass under p is at least the chosen p0 has less mass under q."""
         assume(sum(w[1] for w in weights) > 0)
@@ -215,14 +225,18 @@ class TestTail:
         n = draws_needed_tail(p, q, 1e-3, 1e-3)
         chosen = tail_set(p, q, n, false_fail=1e-3)
         assert chosen.power >= 0.999
-        cut = [draws_needed_tail(p.probs[k:].sum(), q.probs[k:].sum(), 1e-3, 1e-3) for k in (200, 500, 900, 2000)]
+        cut = [
+            draws_needed_tail(p.probs[k:].sum(), q.probs[k:].sum(), 1e-3, 1e-3) for k in (200, 500, 900, 2000)
+        ]
         assert n <= 1.01 * min(cut)
 
 
 class TestIdentity:
     def test_statistic_against_fractions(self) -> None:
         counts, probs = (3, 0, 1, 2), [Fraction(1, 2), Fraction(1, 4), Fraction(1, 8), Fraction(1, 8)]
-        exact = sum(((c - 6 * p) ** 2 - c) / (6 * max(p, Fraction(1, 4))) for c, p in zip(counts, probs, strict=True))
+        exact = sum(
+            ((c - 6 * p) ** 2 - c) / (6 * max(p, Fraction(1, 4))) for c, p in zip(counts, probs, strict=True)
+        )
         found = identity_test(counts_of(*counts), law(*map(float, probs)), rng=RNG(0), false_fail=0.1)
         assert found.statistic == pytest.approx(float(exact), rel=1e-14)
 
@@ -260,7 +274,9 @@ class TestIdentity:
     def test_detectable_and_draws_needed_are_inverse(self) -> None:
         n = draws_needed_identity(P, Q, 1e-4, 1e-3)
         d = math.sqrt(((Q.probs - P.probs) ** 2 / np.maximum(P.probs, 1 / 60)).sum())
-        assert d <= detectable_identity(n, P, 1e-4, 1e-3) <= 1.1 * d  # knows d alone, so it takes the worst variance
+        assert (
+            d <= detectable_identity(n, P, 1e-4, 1e-3) <= 1.1 * d
+        )  # knows d alone, so it takes the worst variance
 
     @pytest.mark.parametrize("rare", [0.001, 0.07, 0.4])
     def test_cumulants_by_enumeration_of_poisson_counts(self, rare: float) -> None:
@@ -297,7 +313,9 @@ class TestMonteCarlo:
         for _ in range(300):
             null, observed = rng.random(999), 1 - rng.random() / 30
             stream = iter(null)
-            found = monte_carlo(observed, lambda k, s=stream: np.array([next(s) for _ in range(k)]), 0.03, 999, 1)
+            found = monte_carlo(
+                observed, lambda k, s=stream: np.array([next(s) for _ in range(k)]), 0.03, 999, 1
+            )
             assert (found <= 0.03) == (((null >= observed).sum() + 1) / 1000 <= 0.03)
 
     def test_ties_count_as_large(self) -> None:
@@ -320,7 +338,9 @@ class TestLawsKnownWithinAnError:
         st.lists(st.integers(0, 50), min_size=6, max_size=6),
         st.sampled_from([0.0, 1e-3, 0.05, 0.3]),
     )
-    def test_worst_mean_bounds_the_linear_program(self, weights: list[int], values: list[int], error: float) -> None:
+    def test_worst_mean_bounds_the_linear_program(
+        self, weights: list[int], values: list[int], error: float
+    ) -> None:
         p, f = law(*weights).probs, np.array(values[: len(weights)], dtype=np.float64)
         ends = [(max(x - error, 0), min(x + error, 1)) for x in p]
         best = -optimize.linprog(-f, A_eq=np.ones((1, len(p))), b_eq=[1.0], bounds=ends).fun
@@ -373,7 +393,11 @@ class TestChiSquare:
             chi_square_test(counts_of(98, 1, 0), law(0.98, 0.01, 0.01))
 
     @settings(max_examples=30)
-    @given(st.lists(st.integers(1, 20), min_size=2, max_size=5), st.integers(0, 10**6), st.sampled_from([0.001, 0.01]))
+    @given(
+        st.lists(st.integers(1, 20), min_size=2, max_size=5),
+        st.integers(0, 10**6),
+        st.sampled_from([0.001, 0.01]),
+    )
     def test_error_lowers_the_statistic_below_that_of_the_truth(self, weights, seed: int, error: float) -> None:
         rng, p = RNG(seed), law(*weights, error=error)
         shift = rng.uniform(-error / 2, error / 2, len(weights))
@@ -408,7 +432,9 @@ class TestChiSquare:
         n = draws_needed_chi_square(P, Q, 1e-7, 1e-7)
         assert_chi_square(draws(P, n, RNG(1)), P, false_fail=1e-7)
         truth = between(
-            P, Q, detectable_chi_square(n, P, 1e-7, 1e-7) / math.sqrt(((Q.probs - P.probs) ** 2 / P.probs).sum())
+            P,
+            Q,
+            detectable_chi_square(n, P, 1e-7, 1e-7) / math.sqrt(((Q.probs - P.probs) ** 2 / P.probs).sum()),
         )
         with pytest.raises(SamplerRejected):
             assert_chi_square(draws(truth, n, RNG(2)), P, false_fail=1e-7)
@@ -456,7 +482,9 @@ class TestLikelihoodRatio:
         )
         assert stats.binom.pmf(hits, n, 0.5)[failed].sum() <= 1e-3
         assert stats.binom.pmf(hits, n, 0.65)[failed].sum() >= 0.99
-        assert n <= 1.6 * draws_needed_tail(0.5, 0.65, 2e-3, 1e-2)  # the price of Chernoff; one-sided by doubling
+        assert n <= 1.6 * draws_needed_tail(
+            0.5, 0.65, 2e-3, 1e-2
+        )  # the price of Chernoff; one-sided by doubling
 
     def test_detectable_share_by_enumeration(self) -> None:
         p, q, n = law(0.5, 0.5), law(0.3, 0.7), 400
@@ -467,7 +495,9 @@ class TestLikelihoodRatio:
         assert 0 < share < 1
         assert stats.binom.pmf(np.arange(n + 1), n, 0.5 + 0.2 * share)[failed].sum() >= 0.99
         assert detectable_likelihood_ratio(20, p, q, 1e-3, 1e-2) == math.inf
-        assert draws_needed_likelihood_ratio(p, q, 1e-3, 1e-2, truth=between(p, q, share)) == pytest.approx(n, rel=0.01)
+        assert draws_needed_likelihood_ratio(p, q, 1e-3, 1e-2, truth=between(p, q, share)) == pytest.approx(
+            n, rel=0.01
+        )
 
     def test_impossible_draws(self) -> None:
         p, q = law(0.5, 0.5, 0.0), law(0.5, 0.25, 0.25)
@@ -503,7 +533,9 @@ def poisson_binomial(trials: list[int], rates: list[float]) -> np.ndarray:
 
 
 groups = st.lists(
-    st.tuples(st.integers(1, 12), st.sampled_from([0.0, 0.001, 0.02, 0.1, 0.3, 0.5, 0.9, 1.0])), min_size=1, max_size=5
+    st.tuples(st.integers(1, 12), st.sampled_from([0.0, 0.001, 0.02, 0.1, 0.3, 0.5, 0.9, 1.0])),
+    min_size=1,
+    max_size=5,
 ).filter(lambda g: any(r > 0 for _, r in g))
 
 
@@ -632,7 +664,9 @@ class TestReachability:
     def test_one_impossible_draw_is_decisive(self) -> None:
         assert reachability_test(counts_of(999, 0, 1), law(0.9, 0.1, 0.0)).p_value == 0.0
         loose = law(0.9, 0.1, 0.0, error=1e-5)
-        assert reachability_test(counts_of(899, 100, 1), loose).p_value == pytest.approx(3 * (1 - (1 - 1e-5) ** 1000))
+        assert reachability_test(counts_of(899, 100, 1), loose).p_value == pytest.approx(
+            3 * (1 - (1 - 1e-5) ** 1000)
+        )
         known = np.array([False, False, True])
         assert reachability_test(counts_of(899, 100, 1), loose, impossible=known).p_value == 0.0
         assert reachability_test(counts_of(900, 100, 0), loose, impossible=known).p_value == 1.0
@@ -665,7 +699,9 @@ class TestReachability:
 
 
 class TestTieOrder:
-    LOGITS = np.array([1.0, 0.0, 1.0, -np.inf, 0.0, 0.0, 2.0, -np.inf])  # ties {0, 2} and {1, 4, 5}; 4 is a middle
+    LOGITS = np.array(
+        [1.0, 0.0, 1.0, -np.inf, 0.0, 0.0, 2.0, -np.inf]
+    )  # ties {0, 2} and {1, 4, 5}; 4 is a middle
 
     def test_halves_and_the_conditional_binomial(self) -> None:
         found = tie_order_test(counts_of(10, 5, 3, 9, 100, 4, 50, 2), self.LOGITS)
@@ -723,7 +759,8 @@ class TestCoupled:
         for n10, n01, same in outcomes(n, 3):
             if (
                 n10 + n01
-                and 2 * min(stats.binom.cdf(n10, n10 + n01, 0.5), stats.binom.sf(n10 - 1, n10 + n01, 0.5)) <= 1e-2
+                and 2 * min(stats.binom.cdf(n10, n10 + n01, 0.5), stats.binom.sf(n10 - 1, n10 + n01, 0.5))
+                <= 1e-2
             ):
                 total += chance((n10, n01, same), np.array([0.3, 0.02, 0.68]))
         assert 0.95 - 1e-9 <= total < 0.97
@@ -816,14 +853,17 @@ class TestTwoSample:
 
         def failures(n: int) -> int:
             return sum(
-                two_sample_test(draws(p, n, rng), draws(q, n, rng), rng=rng, false_fail=1e-2).failed for _ in range(40)
+                two_sample_test(draws(p, n, rng), draws(q, n, rng), rng=rng, false_fail=1e-2).failed
+                for _ in range(40)
             )
 
         assert failures(n) >= 34 > failures(n // 4)
 
     @pytest.mark.parametrize(("n", "within"), [(100, 0.05), (50_000, 0.01)])
     def test_detectable_of_a_result_agrees_with_the_plan(self, n: int, within: float) -> None:
-        found = two_sample_test(draws(P, n, RNG(1)), draws(P, n, RNG(2)), rng=RNG(3), false_fail=1e-3, false_pass=1e-3)
+        found = two_sample_test(
+            draws(P, n, RNG(1)), draws(P, n, RNG(2)), rng=RNG(3), false_fail=1e-3, false_pass=1e-3
+        )
         assert found.detectable == pytest.approx(detectable_two_sample(n, P, 1e-3, 1e-3), rel=within)
 
     def test_draws_of_distinct_tokens_tell_nothing(self) -> None:
@@ -868,7 +908,9 @@ BAD: dict[str, Callable[[], object]] = {
     "multiplier NaN": lambda: draws_needed_unmask_rate(0.1, math.nan),
     "negative rate error": lambda: unmask_rate_test([1], [2], [0.5], predicted_error=-0.1),
     "no usable multiplier": lambda: unmask_rate_e_value([1], [2], [1.0], [2.0]),
-    "impossible tokens that are drawn by the law": lambda: reachability_test(counts_of(1, 1), law(1, 1), impossible=T),
+    "impossible tokens that are drawn by the law": lambda: reachability_test(
+        counts_of(1, 1), law(1, 1), impossible=T
+    ),
     "impossible tokens as ids": lambda: reachability_test(counts_of(1, 1), law(1, 1), impossible=[1]),
     "no token lost": lambda: draws_needed_reachability(P, Q),
     "logits without a tie": lambda: tie_order_test(counts_of(1, 1), np.array([0.0, 1.0])),
@@ -936,7 +978,9 @@ def _calibrations() -> dict[str, Callable[[np.random.Generator], TestResult]]:
         "reachability": lambda rng: reachability_test(draws(W, 60, rng), W),
         "ties": lambda rng: ties(int(draws(twice, 200, rng).counts[::2].sum()), 200),
         "coupled": pairs,
-        "two samples": lambda rng: two_sample_test(draws(W, 30, rng), draws(W, 50, rng), rng=rng, false_fail=0.05),
+        "two samples": lambda rng: two_sample_test(
+            draws(W, 30, rng), draws(W, 50, rng), rng=rng, false_fail=0.05
+        ),
         "sequences": sequences,
     }
 
@@ -963,7 +1007,8 @@ def test_power_at_draws_needed() -> None:
     q = lattice_law(W, 5)
     n_tail, n_id = draws_needed_tail(W, q, *rates), draws_needed_identity(W, q, *rates)
     n_chi, n_lr, n_two = (
-        f(W, q, *rates) for f in (draws_needed_chi_square, draws_needed_likelihood_ratio, draws_needed_two_sample)
+        f(W, q, *rates)
+        for f in (draws_needed_chi_square, draws_needed_likelihood_ratio, draws_needed_two_sample)
     )
     chosen = tail_set(W, q, n_tail, false_fail=1e-2)
     cases: dict[str, Callable[[], TestResult]] = {

@@ -75,7 +75,9 @@ class TestBestTotalVariation:
             for head in itertools.product(range(words + 1), repeat=len(p) - 1)
             if sum(head) <= words
         )
-        assert best_total_variation(np.array([float(x) for x in p]), bits) == pytest.approx(float(least), abs=1e-12)
+        assert best_total_variation(np.array([float(x) for x in p]), bits) == pytest.approx(
+            float(least), abs=1e-12
+        )
 
     def test_what_the_grid_holds_costs_nothing(self):
         assert best_total_variation(np.array([0.5, 0.25, 0.125, 0.125]), 3) == 0.0

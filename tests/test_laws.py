@@ -1,5 +1,4 @@
-"""Laws against exhaustive enumeration in Fractions, against closed forms, and under exact symmetries. No draws.
-"""
+"""Laws against exhaustive enumeration in Fractions, against closed forms, and under exact symmetries. No draws."""
 
 from __future__ import annotations
 
@@ -66,7 +65,8 @@ def reference_score(combine: str, name: str) -> Callable[[float, float], float]:
 
 def pairs(atoms: Atoms) -> list[tuple[float, Fraction]]:
     return [
-        (v, Fraction(c, 1 << atoms.bits)) for v, c in zip(atoms.values.tolist(), atoms.counts.tolist(), strict=True)
+        (v, Fraction(c, 1 << atoms.bits))
+        for v, c in zip(atoms.values.tolist(), atoms.counts.tolist(), strict=True)
     ]
 
 
@@ -188,7 +188,11 @@ class TestAgainstEnumeration:
         ([0.0, 0.0], [0.0, INF], "divide"),  # NaN or 0
         ([0.0, -INF], [INF, 0.0], "add"),  # -inf + inf is NaN and wins
         ([0.0, 1.0, -INF], [-INF, 0.0], "add"),  # u = 0: every score may be -inf
-        ([-INF, 0.0], [-INF, -INF, -INF, 5.0], "add"),  # mostly all -inf: the first index, which cannot else be drawn
+        (
+            [-INF, 0.0],
+            [-INF, -INF, -INF, 5.0],
+            "add",
+        ),  # mostly all -inf: the first index, which cannot else be drawn
         ([2.0, 2.0, 2.0, 2.0], [0.0, 1.0], "add"),  # equal logits
         ([65504.0, 65504.0, 60000.0], [16.0, 32.0, 0.0, -32.0], "add"),  # float16 overflows: ties at infinity
         ([1.0, 2.0, 3.0], [0.0], "add"),  # one atom: no randomness
@@ -210,13 +214,18 @@ class TestAgainstEnumeration:
     def test_ieee_corners(self, weights, values, combine, fmt, tie):
         atoms = Atoms.of(np.array(values), 1, round(math.log2(len(values))))
         w = fmt.round(np.array(weights))
-        assert_is(argmax_law(w, atoms, combine=combine, score=fmt, tie=tie), exactly(w, atoms, combine, fmt.name, tie))
+        assert_is(
+            argmax_law(w, atoms, combine=combine, score=fmt, tie=tie), exactly(w, atoms, combine, fmt.name, tie)
+        )
 
     @pytest.mark.parametrize("fmt", ["float16", "bfloat16", "float32", "float64"])
     @pytest.mark.parametrize("combine", COMBINES)
     def test_law_is_what_torch_picks(self, combine, fmt):
         """torch's own tensors, argmax and argmin over all words of three tokens: 25 random cases a recipe."""
-        dtype, score = getattr(torch, fmt), {"float16": FP16, "bfloat16": BF16, "float32": FP32, "float64": FP64}[fmt]
+        dtype, score = (
+            getattr(torch, fmt),
+            {"float16": FP16, "bfloat16": BF16, "float32": FP32, "float64": FP64}[fmt],
+        )
         rng = np.random.default_rng([*combine.encode(), *fmt.encode()])
         for _ in range(25):
             atoms, weights = random_atoms(rng, combine, score, 2), random_weights(rng, combine, score, 3)
@@ -232,7 +241,11 @@ class TestAgainstEnumeration:
     def test_the_largest_float32_is_not_infinity(self):
         """A finite score of 3.4e38 loses to +inf, and +inf loses to NaN."""
         atoms = Atoms.of(np.array([0.0, 2.0**-20]), 1, 1)
-        for weights in ([FP32.max * 2.0**-20, 1.0], [1.0, FP32.max * 2.0**-20], [0.0, FP32.max * 2.0**-20, 1.0]):
+        for weights in (
+            [FP32.max * 2.0**-20, 1.0],
+            [1.0, FP32.max * 2.0**-20],
+            [0.0, FP32.max * 2.0**-20, 1.0],
+        ):
             w = np.array(weights)
             assert_is(argmax_law(w, atoms, combine="divide", score=FP32), exactly(w, atoms, "divide", "fp32"))
 
@@ -241,7 +254,8 @@ class TestBadInput:
     ATOMS = Atoms.of(np.array([0.0, 1.0]), 1, 1)
 
     @pytest.mark.parametrize(
-        "weights", [[], [[0.0, 1.0]], 0.0, [np.nan, 0.0], [np.inf, 0.0], [-np.inf, -np.inf], [0.0, np.nan, -np.inf]]
+        "weights",
+        [[], [[0.0, 1.0]], 0.0, [np.nan, 0.0], [np.inf, 0.0], [-np.inf, -np.inf], [0.0, np.nan, -np.inf]],
     )
     def test_weights(self, weights):
         with pytest.raises(InputError, match="weights of shape"):
@@ -295,8 +309,7 @@ class TestBadInput:
 def first_index_if_not_finite(
     weights: np.ndarray, atoms: Atoms, combine: str, name: str
 ) -> tuple[list[Fraction], list[Fraction]]:
-    """(law, P(score is NaN or +inf) of each token) where such a score sends the row to index 0, by enumeration.
-    """
+    """(law, P(score is NaN or +inf) of each token) where such a score sends the row to index 0, by enumeration."""
     score, law = reference_score(combine, name), [Fraction(0)] * len(weights)
     lost = [Fraction(0)] * len(weights)
     noise = pairs(atoms)
@@ -338,7 +351,9 @@ class TestScoresThatAreNotFinite:
             scores = torch.tensor(weights).half() + words
             picked = torch.softmax(scores.float(), dim=-1).max(dim=-1).indices
             law = argmax_law(np.array(weights), noise, combine="add", score=FP16, nonfinite="first index")
-            np.testing.assert_allclose(law.probs, np.bincount(picked.numpy(), minlength=3) / 64, rtol=0, atol=1e-15)
+            np.testing.assert_allclose(
+                law.probs, np.bincount(picked.numpy(), minlength=3) / 64, rtol=0, atol=1e-15
+            )
 
     @pytest.mark.parametrize(("nonfinite", "tie"), [("first index", "last"), ("loses", "first")])
     def test_bad_options(self, nonfinite, tie):
@@ -401,7 +416,9 @@ class TestNoRowIsSlow:
         st.sampled_from([FP16, BF16, FP32, FP64]),
         st.integers(1, 1000),
         st.lists(
-            st.floats(-FP32.max, FP32.max, width=32) | st.floats(-1100, 50) | st.just(-INF), min_size=1, max_size=6
+            st.floats(-FP32.max, FP32.max, width=32) | st.floats(-1100, 50) | st.just(-INF),
+            min_size=1,
+            max_size=6,
         ),
         st.floats(0, 10),
         st.booleans(),
@@ -438,7 +455,9 @@ class TestNoRowIsSlow:
         assert self.work(score.round(np.array(row)), "add", score, pytest.MonkeyPatch.context) <= self.LIMIT
 
     @pytest.mark.parametrize("combine", ["divide", "multiply", "ratio"])
-    @pytest.mark.parametrize("row", [[2.0**-149, 0.0], [1.0, 2.0**-149], [0.0, 0.0], [3e38, 2.0**-149], [3e38, 1.0]])
+    @pytest.mark.parametrize(
+        "row", [[2.0**-149, 0.0], [1.0, 2.0**-149], [0.0, 0.0], [3e38, 2.0**-149], [3e38, 1.0]]
+    )
     def test_subnormal_zero_and_huge_weights(self, row, combine):
         assert self.work(np.array(row), combine, FP32, pytest.MonkeyPatch.context) <= self.LIMIT
 
@@ -470,7 +489,9 @@ class TestNoRowIsSlow:
 def torch_gumbel() -> Atoms:
     """-log(-log(torch.rand)) in float32, as computed here."""
     return (
-        TORCH_RAND["fp32"].atoms().push(lambda u: -torch.log(-torch.log(torch.from_numpy(u).float())).double().numpy())
+        TORCH_RAND["fp32"]
+        .atoms()
+        .push(lambda u: -torch.log(-torch.log(torch.from_numpy(u).float())).double().numpy())
     )
 
 
@@ -591,9 +612,17 @@ class TestToleranceAndSegments:
     @staticmethod
     def rows(combine: str) -> list[np.ndarray]:
         rng = np.random.default_rng(5)
-        logits = [rng.normal(0, 3, 40), -np.log(np.arange(1.0, 61)), np.zeros(25), np.array([8.0, *np.zeros(50)])]
+        logits = [
+            rng.normal(0, 3, 40),
+            -np.log(np.arange(1.0, 61)),
+            np.zeros(25),
+            np.array([8.0, *np.zeros(50)]),
+        ]
         logits.append(np.array([-INF, 0.0, 0.0, *rng.normal(0, 5, 20), -INF]))
-        return [FP32.round(l if combine == "add" else np.exp(l - l.max()) / np.exp(l - l.max()).sum()) for l in logits]
+        return [
+            FP32.round(l if combine == "add" else np.exp(l - l.max()) / np.exp(l - l.max()).sum())
+            for l in logits
+        ]
 
     @pytest.mark.parametrize("fmt", [BF16, FP32], ids=lambda f: f.name)
     @pytest.mark.parametrize("combine", ["add", "divide"])
@@ -636,7 +665,9 @@ class TestToleranceAndSegments:
         whole = [argmax_law(w, atoms, **to_the_end) for w in rows]
         monkeypatch.setattr(argmax, "_SEGMENTS", segments)
         for w, law in zip(rows, whole, strict=True):
-            np.testing.assert_allclose(argmax_law(w, atoms, **to_the_end).probs, law.probs, rtol=1e-11, atol=1e-27)
+            np.testing.assert_allclose(
+                argmax_law(w, atoms, **to_the_end).probs, law.probs, rtol=1e-11, atol=1e-27
+            )
 
     def test_rows_of_a_batch_are_the_rows(self):
         rows = np.stack([FP32.round(np.random.default_rng(k).normal(0, 3, 30)) for k in (0, 1, 0, 2, 1)])
@@ -648,7 +679,9 @@ class TestToleranceAndSegments:
     def test_a_race_is_a_quotient(self):
         w = self.rows("divide")[0]
         law = argmax_law(w, lattice(9, "divide"), combine="divide", score=FP32, tie="last")
-        np.testing.assert_array_equal(race_law(w, lattice(9, "divide"), score=FP32, tie="last").probs, law.probs)
+        np.testing.assert_array_equal(
+            race_law(w, lattice(9, "divide"), score=FP32, tie="last").probs, law.probs
+        )
 
     def test_progress_rises_to_one(self):
         seen: list[float] = []
@@ -665,7 +698,9 @@ class TestRelativeError:
     def test_rare_tokens_against_fractions(self, combine):
         """Weighted atoms of 20 bits; probabilities from 1 down to 1e-17, the rare ones by rare atoms."""
         counts = np.array([1, 3, 40, 1000, (1 << 20) - 1044])
-        values = np.array([4.0, 3.0, 2.0, 1.0, 0.5]) if combine == "add" else np.array([0.25, 0.5, 1.0, 2.0, 8.0])
+        values = (
+            np.array([4.0, 3.0, 2.0, 1.0, 0.5]) if combine == "add" else np.array([0.25, 0.5, 1.0, 2.0, 8.0])
+        )
         atoms = Atoms.of(values, counts, 20)
         weights = np.array([2.75, 1.5, 0.25, 0.0]) if combine == "add" else np.array([1.0, 0.2, 0.06, 0.05])
         law, expected = (
@@ -717,7 +752,9 @@ class TestRelativeError:
         score = cache(numpy_score("add", np.float64))
         expected = enumerate_argmax(w.tolist(), pairs(atoms), score)
         np.testing.assert_allclose(law.probs, [float(p) for p in expected], rtol=2e-12)
-        assert law.probs[1] > law.probs[0] * 1.01  # 1e-9 breaks every tie, which float32 would leave to the index
+        assert (
+            law.probs[1] > law.probs[0] * 1.01
+        )  # 1e-9 breaks every tie, which float32 would leave to the index
 
 
 def by_scores(w: np.ndarray, atoms: Atoms, combine: str, tie: str) -> np.ndarray:
@@ -762,7 +799,9 @@ class TestRealFloat32Table:
     @staticmethod
     @cache
     def race() -> Atoms:
-        return TORCH_RAND["fp32"].atoms().push(lambda u: -torch.log(torch.from_numpy(u).float()).double().numpy())
+        return (
+            TORCH_RAND["fp32"].atoms().push(lambda u: -torch.log(torch.from_numpy(u).float()).double().numpy())
+        )
 
     def test_a_tail_below_a_head_follows_the_closed_form(self):
         """A head and N tokens of probability p each, u = k / 2^24, s = 2^-24, y = s / p.
@@ -798,7 +837,9 @@ def at_or_above(key: np.float32, weights: np.ndarray, noise: np.ndarray, *, stri
     least = np.nextafter(key, np.float32(np.inf)) if strictly else key
     middle = (np.longdouble(least) + np.longdouble(np.nextafter(least, np.float32(-np.inf)))) / 2
     even = int(least.view(np.int32)) % 2 == 0
-    return len(noise) - np.searchsorted(noise, middle - weights.astype(np.longdouble), side="left" if even else "right")
+    return len(noise) - np.searchsorted(
+        noise, middle - weights.astype(np.longdouble), side="left" if even else "right"
+    )
 
 
 @pytest.mark.parametrize("relative", [1e-2, pytest.param(1e-7, marks=pytest.mark.slow)])
@@ -969,7 +1010,9 @@ class TestPerturbedLaw:
         for vocab in (2, 3, 8, 30):
             for _ in range(5):
                 w = fmt.round(rng.dirichlet(np.ones(vocab)))
-                bound = perturbed_law(np.log(w / w.sum()), relative=2.5 * 2.0**-fmt.precision, lattice=2.0**-14).error
+                bound = perturbed_law(
+                    np.log(w / w.sum()), relative=2.5 * 2.0**-fmt.precision, lattice=2.0**-14
+                ).error
                 seen = self.deviation(w, noise, 14, fmt)
                 assert seen <= bound
                 worst = max(worst, seen / bound)
@@ -1001,12 +1044,17 @@ class TestInverseCdf:
             np.testing.assert_array_equal(law.log_probs, np.log([float(p) for p in expected]))
 
     @pytest.mark.parametrize("rule", RULES)
-    @given(st.lists(st.integers(0, 16), min_size=1, max_size=6), st.lists(st.integers(0, 16), min_size=8, max_size=8))
+    @given(
+        st.lists(st.integers(0, 16), min_size=1, max_size=6),
+        st.lists(st.integers(0, 16), min_size=8, max_size=8),
+    )
     def test_on_given_atoms(self, rule, steps, values):
         """Sums and atoms on one grid of sixteenths, so that u = c happens."""
         cumulative, atoms = np.cumsum(steps) / 16, Atoms.of(np.array(values) / 16, 1, 3)
         expected = enumerate_inverse_cdf(cumulative.tolist(), pairs(atoms), strict=rule == "u < c")
-        law = inverse_cdf_law(cumulative, bits=3, rule=rule, uniform_atoms=(atoms.values, np.cumsum(atoms.probs)))
+        law = inverse_cdf_law(
+            cumulative, bits=3, rule=rule, uniform_atoms=(atoms.values, np.cumsum(atoms.probs))
+        )
         with np.errstate(divide="ignore"):
             np.testing.assert_array_equal(law.log_probs, np.log([float(p) for p in expected]))
 
@@ -1020,8 +1068,7 @@ class TestInverseCdf:
 
     @pytest.mark.parametrize("name", ["fp16", "fp32"])
     def test_absorbed_tokens_are_unreachable(self, name):
-        """1/2, then tokens of a quarter ulp of 1/2: the rounded sum stands still until the last takes the rest.
-        """
+        """1/2, then tokens of a quarter ulp of 1/2: the rounded sum stands still until the last takes the rest."""
         fmt = FORMATS[name]
         tiny = 2.0 ** -(fmt.precision + 2)
         total, cumulative = 0.0, []
@@ -1064,7 +1111,9 @@ class TestThresholdLaw:
 
     @pytest.mark.parametrize("rule", RULES)
     @given(
-        st.lists(st.integers(-4, 20).map(lambda k: k / 16) | st.sampled_from([-INF, INF]), min_size=1, max_size=7),
+        st.lists(
+            st.integers(-4, 20).map(lambda k: k / 16) | st.sampled_from([-INF, INF]), min_size=1, max_size=7
+        ),
         st.lists(st.integers(0, 18), min_size=8, max_size=8),
     )
     def test_is_the_enumeration_exactly(self, rule, sums, values):
@@ -1098,7 +1147,9 @@ class TestThresholdLaw:
         assert law.counts.tolist() == [1, (1 << 62) - 1]
         assert law.beyond == 0
 
-    @pytest.mark.parametrize(("sums", "rule"), [([], "u < c"), ([[0.5]], "u < c"), ([math.nan], "u < c"), ([1.0], "<")])
+    @pytest.mark.parametrize(
+        ("sums", "rule"), [([], "u < c"), ([[0.5]], "u < c"), ([math.nan], "u < c"), ([1.0], "<")]
+    )
     def test_bad_input(self, sums, rule):
         with pytest.raises(InputError, match=r"none NaN|rule '<'"):
             threshold_law(np.array(sums), Atoms.of(np.array([0.0, 0.5]), 1, 1), rule)

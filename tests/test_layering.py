@@ -1,5 +1,4 @@
-"""Who may import whom, read from the source with ``ast``: downward only, and the judge never meets the accused.
-"""
+"""Who may import whom, read from the source with ``ast``: downward only, and the judge never meets the accused."""
 
 from __future__ import annotations
 
@@ -49,7 +48,9 @@ def import_nodes(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
     """Every import that can run, also inside functions; not those under ``if TYPE_CHECKING``."""
     if isinstance(node, ast.Import | ast.ImportFrom):
         yield node
-    children = node.orelse if isinstance(node, ast.If) and is_type_checking(node.test) else ast.iter_child_nodes(node)
+    children = (
+        node.orelse if isinstance(node, ast.If) and is_type_checking(node.test) else ast.iter_child_nodes(node)
+    )
     for child in children:
         yield from import_nodes(child)
 
@@ -163,13 +164,19 @@ class TestTheRules:
             ({"atoms": "from .laws.law import Law", "laws__law": ""}, "atoms imports laws"),
             ({"atoms": "def f():\n    from . import laws", "laws__law": ""}, "atoms imports laws"),
             ({"statistics__a": "from ..samplers import x", "samplers__b": ""}, "statistics.a imports samplers"),
-            ({"samplers__b": "import house.statistics.a", "statistics__a": ""}, "samplers.b imports statistics"),
+            (
+                {"samplers__b": "import house.statistics.a", "statistics__a": ""},
+                "samplers.b imports statistics",
+            ),
             ({"laws__law": "from .. import uniforms", "uniforms": ""}, "laws.law imports uniforms"),
             ({"types": "import house"}, "types imports __init__"),
             ({"laws__law": "import torch"}, "laws.law imports torch"),
             ({"laws__law": "from torch import Tensor"}, "laws.law imports torch.Tensor"),
             ({"laws__law": "import random"}, "laws.law imports random"),
-            ({"laws__law": "from numpy.random import default_rng"}, "laws.law imports numpy.random.default_rng"),
+            (
+                {"laws__law": "from numpy.random import default_rng"},
+                "laws.law imports numpy.random.default_rng",
+            ),
             ({"laws__law": "import numpy as np\nnp.random.rand()"}, "laws.law uses numpy's random"),
             ({"laws__law": "from ..samplers import x", "samplers__b": ""}, "laws.law imports samplers"),
             ({"mdm__train": "import pandas"}, "mdm.train imports pandas"),

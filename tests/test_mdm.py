@@ -55,7 +55,10 @@ FALSE_FAIL = 1e-6
 
 def toy(vocab=3, *, layers=1, heads=2, width=8, seed=0, causal=False) -> Denoiser:
     """Every weight normal: the answers depend on the context and are far from uniform."""
-    model, rng = Denoiser(DenoiserConfig(vocab, layers, heads, width, causal)), torch.Generator().manual_seed(seed)
+    model, rng = (
+        Denoiser(DenoiserConfig(vocab, layers, heads, width, causal)),
+        torch.Generator().manual_seed(seed),
+    )
     for weight in model.parameters():
         weight.data = 0.7 * torch.randn(weight.shape, generator=rng)
     return model.eval().requires_grad_(False)
@@ -64,7 +67,9 @@ def toy(vocab=3, *, layers=1, heads=2, width=8, seed=0, causal=False) -> Denoise
 def spy(model, monkeypatch) -> list[torch.Tensor]:
     """The inputs of every network call from now on."""
     calls, hidden = [], model.hidden
-    monkeypatch.setattr(model, "hidden", lambda tokens, t=None: (calls.append(tokens.clone()), hidden(tokens))[1])
+    monkeypatch.setattr(
+        model, "hidden", lambda tokens, t=None: (calls.append(tokens.clone()), hidden(tokens))[1]
+    )
     return calls
 
 
@@ -83,7 +88,9 @@ def worst_p_value(counts: dict, law: dict) -> float:
     n = sum(counts.values())
     if any(law.get(outcome, 0) == 0 for outcome in counts):
         return 0.0
-    return min(1.0, len(law) * min(tail_test(counts.get(o, 0), n, p).p_value for o, p in law.items() if 0 < p < 1))
+    return min(
+        1.0, len(law) * min(tail_test(counts.get(o, 0), n, p).p_value for o, p in law.items() if 0 < p < 1)
+    )
 
 
 def outcomes(tokens: torch.Tensor) -> Counter:
@@ -124,7 +131,8 @@ class TestTimeAgnosticBound:
         logs = []
         for order in itertools.permutations(range(self.length)):
             seen = [
-                self.log_mu(model, x, [l in order[k:] for l in range(self.length)])[order[k]] for k in range(len(order))
+                self.log_mu(model, x, [l in order[k:] for l in range(self.length)])[order[k]]
+                for k in range(len(order))
             ]
             logs.append(sum(seen))
         return -np.mean(logs) / self.length, -np.log(np.mean(np.exp(logs))) / self.length
@@ -158,7 +166,9 @@ class TestLoss:
             hidden_from = tokens[i].clone()
             hidden_from[masked[i]] = 12
             log_mu = model.log_probs(model.hidden(hidden_from[None]))[0]
-            naive = -sum(float(log_mu[l, tokens[i, l]]) for l in range(9) if masked[i, l]) / int(masked[i].sum())
+            naive = -sum(float(log_mu[l, tokens[i, l]]) for l in range(9) if masked[i, l]) / int(
+                masked[i].sum()
+            )
             assert float(found[i]) == pytest.approx(naive, rel=1e-5)
 
     def test_next_token_cross_entropy_is_the_naive_loop(self):
@@ -212,7 +222,9 @@ class TestLoss:
     @pytest.mark.parametrize("scheme", ["independent", "shared", "stratified"])
     def test_times_stay_below_one(self, scheme, monkeypatch):
         """Also where u + i is rounded up to B."""
-        monkeypatch.setattr(torch, "rand", lambda size, **_: torch.full((size,), 1 - 2.0**-53, dtype=torch.float64))
+        monkeypatch.setattr(
+            torch, "rand", lambda size, **_: torch.full((size,), 1 - 2.0**-53, dtype=torch.float64)
+        )
         for batch in (1, 2, 3, 8, 1000):
             found = times(batch, rng=torch_rng(0), scheme=scheme)
             assert 0 <= found.min() <= found.max() < 1
@@ -222,7 +234,11 @@ class TestLoss:
         """n_i lies in (L i / B, L (i + 1) / B], rounded up: one count in every stratum."""
         counts = mask_counts(batch, length, rng=torch_rng(seed)).tolist()
         for i, n in enumerate(counts):
-            assert max(1, math.floor(Fraction(length * i, batch))) <= n <= math.ceil(Fraction(length * (i + 1), batch))
+            assert (
+                max(1, math.floor(Fraction(length * i, batch)))
+                <= n
+                <= math.ceil(Fraction(length * (i + 1), batch))
+            )
 
     @pytest.mark.parametrize(("batch", "length"), [(1, 12), (4, 12), (5, 12), (8, 3), (7, 20)])
     def test_counts_are_uniform(self, batch, length, monkeypatch):
@@ -237,7 +253,9 @@ class TestLoss:
 
     def test_counts_at_the_ends_of_the_uniform(self, monkeypatch):
         for u, expected in ((0.0, [1, 5]), (1 - 2.0**-53, [5, 10])):
-            monkeypatch.setattr(torch, "rand", lambda size, u=u, **_: torch.full((size,), u, dtype=torch.float64))
+            monkeypatch.setattr(
+                torch, "rand", lambda size, u=u, **_: torch.full((size,), u, dtype=torch.float64)
+            )
             assert mask_counts(2, 10, rng=torch_rng(0)).tolist() == expected
 
     @given(data=st.data(), length=st.integers(1, 12), seed=st.integers(0, 2**31))
@@ -350,7 +368,11 @@ class TestDenoiser:
         [
             {"heads": 3},  # 64 numbers for 3 heads
             {"width": 6, "heads": 2},  # 3 numbers a head: no pairs to turn
-            *({name: bad} for name in ("vocab", "layers", "heads", "width") for bad in (0, -5, "11", 11.0, True, None)),
+            *(
+                {name: bad}
+                for name in ("vocab", "layers", "heads", "width")
+                for bad in (0, -5, "11", 11.0, True, None)
+            ),
             *({name: bad} for name in ("causal", "timed") for bad in ("false", 0, None)),
             {"causal": True, "timed": True},
         ],
@@ -484,7 +506,9 @@ def ancestral_law(model, length, steps, step_law=faithful_step) -> dict:
                     given = given / given.sum()
                 choices.append(dict(enumerate(given)) | ({mask: 1 - given.sum()} if step < steps - 1 else {}))
             for outcome in itertools.product(*choices):
-                after[outcome] += p * math.prod(choice[token] for choice, token in zip(choices, outcome, strict=True))
+                after[outcome] += p * math.prod(
+                    choice[token] for choice, token in zip(choices, outcome, strict=True)
+                )
         law = after
     return dict(law)
 
@@ -557,7 +581,9 @@ class TestAncestral:
         assert distance[0] > 0.1
         np.testing.assert_allclose(distance[:2], [10 * d for d in distance[1:]], rtol=0.02)
 
-    @pytest.mark.parametrize(("batch", "length", "steps"), [(1, 1, 1), (3, 8, 40), (4, 6, 5), (2, 5, 1), (20, 9, 12)])
+    @pytest.mark.parametrize(
+        ("batch", "length", "steps"), [(1, 1, 1), (3, 8, 40), (4, 6, 5), (2, 5, 1), (20, 9, 12)]
+    )
     def test_the_cache_changes_nothing(self, batch, length, steps, monkeypatch):
         """Same noise, same tokens as a decoder that asks the network at every step, with fewer calls."""
         model = toy(12, width=64, seed=6)
@@ -585,7 +611,9 @@ class TestAncestral:
         9/16, 6/16. False-fail rate 1e-6 over seeds; 600 decodes see 2 calls at 9/16 off by 37 %, or one
         call too many (control)."""
         rng, law = philox(8), {1: 1 / 16, 2: 9 / 16, 3: 6 / 16}
-        counts = Counter(ancestral(model, FAITHFUL, batch=1, length=3, steps=4, rng=rng).nfe for _ in range(600))
+        counts = Counter(
+            ancestral(model, FAITHFUL, batch=1, length=3, steps=4, rng=rng).nfe for _ in range(600)
+        )
         assert worst_p_value(counts, law) > FALSE_FAIL
         assert sum(k * p for k, p in law.items()) == pytest.approx(expected_nfe(4, 3))
         assert worst_p_value(Counter({k + 1: n for k, n in counts.items()}), law) < FALSE_FAIL
@@ -622,7 +650,9 @@ class TestFirstHitting:
         law, counts = first_hitting_law(model, 2), outcomes(found.tokens)
         assert worst_p_value(counts, law) > FALSE_FAIL
         left_to_right = {
-            (a, b): math.exp(mu(model, (3, 3))[0, a] + mu(model, (a, 3))[1, b]) for a in range(3) for b in range(3)
+            (a, b): math.exp(mu(model, (3, 3))[0, a] + mu(model, (a, 3))[1, b])
+            for a in range(3)
+            for b in range(3)
         }
         assert worst_p_value(counts, left_to_right) < FALSE_FAIL
 
@@ -717,7 +747,9 @@ class TestEventDriven:
         once = event_driven(Table(model), faithful_step, batch=3000, length=2, steps=1, rng=philox(10))
         assert worst_p_value(outcomes(once.tokens), ancestral_law(model, 2, 1)) > FALSE_FAIL
         assert once.nfe == 3000
-        loose = event_driven(Table(model), faithful_step, batch=3000, length=2, steps=3, rng=philox(11), excess=0.3)
+        loose = event_driven(
+            Table(model), faithful_step, batch=3000, length=2, steps=3, rng=philox(11), excess=0.3
+        )
         assert worst_p_value(outcomes(loose.tokens), ancestral_law(model, 2, 3)) > FALSE_FAIL
         assert loose.draws > 6300  # two a sequence would do if none were refused
 
@@ -810,7 +842,9 @@ class TestTraining:
         """The loss of a step is the mean of w_n times each window's, on the same masks; all 1 is the bound.
         A run goes on with its weights, and with no others."""
         w = tuple(2.0**-k for k in range(TINY.length))
-        runs = [Trainer(replace(TINY, mask_weights=of), noise_text(), tmp_path) for of in (None, (1.0,) * len(w), w)]
+        runs = [
+            Trainer(replace(TINY, mask_weights=of), noise_text(), tmp_path) for of in (None, (1.0,) * len(w), w)
+        ]
         tokens = runs[0].validation[:4]
         plain, ones, weighted = (run.loss(tokens).item() for run in runs)
         assert plain == ones != weighted
@@ -865,7 +899,9 @@ class TestTraining:
         elif damage == "no config":
             write_safetensors(path, {"extra": torch.frombuffer(bytearray(b"{}"), dtype=torch.uint8)})
         else:
-            path.write_bytes({"garbage": b"not a state" * 50, "truncated": raw[: len(raw) // 2], "empty": b""}[damage])
+            path.write_bytes(
+                {"garbage": b"not a state" * 50, "truncated": raw[: len(raw) // 2], "empty": b""}[damage]
+            )
         with pytest.raises(InputError, match=r"state\.safetensors"):
             train(TINY, noise_text(), tmp_path)
 
@@ -906,7 +942,9 @@ class TestTraining:
         extra = json.loads(bytes(tensors["extra"].tolist()))
         write_safetensors(tmp_path / "state.safetensors", self.damage(extra, tensors, what))
         trainer, fresh = (Trainer(TINY, noise_text(), str(tmp_path)) for _ in range(2))
-        with pytest.raises(InputError, match=r"state\.safetensors that does not hold a run .*remove it to start again"):
+        with pytest.raises(
+            InputError, match=r"state\.safetensors that does not hold a run .*remove it to start again"
+        ):
             trainer.load_state()
         assert (trainer.step, trainer.curve, trainer.schedule) == (0, [], fresh.schedule)
         assert torch.equal(trainer.rng.get_state(), fresh.rng.get_state())
@@ -926,7 +964,11 @@ class TestTraining:
     @pytest.mark.parametrize(
         "changed",
         [
-            *({name: bad} for name in ("steps", "batch", "length", "warmup", "evaluate_every") for bad in (0, -1, 1.5)),
+            *(
+                {name: bad}
+                for name in ("steps", "batch", "length", "warmup", "evaluate_every")
+                for bad in (0, -1, 1.5)
+            ),
             *({"decay": bad} for bad in (0, -0.5, 1.5, math.nan)),
             *({"ema": bad} for bad in (-0.1, 1.1, math.nan)),
             {"seed": -1},
@@ -974,7 +1016,9 @@ class TestTraining:
     def test_the_held_out_text_is_that_of_the_validation_split(self, trained):
         kept = np.load(trained[0] / "validation.npy", allow_pickle=False)
         assert kept.dtype == np.uint16
-        np.testing.assert_array_equal(kept, windows(noise_text().validation, 16))  # all of it: fewer than HELD_OUT
+        np.testing.assert_array_equal(
+            kept, windows(noise_text().validation, 16)
+        )  # all of it: fewer than HELD_OUT
         assert len(kept) < training.HELD_OUT
 
     def test_the_curve(self, trained):
@@ -1044,10 +1088,14 @@ class TestTraining:
         found, model = manifest["nats_per_token"]["by_source"], load_model(tmp_path)
         assert {name: row["windows"] for name, row in found.items()} == {"a": 6, "c": 13}
         text = torch.from_numpy(windows(corpus.validation[120:], 16))
-        assert found["c"]["bound"] == pytest.approx(validation_bound(model, text, seed=TINY.seed + 3)[0], rel=1e-12)
+        assert found["c"]["bound"] == pytest.approx(
+            validation_bound(model, text, seed=TINY.seed + 3)[0], rel=1e-12
+        )
         nats = manifest["nats_per_token"]
         assert nats["windows"] == 19  # those across a border or in "b" belong to nobody
-        assert nats["bound"] == pytest.approx((6 * found["a"]["bound"] + 13 * found["c"]["bound"]) / 19, rel=1e-12)
+        assert nats["bound"] == pytest.approx(
+            (6 * found["a"]["bound"] + 13 * found["c"]["bound"]) / 19, rel=1e-12
+        )
 
     def test_rate(self):
         config = TrainConfig(steps=100, warmup=10, decay=0.5)
@@ -1131,7 +1179,9 @@ class TestLoadModel:
         with pytest.raises(InputError, match=r"manifest\.json with no model in it .*weights_sha256"):
             load_model(folder)
 
-    @pytest.mark.parametrize("changed", [{"heads": 3}, {"causal": "false"}, {"vocab": 10**30}, {"vocab": 10**17}])
+    @pytest.mark.parametrize(
+        "changed", [{"heads": 3}, {"causal": "false"}, {"vocab": 10**30}, {"vocab": 10**17}]
+    )
     def test_a_manifest_of_another_network(self, folder, changed):
         config = read_json(folder / "manifest.json")["config"]
         self.resign(folder, config={"model": config["model"] | changed})
@@ -1153,7 +1203,8 @@ class TestLoadModel:
 
     def test_tensors_of_another_shape(self, folder):
         weights = {
-            name: torch.zeros_like(value) for name, value in Denoiser(DenoiserConfig(13, 1, 2, 64)).state_dict().items()
+            name: torch.zeros_like(value)
+            for name, value in Denoiser(DenoiserConfig(13, 1, 2, 64)).state_dict().items()
         }
         write_safetensors(folder / "model.safetensors", weights)
         self.resign(folder)
@@ -1176,7 +1227,8 @@ class TestLoadModel:
             load_model(folder)
 
     @pytest.mark.parametrize(
-        "text", ["[]", "{}", '{"weights_sha256": "x"}', '{"weights_sha256": "x", "config": {"model": {"z": 1}}}']
+        "text",
+        ["[]", "{}", '{"weights_sha256": "x"}', '{"weights_sha256": "x", "config": {"model": {"z": 1}}}'],
     )
     def test_a_manifest_that_says_too_little(self, folder, text):
         (folder / "manifest.json").write_text(text)
@@ -1257,7 +1309,9 @@ class TestCaptureSmolLM2:
                 for w in range(6)
                 for end in range(9, 20)
                 if token == text[w, end]
-                and np.array_equal(np.bincount(text[w, :end], minlength=12) - np.bincount(text[w, :end]).max(), logits)
+                and np.array_equal(
+                    np.bincount(text[w, :end], minlength=12) - np.bincount(text[w, :end]).max(), logits
+                )
             ]
             assert place  # counts of a prefix of at least nine tokens, and the token that follows it
             places.add(place[0][0])
@@ -1270,7 +1324,9 @@ class TestCaptureSmolLM2:
     def test_windows_too_short_for_the_context(self):
         """Eight tokens, the last one read and the one to come: ten."""
         capture_smollm2(self.model, torch.zeros(1, 10, dtype=torch.int64), rows=1, rng=philox(0))
-        with pytest.raises(InputError, match=r"text of shape \(1, 9\); expected \(windows, 10 or more tokens\)"):
+        with pytest.raises(
+            InputError, match=r"text of shape \(1, 9\); expected \(windows, 10 or more tokens\)"
+        ):
             capture_smollm2(self.model, torch.zeros(1, 9, dtype=torch.int64), rows=1, rng=philox(0))
 
 

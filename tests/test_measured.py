@@ -54,7 +54,9 @@ def fresh(monkeypatch, tmp_path):
 
 def other_native(monkeypatch, draw) -> None:
     """The library's calls replaced: ``draw(op, dtype, shape, rng)``."""
-    monkeypatch.setattr(agreement, "native_draws", lambda op, dtype, device, shape, *, rng: draw(op, dtype, shape, rng))
+    monkeypatch.setattr(
+        agreement, "native_draws", lambda op, dtype, device, shape, *, rng: draw(op, dtype, shape, rng)
+    )
 
 
 def older(op: str, dtype: torch.dtype, shape: tuple[int, ...], rng: torch.Generator) -> torch.Tensor:
@@ -103,7 +105,9 @@ class TestAgreement:
     def test_an_unknown_torch_is_refused(self, fresh, monkeypatch, op, dtype):
         """In one sentence, by the law and by the table; its own draws are still to be had."""
         other_native(monkeypatch, shifted)
-        with pytest.raises(InputError, match=rf"{op} of torch {torch.__version__.split('+')[0]}.* in {str(dtype)[6:]}"):
+        with pytest.raises(
+            InputError, match=rf"{op} of torch {torch.__version__.split('+')[0]}.* in {str(dtype)[6:]}"
+        ):
             confirmed(op, dtype)
         name = next(name for name, known in DTYPES.items() if known is dtype)
         source = (TORCH_RAND if op == "rand" else TORCH_EXPONENTIAL)[name]
@@ -209,7 +213,15 @@ class TestEmulated:
     def test_who_is_and_who_is_not(self):
         assert all(source.emulated is None for source in (*TORCH_RAND.values(), *TORCH_EXPONENTIAL.values()))
         assert grid(10).emulated is None
-        for source in (CURAND, TL_RAND, TL_RAND_64, MURMUR_32, MURMUR_CLOSED, COMPILED_RAND, COMPILED_EXPONENTIAL):
+        for source in (
+            CURAND,
+            TL_RAND,
+            TL_RAND_64,
+            MURMUR_32,
+            MURMUR_CLOSED,
+            COMPILED_RAND,
+            COMPILED_EXPONENTIAL,
+        ):
             assert source.emulated.endswith("evaluated by torch on this CPU")
         for other in (*JAX_LOW.values(), TENSORFLOW_FP64, RUST_RAND_FP32):
             assert other.emulated.endswith("evaluated by torch on this CPU")
@@ -473,7 +485,12 @@ class TestTables:
 class TestTableSource:
     @pytest.fixture
     def source(self, small, tmp_path) -> TableSource:
-        here = {"device": agreement.device_name("cpu"), "torch": torch.__version__, "format": "fp16", "what": "a table"}
+        here = {
+            "device": agreement.device_name("cpu"),
+            "torch": torch.__version__,
+            "format": "fp16",
+            "what": "a table",
+        }
         small.save(tmp_path / "t.npz", here)
         return TableSource.load(tmp_path / "t.npz")
 

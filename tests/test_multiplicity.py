@@ -28,7 +28,9 @@ from precision_lab.statistics import (
 from precision_lab.types import Guarantee
 
 p_values = st.lists(st.integers(0, 64).map(lambda k: k / 64), min_size=1, max_size=8)
-e_values = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, 1.5, 3.0, 8.0, 40.0, math.inf]), min_size=1, max_size=8)
+e_values = st.lists(
+    st.sampled_from([0.0, 0.25, 0.5, 1.0, 1.5, 3.0, 8.0, 40.0, math.inf]), min_size=1, max_size=8
+)
 
 
 def holm_fails(p: list[float], level: float) -> set[int]:
@@ -93,7 +95,10 @@ class TestAdjusted:
             assert adjust([p[i] for i in order]).values.tolist() == adjust(p).values[order].tolist()
 
     def test_labels(self) -> None:
-        assert (holm([0.5]).controls, holm([0.5]).guarantee) == ("family-wise error rate", Guarantee.FINITE_SAMPLE)
+        assert (holm([0.5]).controls, holm([0.5]).guarantee) == (
+            "family-wise error rate",
+            Guarantee.FINITE_SAMPLE,
+        )
         assert benjamini_hochberg([0.5]).controls == e_bh([0.0]).controls == "false discovery rate"
         assert e_bh([0.0]).guarantee is Guarantee.ANYTIME
 
@@ -161,7 +166,9 @@ class TestPromises:
 
 class TestFamily:
     def results(self) -> dict[str, TestResult]:
-        return {name: tail_test(hits, 1000, 0.1) for name, hits in (("right", 104), ("short", 50), ("long", 131))}
+        return {
+            name: tail_test(hits, 1000, 0.1) for name, hits in (("right", 104), ("short", 50), ("long", 131))
+        }
 
     def test_verdicts(self) -> None:
         results = self.results()

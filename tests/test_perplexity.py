@@ -40,7 +40,9 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def said(ids, nats, name="by hand") -> Scores:
     none = np.zeros(len(ids))
-    return Scores.of(name, [np.array(row) for row in ids], [np.array(row, float) for row in nats], END, none, none)
+    return Scores.of(
+        name, [np.array(row) for row in ids], [np.array(row, float) for row in nats], END, none, none
+    )
 
 
 def slow(definition: str, ids, nats, batch: int = 8) -> float:
@@ -77,7 +79,12 @@ def slow(definition: str, ids, nats, batch: int = 8) -> float:
 
 
 IDS = [[5, 1, 0, 2, 0, 0], [1, 2], [0, 3, 0, 4], [2, 2, 2, 2, 2, 2, 2, 2]]  # uneven, with ends
-NATS = [[3.0, 1.0, 2.0, 0.5, 4.0, 0.25], [6.0, 2.5], [1.5, 0.75, 3.5, 1.25], [0.5, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]]
+NATS = [
+    [3.0, 1.0, 2.0, 0.5, 4.0, 0.25],
+    [6.0, 2.5],
+    [1.5, 0.75, 3.5, 1.25],
+    [0.5, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1],
+]
 EXPECTED = {  # by hand
     "mdlm": math.exp((1 + 2 + 0.5 + 2.5 + 0.75 + 1.25 + 0.7) / (3 + 1 + 2 + 7)),
     "sedd": (math.exp(7.75 / 5) + math.exp(2.5) + math.exp(5.5 / 3) + math.exp(0.1)) / 4,
@@ -143,7 +150,9 @@ class TestDefinitions:
         assert value["sdtt"] <= value["hf_evaluate"] * near
 
     def test_one_sequence_has_one_perplexity_and_no_interval(self):
-        found = [generative_perplexity(said([[1, 2, 2]], [[1, 2, 4]]), name, rng=rng()) for name in ("mdlm", "sedd")]
+        found = [
+            generative_perplexity(said([[1, 2, 2]], [[1, 2, 4]]), name, rng=rng()) for name in ("mdlm", "sedd")
+        ]
         assert [each.value for each in found] == pytest.approx([math.exp(3)] * 2)
         assert found[0].high == math.inf
 
@@ -228,7 +237,9 @@ class TestSameTokens:
             SameTokens("x", broken).score([[1, 2], [2, 1]])
 
     def test_the_ids_go_to_the_device_of_the_network(self, monkeypatch):
-        assert_moved(monkeypatch, SameTokens("x", SimpleNamespace(config=self.model.config, hidden=named_device)))
+        assert_moved(
+            monkeypatch, SameTokens("x", SimpleNamespace(config=self.model.config, hidden=named_device))
+        )
 
 
 class SeenError(Exception):
@@ -250,7 +261,9 @@ class Bigram:
     """A network whose next token depends on this one alone, and that counts what it was asked."""
 
     def __init__(self, vocab: int, context: int = 99) -> None:
-        self.table = torch.log_softmax(torch.randn(vocab, vocab, generator=torch.Generator().manual_seed(5)), -1)
+        self.table = torch.log_softmax(
+            torch.randn(vocab, vocab, generator=torch.Generator().manual_seed(5)), -1
+        )
         self.config = SimpleNamespace(context=context, vocab=vocab)
         self.longest = 0
 
@@ -345,7 +358,10 @@ class TestRetokenised:
     def test_bytes_that_the_judge_lacks_are_counted(self):
         letters = [k for k, v in judges.LETTERS.items() if v != ord("x")]
         poor = Tokenizer(models.BPE(vocab={k: i for i, k in enumerate([END_OF_TEXT, *letters])}, merges=[]))
-        poor.pre_tokenizer, poor.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        poor.pre_tokenizer, poor.decoder = (
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            decoders.ByteLevel(),
+        )
         poor.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
         one = Retokenised("poor", Bigram(poor.get_vocab_size()), poor, OURS)
         ids, replaced, dropped = one.read(np.array([*ours("axbx"), 0]))
@@ -420,7 +436,9 @@ class TestTheJudgeCannotBeHad:
             raise error("no network", "the package", "check the package index")
 
         monkeypatch.setattr(judges, "load", load)
-        with pytest.raises(Unavailable, match=r"no network: .* is skipped; .*check the package index .*sha256 bcc8"):
+        with pytest.raises(
+            Unavailable, match=r"no network: .* is skipped; .*check the package index .*sha256 bcc8"
+        ):
             smollm2_judge(tmp_path / "tokenizer.json", cache=tmp_path)
 
     def test_no_tokenizers(self, tmp_path, monkeypatch):

@@ -46,7 +46,11 @@ from precision_lab.targets.synthetic import mdm_step, normal, zipf
 from precision_lab.types import Guarantee
 
 ROWS = Path(__file__).parent.parent / "models" / "mdm" / "logits.safetensors"
-LAWS = {"faithful": faithful_step, "lattice": lattice_step, "truncated": partial(truncated_step, ceiling=FP32_CEILING)}
+LAWS = {
+    "faithful": faithful_step,
+    "lattice": lattice_step,
+    "truncated": partial(truncated_step, ceiling=FP32_CEILING),
+}
 
 
 def coarse(bits: int) -> Atoms:
@@ -95,11 +99,12 @@ class TestStepLaws:
 
     @pytest.mark.parametrize("bits", [8, 12])
     def test_fewer_bits_against_enumeration(self, bits):
-        """A coarser lattice, judged by the race over its atoms: -log(-log u), u = k 2^-bits, scores in float32.
-        """
+        """A coarser lattice, judged by the race over its atoms: -log(-log u), u = k 2^-bits, scores in float32."""
         log_p, r = normal(vocab=50, sd=1.0), 0.02
         exact = argmax_law(FP32.round(mdm_step(log_p, r)), coarse(bits), combine="add", score=FP32).probs[:-1]
-        loss = 1 - exact.sum() / r  # what the lattice costs: the closed form explains all but a few per cent of it
+        loss = (
+            1 - exact.sum() / r
+        )  # what the lattice costs: the closed form explains all but a few per cent of it
         assert loss > 1e-3
         assert abs(lattice_step(log_p, r, bits=bits).sum() - exact.sum()) / r < 0.1 * loss
 
@@ -133,8 +138,7 @@ class TestStepLaws:
         ],
     )
     def test_zipf_at_half_time_is_the_exact_law_of_the_log(self, steps, lattice, truncated):
-        """Multiplier and entropy of the unmasked token at t = 0.5; the exact laws took a race over 2^24 atoms.
-        """
+        """Multiplier and entropy of the unmasked token at t = 0.5; the exact laws took a race over 2^24 atoms."""
         log_p, r = zipf(50257), 2 / steps
         for name, (multiplier, nats) in (("lattice", lattice), ("truncated", truncated)):
             assert LAWS[name](log_p, r).sum() / r == pytest.approx(multiplier, abs=6e-4)
@@ -150,8 +154,7 @@ class TestStepLaws:
 
     @pytest.mark.parametrize("bits", [8, 12])
     def test_without_a_mask_it_is_one_draw(self, bits):
-        """r = 1, renormalised, against the race over the atoms: what is left of the deviation is second order.
-        """
+        """r = 1, renormalised, against the race over the atoms: what is left of the deviation is second order."""
         log_p = normal(vocab=60, sd=2.0)
         exact = argmax_law(FP32.round(log_p), coarse(bits), combine="add", score=FP32)
         found = autoregressive_law(log_p, partial(lattice_step, bits=bits)).token
@@ -231,7 +234,9 @@ class TestRunLaw:
             found = run_law(np.log([float(x) for x in p]), steps, starved, smooth=smooth)
             np.testing.assert_allclose(found.time, [float(x) for x in time], rtol=1e-12)
             assert np.abs(found.token.probs - [float(x) for x in token]).max() <= found.token.error
-            np.testing.assert_allclose(found.survival[:-1], 1 - np.cumsum([float(x) for x in time])[:-1], rtol=1e-11)
+            np.testing.assert_allclose(
+                found.survival[:-1], 1 - np.cumsum([float(x) for x in time])[:-1], rtol=1e-11
+            )
             assert found.survival[-1] == pytest.approx(0, abs=1e-15)
             assert found.left == pytest.approx(float(time[-1]), rel=1e-12)
             asked = sum(float(sum(time[i:])) / (steps - i) for i in range(steps))
@@ -393,7 +398,9 @@ class TestRunLaw:
 def worst_p_value(tokens: torch.Tensor, law: Law) -> float:
     """Exact binomial p-value of the worst token, times the number of tokens."""
     counts, n = Counter(tokens.flatten().tolist()), tokens.numel()
-    return min(1.0, law.vocab * min(tail_test(counts[j], n, p).p_value for j, p in enumerate(law.probs) if 0 < p < 1))
+    return min(
+        1.0, law.vocab * min(tail_test(counts[j], n, p).p_value for j, p in enumerate(law.probs) if 0 < p < 1)
+    )
 
 
 class TestWithoutAMask:

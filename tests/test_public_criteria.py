@@ -118,7 +118,11 @@ class TestEveryRule:
         verdicts = [rule(draws(p, rule.n, rng), p) for _ in range(trials)]
         assert foreseen.passes >= (1 - 1e-9 if trials == 1 else 0.98)
         assert sum(v.passed for v in verdicts) >= stats.binom.ppf(1e-7, trials, min(foreseen.passes, 1 - 1e-9))
-        assert (verdicts[0].n, verdicts[0].threshold) == (foreseen.n, foreseen.threshold) == (rule.n, rule.threshold)
+        assert (
+            (verdicts[0].n, verdicts[0].threshold)
+            == (foreseen.n, foreseen.threshold)
+            == (rule.n, rule.threshold)
+        )
         assert rule.above or 0 <= foreseen.statistic < 1e-9
 
     def test_blatantly_wrong_draws_fail_as_foreseen(self, name: str) -> None:
@@ -166,7 +170,9 @@ class TestArithmetic:
         expected = (f @ self.P) / np.linalg.norm(f) / np.linalg.norm(self.P)
         assert self.judge("flashinfer_cosine", self.COUNTS, self.P) == pytest.approx(expected, rel=1e-12)
         assert math.isnan(self.judge("flashinfer_cosine", np.array([1, 49, 50]), np.array([0.0, 0.5, 0.5])))
-        assert self.judge("flashinfer_cosine", np.array([0, 50, 50]), np.array([0.0, 0.5, 0.5])) == pytest.approx(1.0)
+        assert self.judge(
+            "flashinfer_cosine", np.array([0, 50, 50]), np.array([0.0, 0.5, 0.5])
+        ) == pytest.approx(1.0)
 
     def test_jax_keeps_every_cell(self) -> None:
         expected = stats.chisquare(self.COUNTS, 1000 * self.P).pvalue
@@ -180,7 +186,9 @@ class TestArithmetic:
         expected = stats.chisquare([40, 160, 297, 500, 3], 1000 * np.r_[p[1:], p[0]]).pvalue
         assert self.judge("pytorch_chi_square", self.COUNTS, self.P) == pytest.approx(expected, rel=1e-9)
         impossible = self.judge("pytorch_chi_square", np.array([3, 4, 993]), np.array([0.0, 0.005, 0.995]))
-        assert impossible == pytest.approx(stats.chisquare([993, 7], [995, 5]).pvalue, rel=1e-9)  # hidden in the pool
+        assert impossible == pytest.approx(
+            stats.chisquare([993, 7], [995, 5]).pvalue, rel=1e-9
+        )  # hidden in the pool
         assert self.judge("pytorch_chi_square", np.array([30, 970]), np.array([0.0, 1.0])) == 0.0
         assert math.isnan(
             self.judge("pytorch_chi_square", np.r_[150, np.full(50, 3)], np.r_[0.5, np.full(50, 0.01)])
@@ -272,7 +280,9 @@ class TestBlindSpots:
         q = argmax_law(BF16.round(np.log(p)), jax_bf16(mode), combine="add", score=BF16)
         foreseen = PUBLIC_CRITERIA["jax_chi_square"].forecast(q, np.array(p))
         assert foreseen.passes > 0.95  # a right sampler: 0.99
-        assert PUBLIC_CRITERIA["jax_chi_square"].forecast(np.array(p), np.array(p)).passes == pytest.approx(0.99)
+        assert PUBLIC_CRITERIA["jax_chi_square"].forecast(np.array(p), np.array(p)).passes == pytest.approx(
+            0.99
+        )
         assert PUBLIC_CRITERIA["jax_chi_square"].forecast(q, np.array(p), 100_000_000).passes < 1e-6
 
     def test_jax_tail_of_the_noise_does_not_see_the_atom_at_the_end(self) -> None:
@@ -318,7 +328,9 @@ class TestBlindSpots:
         verdict = rule(draws(p, rule.n, np.random.default_rng(9)), p)
         assert verdict.statistic < 1e-20
         pooled = PUBLIC_CRITERIA["vllm_chi_square"].forecast(p, p, rule.n).passes
-        assert pooled == pytest.approx(stats.chi2.cdf(1 + 10 * math.sqrt(2), 1))  # ten sigmas of one freedom: 1e-4
+        assert pooled == pytest.approx(
+            stats.chi2.cdf(1 + 10 * math.sqrt(2), 1)
+        )  # ten sigmas of one freedom: 1e-4
 
     def test_vllm_streams_pass_nearly_half_shared(self) -> None:
         p = heavy_tail()
@@ -430,7 +442,9 @@ class TestStreams:
         assert apart.statistic == pytest.approx(0.18, abs=0.02)
         assert apart.threshold == pytest.approx(0.1)
         assert not vllm_streams(first, first, p).passed
-        assert vllm_streams(first, np.where(rng.random(20_000) < 0.4, first, second), p).passed  # 40 % shared: not seen
+        assert vllm_streams(
+            first, np.where(rng.random(20_000) < 0.4, first, second), p
+        ).passed  # 40 % shared: not seen
 
     @pytest.mark.parametrize("share", [0.0, 0.3, 0.5])
     def test_forecast_by_enumeration(self, share: float) -> None:

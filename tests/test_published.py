@@ -137,7 +137,9 @@ class TestCeilings:
         else:
             digits = len(str(said).partition(".")[2])
             assert abs(expected - said) <= 0.6 * 10.0**-digits
-            assert abs(ceiling - expected) <= 1.5 * np.spacing(np.float32(expected))  # float32's logarithm: an ulp
+            assert abs(ceiling - expected) <= 1.5 * np.spacing(
+                np.float32(expected)
+            )  # float32's logarithm: an ulp
 
     @pytest.mark.parametrize(
         ("name", "least", "argument"),
@@ -180,7 +182,9 @@ def words_that_matter() -> torch.Tensor:
     """Every 24-bit word near a power of two from either end, and 2^16 others."""
     near = [1 << k for k in range(25)] + [(1 << 24) - (1 << k) for k in range(24)] + [0]
     words = (torch.tensor(near).unsqueeze(1) + torch.arange(-3, 4)).flatten()
-    return torch.cat([words, torch.randint(0, 1 << 24, (1 << 16,), generator=seeded(1))]).clamp(0, (1 << 24) - 1)
+    return torch.cat([words, torch.randint(0, 1 << 24, (1 << 16,), generator=seeded(1))]).clamp(
+        0, (1 << 24) - 1
+    )
 
 
 class TestAgainstTorch:
@@ -264,7 +268,9 @@ class TestAgainstNumpy:
         logits = 3 * torch.randn(1000, generator=seeded(seed))
         probs = torch.softmax(logits.double(), -1).numpy()
         theirs = np.random.default_rng(seed).choice(1000, size=5000, p=probs)
-        np.testing.assert_array_equal(MINE["numpy_choice"].draw(logits, 5000, rng=np.random.default_rng(seed)), theirs)
+        np.testing.assert_array_equal(
+            MINE["numpy_choice"].draw(logits, 5000, rng=np.random.default_rng(seed)), theirs
+        )
 
     def test_choice_divides_by_the_last_sum(self):
         """It changes sums by an ulp, which few draws see: the sums themselves, some of which do not end at 1."""
@@ -301,7 +307,14 @@ def every_decision(sampler: UniformSampler, logits: torch.Tensor) -> np.ndarray:
     return np.bincount(tokens.numpy(), minlength=vocab) / len(combos)
 
 
-ROWS = ([0.0, 0.0, 0.0], [1.5, -0.25, 0.0], [2.0, -INF, 1.0], [0.5, 0.5, -6.0], [-INF, 0.0, -INF], [-INF, 3.0, 3.0])
+ROWS = (
+    [0.0, 0.0, 0.0],
+    [1.5, -0.25, 0.0],
+    [2.0, -INF, 1.0],
+    [0.5, 0.5, -6.0],
+    [-INF, 0.0, -INF],
+    [-INF, 3.0, 3.0],
+)
 
 
 def inverse_exponential(u: torch.Tensor) -> torch.Tensor:
@@ -314,7 +327,9 @@ UNNORMALISED = {"weights": Exponentials(), "rule": Enumerated(overflow=True)}
 
 def toy(format: str, noise_of, combine, *, offset=1.0, tie="first", **options) -> UniformSampler:
     source = ToySource("toy", FORMATS[format], 4, offset)
-    return UniformSampler("toy", "test", "nowhere", Stages.all(format), source, noise_of, combine, tie, **options)
+    return UniformSampler(
+        "toy", "test", "nowhere", Stages.all(format), source, noise_of, combine, tie, **options
+    )
 
 
 class TestLawIsEveryDecision:
@@ -324,7 +339,9 @@ class TestLawIsEveryDecision:
     @staticmethod
     def check(sampler: UniformSampler, rows=ROWS) -> None:
         for logits in map(torch.tensor, rows):
-            np.testing.assert_allclose(sampler.law(logits).probs, every_decision(sampler, logits), rtol=0, atol=1e-12)
+            np.testing.assert_allclose(
+                sampler.law(logits).probs, every_decision(sampler, logits), rtol=0, atol=1e-12
+            )
 
     @pytest.mark.parametrize("offset", [0.0, 1.0])
     @pytest.mark.parametrize(
@@ -347,7 +364,8 @@ class TestLawIsEveryDecision:
     @pytest.mark.parametrize("offset", [0.0, 1.0])
     def test_float64_sums_of_float32_noise(self, offset):
         sampler = replace(
-            toy("fp32", distributions_gumbel, "add", offset=offset), stages=Stages("fp64", "fp32", "fp32", "fp64")
+            toy("fp32", distributions_gumbel, "add", offset=offset),
+            stages=Stages("fp64", "fp32", "fp32", "fp64"),
         )
         self.check(sampler)
         self.check(sampler, [[1e-9, 0.0, -1e-9]])
@@ -366,7 +384,9 @@ class TestLawIsEveryDecision:
     def test_gumbel_softmax_overflows_from_halfway_on(self):
         """65504 + 16.6 rounds to +inf, 65504 + 13.9 does not."""
         sampler = toy("fp16", twelvefold, "add", **GUMBEL_SOFTMAX)
-        assert 13.8 < float(sampler.noise_atoms().values[11]) < 16 < float(sampler.noise_atoms().values[12]) < 16.7
+        assert (
+            13.8 < float(sampler.noise_atoms().values[11]) < 16 < float(sampler.noise_atoms().values[12]) < 16.7
+        )
         self.check(sampler, [[65504.0, 65504.0, 65472.0], [-INF, 65504.0, 0.0]])
 
     def test_gumbel_softmax_in_float32_states_the_rounding_of_its_sum(self):
@@ -378,7 +398,9 @@ class TestLawIsEveryDecision:
         law, first = sampler.law(logits), (sampler.draw(logits, 1 << 16, rng=seeded(17)) == 0).double().mean()
         assert 0.05 < first - law.probs[0] < law.error
         assert sampler.law(logits * 0).error < 1e-5
-        assert sampler.law(logits * 2.0**-14).error == pytest.approx(2 * (2.0**-19 + 2.0**-23 + 2.0**-14), rel=1e-6)
+        assert sampler.law(logits * 2.0**-14).error == pytest.approx(
+            2 * (2.0**-19 + 2.0**-23 + 2.0**-14), rel=1e-6
+        )
 
     @pytest.mark.parametrize("format", ["fp16", "bf16", "fp32"])
     @pytest.mark.parametrize("offset", [0.0, 0.5])
@@ -387,10 +409,16 @@ class TestLawIsEveryDecision:
         self.check(toy(format, exponential, "divide", offset=offset, **UNNORMALISED), rows)
 
     def test_which_of_equals_wins(self):
-        first, last = (every_decision(toy("bf16", gumbel, "add", tie=t), torch.zeros(3)) for t in ("first", "last"))
+        first, last = (
+            every_decision(toy("bf16", gumbel, "add", tie=t), torch.zeros(3)) for t in ("first", "last")
+        )
         assert first[0] > last[0] + 0.05
         np.testing.assert_allclose(first, last[::-1], atol=1e-13)
-        assert [MINE[n].tie for n in ("flashinfer_logits", "tensorflow_gpu", "candle")] == ["last", "last", "first"]
+        assert [MINE[n].tie for n in ("flashinfer_logits", "tensorflow_gpu", "candle")] == [
+            "last",
+            "last",
+            "first",
+        ]
 
     def test_the_shift_of_a_gumbel_moves_its_ceiling_only(self):
         plain, shifted = (
@@ -406,7 +434,9 @@ class TestLawIsEveryDecision:
         sampler = MINE["gidd_fp32"]
         u = TORCH_RAND["fp32"].from_words(torch.arange(1 << 24)).unsqueeze(-1)
         for logits in (row(), torch.tensor([0.0, -3.0, -INF, -15.0, -17.5, -INF])):
-            counts = np.bincount(sampler.decide(logits.unsqueeze(0), u).flatten().numpy(), minlength=len(logits))
+            counts = np.bincount(
+                sampler.decide(logits.unsqueeze(0), u).flatten().numpy(), minlength=len(logits)
+            )
             np.testing.assert_array_equal(np.rint(sampler.law(logits).probs * (1 << 24)), counts)
 
     @pytest.mark.parametrize("name", ["numpy_choice", "tensorflow_cpu", "llama_cpp"])

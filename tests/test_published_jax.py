@@ -62,7 +62,11 @@ class TestWords:
         source, fmt = JAX_LOW[name], FORMATS[name]
         m = fmt.precision - 1
         assert source.bits == m
-        k = np.arange(1 << m) if m < 20 else np.r_[0:5000, (1 << 22) - 9 : (1 << 22) + 9, (1 << 23) - 5000 : 1 << 23]
+        k = (
+            np.arange(1 << m)
+            if m < 20
+            else np.r_[0:5000, (1 << 22) - 9 : (1 << 22) + 9, (1 << 23) - 5000 : 1 << 23]
+        )
         expected = [max(Fraction(2) ** fmt.emin, Fraction(int(i), 1 << m)) for i in k]
         assert [Fraction(u) for u in source.from_words(torch.from_numpy(k)).double().tolist()] == expected
 
@@ -73,7 +77,9 @@ class TestWords:
         assert source.bits == 2 * m
         rng = np.random.default_rng(0)
         scales = rng.integers(0, 1 << (2 * m), 4000) >> rng.integers(0, 2 * m, 4000)
-        words = np.arange(1 << 14) if m == 7 else np.r_[0:3000, scales, (1 << (2 * m)) - 1, (1 << (2 * m - 1)) - 1]
+        words = (
+            np.arange(1 << 14) if m == 7 else np.r_[0:3000, scales, (1 << (2 * m)) - 1, (1 << (2 * m - 1)) - 1]
+        )
         expected = [high_of(int(w), m, fmt.precision, Fraction(2) ** fmt.emin) for w in words]
         assert [Fraction(u) for u in source.from_words(torch.from_numpy(words)).double().tolist()] == expected
 
@@ -83,10 +89,21 @@ class TestWords:
         rng = np.random.default_rng(1)
         shifts = rng.integers(0, 64, 3000).astype(np.uint64)
         words = (rng.integers(0, 1 << 64, 3000, dtype=np.uint64) >> shifts).tolist()
-        words += [(1 << 64) - 1 - w for w in words] + [0, 1, 2, 3, (1 << 63) - 1, 1 << 63, (1 << 63) + 1, (1 << 64) - 1]
+        words += [(1 << 64) - 1 - w for w in words] + [
+            0,
+            1,
+            2,
+            3,
+            (1 << 63) - 1,
+            1 << 63,
+            (1 << 63) + 1,
+            (1 << 64) - 1,
+        ]
         words += [(1 << b) + d for b in range(2, 64) for d in (-1, 0, 1)]
         got = (
-            JAX_HIGHEST.from_words(torch.from_numpy(np.array(words, dtype=np.uint64).view(np.int64))).double().tolist()
+            JAX_HIGHEST.from_words(torch.from_numpy(np.array(words, dtype=np.uint64).view(np.int64)))
+            .double()
+            .tolist()
         )
         for word, e in zip(words, got, strict=True):
             near = min(word, (1 << 64) - word)
@@ -200,7 +217,9 @@ def jax():
 
 
 def dtype_of(jax, name: str):
-    return {"fp32": jax.numpy.float32, "bf16": jax.numpy.bfloat16, "fp16": jax.numpy.float16}[S[name].stages.weights]
+    return {"fp32": jax.numpy.float32, "bf16": jax.numpy.bfloat16, "fp16": jax.numpy.float16}[
+        S[name].stages.weights
+    ]
 
 
 def raw_bits(jax, name: str):
@@ -214,7 +233,9 @@ def words_of(name: str, raw: np.ndarray) -> torch.Tensor:
     m, drop = S[name].source.format.precision - 1, {"fp32": 9, "bf16": 1, "fp16": 6}[S[name].stages.weights]
     if MODE[name] == "highest":
         return torch.from_numpy((raw[0] << 32) | raw[1])
-    return torch.from_numpy(raw[0] >> drop if MODE[name] == "low" else ((raw[0] >> drop) << m) | (raw[1] >> drop))
+    return torch.from_numpy(
+        raw[0] >> drop if MODE[name] == "low" else ((raw[0] >> drop) << m) | (raw[1] >> drop)
+    )
 
 
 def library_noise(jax, name: str, raw: np.ndarray) -> np.ndarray:
@@ -286,8 +307,12 @@ class TestAgainstJax:
     def test_fine_float32_at_every_scale(self, jax, name):
         """Words with 0 to 63 leading zeros or ones: within 2 ulp of max(|G|, 1), and equal for nearly all."""
         rng = np.random.default_rng(2)
-        words = rng.integers(0, 1 << 64, 1 << 19, dtype=np.uint64) >> rng.integers(0, 64, 1 << 19).astype(np.uint64)
-        words = np.concatenate([words, ~words, np.arange(4096, dtype=np.uint64), ~np.arange(4096, dtype=np.uint64)])
+        words = rng.integers(0, 1 << 64, 1 << 19, dtype=np.uint64) >> rng.integers(0, 64, 1 << 19).astype(
+            np.uint64
+        )
+        words = np.concatenate(
+            [words, ~words, np.arange(4096, dtype=np.uint64), ~np.arange(4096, dtype=np.uint64)]
+        )
         raw = np.stack([words >> np.uint64(32), words & np.uint64(0xFFFFFFFF)]).astype(np.int64)
         if name == "jax_high_fp32":  # its words are the top 23 bits of each half
             raw[1, -8192:] = np.tile(np.arange(4096) << 9, 2)
@@ -322,7 +347,9 @@ class TestAgainstJax:
         heads = sum(
             int(
                 (
-                    jax.random.categorical(key, jax.numpy.asarray(logits).astype("bfloat16"), shape=(250,), mode="high")
+                    jax.random.categorical(
+                        key, jax.numpy.asarray(logits).astype("bfloat16"), shape=(250,), mode="high"
+                    )
                     == 0
                 ).sum()
             )

@@ -58,9 +58,12 @@ class TestRoundedWords:
     @pytest.mark.parametrize(("bits", "precision"), [(5, 5), (6, 5), (9, 5), (13, 8), (15, 11)])
     def test_every_word_of_a_small_format(self, bits, precision, centred):
         words = np.arange(1 << bits) + (0.5 if centred else 0.0)
-        small = FloatFormat("small", precision, -60, math.inf)  # rounds by frexp and rint, not by these integers
+        small = FloatFormat(
+            "small", precision, -60, math.inf
+        )  # rounds by frexp and rint, not by these integers
         values, counts = (
-            np.concatenate(c) for c in zip(*rounded_words(bits, centred=centred, precision=precision), strict=True)
+            np.concatenate(c)
+            for c in zip(*rounded_words(bits, centred=centred, precision=precision), strict=True)
         )
         expected = np.unique(small.round(words), return_counts=True)
         np.testing.assert_array_equal(values, expected[0])
@@ -74,7 +77,9 @@ class TestRoundedWords:
         """Windows of 2^14 words, each word rounded by NumPy, against the counts; and all words are counted
         once."""
         rng = np.random.default_rng(0)
-        starts = np.r_[0, [(1 << k) - 8192 for k in range(15, bits + 1)], rng.integers(0, (1 << bits) - 16384, 40)]
+        starts = np.r_[
+            0, [(1 << k) - 8192 for k in range(15, bits + 1)], rng.integers(0, (1 << bits) - 16384, 40)
+        ]
         starts[starts > (1 << bits) - 16384] = (1 << bits) - 16384
         windows = []
         for start in np.unique(starts):
@@ -273,7 +278,13 @@ class TestMurmur:
     @pytest.mark.parametrize(
         ("seed", "position", "hashes", "u", "noise"),
         [
-            (0, 0, (0x8134CDF8, 0x990201, 0x907177D2, 0x3F84409F), "0x1.02699cp-1", (0.35294497, 6.0586972, 0.1855541)),
+            (
+                0,
+                0,
+                (0x8134CDF8, 0x990201, 0x907177D2, 0x3F84409F),
+                "0x1.02699cp-1",
+                (0.35294497, 6.0586972, 0.1855541),
+            ),
             (
                 1,
                 2,
@@ -366,7 +377,11 @@ class TestTables:
         log, log1p = mpmath.log, mpmath.log1p
         ulp = 2.0**-19
         assert S["tl_rand"].ceiling == pytest.approx(float(-log(-log1p(-(mpmath.mpf(2) ** -24)))), abs=ulp)
-        for name, u in (("tl_rand_flipped", TL_RAND.floor), ("vllm_64bit", 2.0**-64), ("vllm_murmur32", 2.0**-33)):
+        for name, u in (
+            ("tl_rand_flipped", TL_RAND.floor),
+            ("vllm_64bit", 2.0**-64),
+            ("vllm_murmur32", 2.0**-33),
+        ):
             assert S[name].ceiling == pytest.approx(float(-log(-log1p(-mpmath.mpf(u)))), abs=2 * ulp)
         assert S["sglang_seeded_clamped"].ceiling == pytest.approx(32 * math.log(2), abs=1e-14)
 
@@ -413,7 +428,15 @@ class TestFlipped:
 
     @pytest.mark.parametrize(
         ("gap", "expected"),
-        [(16, 1.00205), (18, 1.01444), (19, 1.03550), (20, 1.07152), (20.5, 1.08194), (21, 1.05648), (22, 0.70188)],
+        [
+            (16, 1.00205),
+            (18, 1.01444),
+            (19, 1.03550),
+            (20, 1.07152),
+            (20.5, 1.08194),
+            (21, 1.05648),
+            (22, 0.70188),
+        ],
     )
     def test_draws_too_much_of_the_tail(self, gap, expected):
         """Both 0 and 1 are raised to 2^-31: E has weight 2 there, then 1 at each k 2^-31. Its law, of 38

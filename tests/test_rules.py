@@ -77,7 +77,9 @@ def overridden(cls: type, parent: type) -> Iterator[str]:
 def uses_of_super(source: str) -> int:
     """Methods asked of ``super()``; the constructor of a class of torch's is none."""
     asked = [
-        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute) and node.attr != "__init__"
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and node.attr != "__init__"
     ]
     callees = [node.value.func for node in asked if isinstance(node.value, ast.Call)]
     return sum(isinstance(function, ast.Name) and function.id == "super" for function in callees)
@@ -220,7 +222,9 @@ class TestNanRows:
 
     def test_what_the_published_recipe_cannot_draw_is_zero(self):
         """A gap of 1e4 is past every float16 Gumbel value; token 0 alone has the rows with E = 0."""
-        law = SAMPLERS["torch_gumbel_softmax_fp16"].law(torch.tensor([0.0, -1.0e4, -0.5, -INF, -3.0, -1.0e4, 1.0]))
+        law = SAMPLERS["torch_gumbel_softmax_fp16"].law(
+            torch.tensor([0.0, -1.0e4, -0.5, -INF, -3.0, -1.0e4, 1.0])
+        )
         assert law.unreachable.tolist() == [1, 3, 5]
         assert law.probs.sum() == pytest.approx(1, abs=1e-12)
 
@@ -243,7 +247,9 @@ class TestEnumerated:
 
     def test_with_tolerance_reaches_inner_rules_and_leaves_other_samplers(self):
         assert Truncated(Enumerated(), 3.0).with_tolerance(1e-3, 1e-2) == Truncated(Enumerated(1e-3, 1e-2), 3.0)
-        assert Overflowing(WithinBound(0.1, 0.1)).with_tolerance(1e-3, 1e-2) == Overflowing(WithinBound(0.1, 0.1))
+        assert Overflowing(WithinBound(0.1, 0.1)).with_tolerance(1e-3, 1e-2) == Overflowing(
+            WithinBound(0.1, 0.1)
+        )
         race = SAMPLERS["d1_bf16"]
         assert with_tolerance(race, 1e-3, 1e-2) == replace(race, rule=Enumerated(1e-3, 1e-2, overflow=True))
         assert with_tolerance(SAMPLERS["inverse_cdf_fp32"], 1e-3, 1e-2) is SAMPLERS["inverse_cdf_fp32"]
@@ -286,16 +292,21 @@ class TestWithinBound:
             "torch_gumbel_softmax_cpu_fp32": 3 * 2.0**-46 + 2 * (2.0**-19 + 2.0**-23 + 2.0**-20),
             "torch_multinomial_fp32": 3 * 2.0**-52 + 5 * 2.0**-24,
         }.items():
-            assert SAMPLERS[name].law(torch.tensor([0.0, -1.0, -3.0])).error == pytest.approx(expected, rel=1e-12)
+            assert SAMPLERS[name].law(torch.tensor([0.0, -1.0, -3.0])).error == pytest.approx(
+                expected, rel=1e-12
+            )
 
 
 class TestCeilings:
     @pytest.mark.parametrize("combine", ["add", "divide", "multiply", "ratio"])
     def test_one_race_has_one_ceiling_however_it_is_written(self, combine):
         """float32 u ends at 1 - 2^-24: E = 2^-24 to a float32 rounding or two."""
-        noise_of = {"add": gumbel, "divide": exponential, "multiply": inverse_exponential, "ratio": exponential}[
-            combine
-        ]
+        noise_of = {
+            "add": gumbel,
+            "divide": exponential,
+            "multiply": inverse_exponential,
+            "ratio": exponential,
+        }[combine]
         sampler = UniformSampler("toy", "t", "n", Stages.all("fp32"), TORCH_RAND["fp32"], noise_of, combine)
         assert sampler.ceiling == pytest.approx(24 * math.log(2), abs=2e-6)
 
@@ -324,7 +335,9 @@ class TestChunks:
             calls.append([next(counter) for _ in range(count * len(part))])
             return torch.tensor(calls[-1]).reshape(count, len(part))
 
-        out = chunks.draw_in_chunks(decide, torch.zeros(3, 5), 3, values_per_row=10, rows_outermost=rows_outermost)
+        out = chunks.draw_in_chunks(
+            decide, torch.zeros(3, 5), 3, values_per_row=10, rows_outermost=rows_outermost
+        )
         assert calls == expected
         assert out.tolist() == (
             [[0, 1, 6], [2, 3, 7], [4, 5, 8]] if rows_outermost else [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
@@ -334,7 +347,9 @@ class TestChunks:
 class TestWeights:
     def test_formulas(self):
         logits = torch.tensor([[0.0, 1.0, -INF]])
-        cast, softmax, exp = (w.of(logits, format="fp32", sampler="mine") for w in (Cast(), Softmax(), Exponentials()))
+        cast, softmax, exp = (
+            w.of(logits, format="fp32", sampler="mine") for w in (Cast(), Softmax(), Exponentials())
+        )
         assert torch.equal(cast, logits)
         np.testing.assert_allclose(softmax[0], target_law(logits[0].numpy()).probs, atol=1e-7)
         np.testing.assert_allclose(exp[0], [1.0, math.e, 0.0], rtol=1e-7)
@@ -361,7 +376,9 @@ class TestEmulated:
         elsewhere = Elsewhere("elsewhere", FP16, 1, (0.25, 0.5), (1, 1))
         assert emulated_arithmetic(elsewhere, "cpu") == elsewhere.emulated
         assert emulated_arithmetic(elsewhere, "cuda") == elsewhere.emulated
-        assert emulated_arithmetic(RARE_ZERO, "rocm") == "rocm's arithmetic, emulated with torch's on this machine"
+        assert (
+            emulated_arithmetic(RARE_ZERO, "rocm") == "rocm's arithmetic, emulated with torch's on this machine"
+        )
         for home in ("cpu", "numpy"):
             assert emulated_arithmetic(RARE_ZERO, home) is None
 
@@ -381,7 +398,14 @@ class TestEmulated:
     def test_no_recipe_of_another_machine_is_exact_or_certified(self):
         """The cheap ones; the contract asks all."""
         logits = torch.tensor([0.0, -1.0])
-        for name in ("jax_low_bf16", "jax_highest_fp32", "tensorflow_cpu", "llama_cpp", "vllm_64bit", "sglang_seeded"):
+        for name in (
+            "jax_low_bf16",
+            "jax_highest_fp32",
+            "tensorflow_cpu",
+            "llama_cpp",
+            "vllm_64bit",
+            "sglang_seeded",
+        ):
             assert SAMPLERS[name].law(logits).guarantee is Guarantee.EMULATED
         numpy_choice = SAMPLERS["numpy_choice"]
         assert isinstance(numpy_choice, InverseCDF)

@@ -60,15 +60,20 @@ class TestEverySampler(SamplerContract):
 class TestTheTable:
     def test_names_are_the_samplers_own(self):
         assert all(name == sampler.name for name, sampler in SAMPLERS.items())
-        assert {"gumbel_max_fp32", "exponential_race_fp32", "mdlm_fp32", "llada_fp64", "torch_multinomial_fp32"} <= set(
-            SAMPLERS
-        )
+        assert {
+            "gumbel_max_fp32",
+            "exponential_race_fp32",
+            "mdlm_fp32",
+            "llada_fp64",
+            "torch_multinomial_fp32",
+        } <= set(SAMPLERS)
 
     def test_the_front_door(self):
         assert precision_lab.SAMPLERS is SAMPLERS
         logits = [0.0, -1.0, -INF]
         np.testing.assert_array_equal(
-            precision_lab.law("gumbel_max_bf16", logits).probs, SAMPLERS["gumbel_max_bf16"].law(np.array(logits)).probs
+            precision_lab.law("gumbel_max_bf16", logits).probs,
+            SAMPLERS["gumbel_max_bf16"].law(np.array(logits)).probs,
         )
         with pytest.raises(AttributeError):
             _ = precision_lab.nonsense
@@ -115,7 +120,10 @@ class TestTheInstrument:
         """200 sets of draws; a false failure has probability 1e-6 each."""
         law, rng = self.law(), np.random.default_rng(12)
         for _ in range(200):
-            assert rejected(rng.multinomial(SamplerContract.DRAWS, self.scaled(law, np.array([0]), 1.0)), law) == []
+            assert (
+                rejected(rng.multinomial(SamplerContract.DRAWS, self.scaled(law, np.array([0]), 1.0)), law)
+                == []
+            )
 
     def test_keeps_its_level(self):
         """At level 0.1 a right law is rejected in at most 0.1 of 2000 sets: 0.1 + 6 standard deviations is
@@ -170,7 +178,11 @@ def every_decision(sampler: UniformSampler, logits: torch.Tensor, bits: int) -> 
     return np.bincount(tokens.numpy(), minlength=vocab) / len(combos)
 
 
-RECIPES = {"gumbel": (gumbel, "add"), "race": (exponential, "divide"), "guarded": (guarded_exponential, "divide")}
+RECIPES = {
+    "gumbel": (gumbel, "add"),
+    "race": (exponential, "divide"),
+    "guarded": (guarded_exponential, "divide"),
+}
 
 
 class TestLawIsEveryDecision:
@@ -188,7 +200,9 @@ class TestLawIsEveryDecision:
         source = ToySource("toy", FORMATS[format], 4, offset)
         toy = UniformSampler("toy", "test", "nowhere", Stages.all(format), source, noise_of, combine, tie)
         for logits in map(torch.tensor, self.ROWS):
-            np.testing.assert_allclose(toy.law(logits).probs, every_decision(toy, logits, 4), rtol=0, atol=1e-12)
+            np.testing.assert_allclose(
+                toy.law(logits).probs, every_decision(toy, logits, 4), rtol=0, atol=1e-12
+            )
 
     def test_the_tie_rule_matters_here(self):
         source = ToySource("toy", BF16, 4)
@@ -210,7 +224,9 @@ class TestLawIsEveryDecision:
             tokens = sampler.decide(logits.reshape(1, -1), u)
             counts = np.bincount(tokens.flatten().numpy(), minlength=logits.shape[-1])
             with np.errstate(divide="ignore"):
-                np.testing.assert_array_equal(sampler.law(logits.flatten()).log_probs, np.log(counts / (1 << 24)))
+                np.testing.assert_array_equal(
+                    sampler.law(logits.flatten()).log_probs, np.log(counts / (1 << 24))
+                )
 
     def test_inverse_cdf_in_float64_counts_its_grid(self):
         """At every sum c: the last word below c takes the token, the first at or above it the next."""
@@ -326,7 +342,8 @@ class TestNoiseTables:
         sampler = SAMPLERS[name]
         fmt = FORMATS[sampler.stages.noise]
         independent = ceiling_of(
-            1 - 2.0**-24 if name.endswith("truncated") else fmt.largest_below_one, 1e-10 if name == "mdlm_fp32" else 0.0
+            1 - 2.0**-24 if name.endswith("truncated") else fmt.largest_below_one,
+            1e-10 if name == "mdlm_fp32" else 0.0,
         )
         ulp = 2.0 ** (1 - fmt.precision + math.floor(math.log2(expected)))
         assert sampler.ceiling == pytest.approx(expected, abs=6e-5)
@@ -370,7 +387,10 @@ class TestFineLaws:
 
     def test_the_truncated_control_stretches_a_deep_tail(self):
         logits = torch.tensor([0.0, -14.0, -16.0, -30.0])
-        law, target = SAMPLERS["gumbel_max_fp64_truncated"].law(logits), target_law(logits.numpy().astype(np.float64))
+        law, target = (
+            SAMPLERS["gumbel_max_fp64_truncated"].law(logits),
+            target_law(logits.numpy().astype(np.float64)),
+        )
         ratio = law.probs[1:] / target.probs[1:]
         assert 1 > ratio[0] > ratio[1] > ratio[2]
         assert ratio[2] < 1e-4
@@ -382,7 +402,10 @@ class TestFineLaws:
 
 class TestLlada:
     def test_overflow_is_refused(self):
-        for ask in (SAMPLERS["llada_fp64"].law, lambda logits: SAMPLERS["llada_fp64"].draw(logits, 2, rng=seeded(0))):
+        for ask in (
+            SAMPLERS["llada_fp64"].law,
+            lambda logits: SAMPLERS["llada_fp64"].draw(logits, 2, rng=seeded(0)),
+        ):
             with pytest.raises(
                 InputError, match=r"1000 for llada_fp64; expected -658 to 709.8 .* subtract the largest logit"
             ):
@@ -390,7 +413,10 @@ class TestLlada:
 
     def test_underflow_of_all_is_refused(self):
         """exp(-1000) is 0, every score is 0, and the first token would always be drawn."""
-        for ask in (SAMPLERS["llada_fp64"].law, lambda logits: SAMPLERS["llada_fp64"].draw(logits, 2, rng=seeded(0))):
+        for ask in (
+            SAMPLERS["llada_fp64"].law,
+            lambda logits: SAMPLERS["llada_fp64"].draw(logits, 2, rng=seeded(0)),
+        ):
             with pytest.raises(InputError, match=r"from -999.5 to -999.5 for llada_fp64"):
                 ask(torch.tensor([-1000.0, -999.5]))
 
@@ -445,13 +471,14 @@ class TestTorchMultinomial:
 
     @pytest.mark.parametrize("vocab", [10, 2000])
     def test_float16_draws_dead_tokens(self, vocab):
-        """SAMPLERS.md, defect 4: each dead token has E = 0, so 0/0, with probability 2^-25; the first NaN wins.
-        """
+        """SAMPLERS.md, defect 4: each dead token has E = 0, so 0/0, with probability 2^-25; the first NaN wins."""
         logits = torch.full((vocab,), -INF)
         logits[vocab // 2] = 0.0
         law = SAMPLERS["torch_multinomial_fp16"].law(logits)
         dead = np.delete(law.probs, vocab // 2)
-        zero = 2.0**-25 * (1 + 2.0**-24)  # the boundary: float32 rounds what is within half an ulp of 2^-25 to it
+        zero = 2.0**-25 * (
+            1 + 2.0**-24
+        )  # the boundary: float32 rounds what is within half an ulp of 2^-25 to it
         np.testing.assert_allclose(dead, zero * (1 - zero) ** np.arange(vocab - 1), rtol=1e-6)
 
     def test_zero_one_hot_in_bfloat16_and_float32_is_safe(self):
@@ -480,13 +507,14 @@ class TestTorchMultinomial:
         """torch takes the other path for one draw."""
         sampler = SAMPLERS["torch_multinomial_replacement_fp32"]
         flat = torch.zeros(1000)
-        assert sampler.draw(flat, 1, rng=seeded(23)).tolist() == sampler.draw(flat, 2, rng=seeded(23))[:1].tolist()
+        assert (
+            sampler.draw(flat, 1, rng=seeded(23)).tolist() == sampler.draw(flat, 2, rng=seeded(23))[:1].tolist()
+        )
 
 
 class TestInverseCdf:
     def test_tokens_below_the_resolution_are_unreachable(self):
-        """float16: sums near 1 are 2^-11 apart, so tokens of 2^-13 after a head of 1/2 are absorbed or doubled.
-        """
+        """float16: sums near 1 are 2^-11 apart, so tokens of 2^-13 after a head of 1/2 are absorbed or doubled."""
         logits = torch.log(torch.tensor([0.5, *[2.0**-13] * 64, 0.5 - 64 * 2.0**-13]))
         law = SAMPLERS["inverse_cdf_fp16"].law(logits)
         assert 30 <= len(law.unreachable) <= 63
@@ -580,7 +608,9 @@ class TestPlainFunctions:
 
     def test_its_law_is_that_of_what_it_calls(self):
         law = resolve(honest).law(row())
-        np.testing.assert_array_equal(law.probs, SAMPLERS["torch_multinomial_replacement_fp32"].law(row()).probs)
+        np.testing.assert_array_equal(
+            law.probs, SAMPLERS["torch_multinomial_replacement_fp32"].law(row()).probs
+        )
         assert "read from honest" in law.how
 
     def test_the_law_of_one_that_draws_nothing_is_refused(self):
@@ -649,7 +679,11 @@ class TestResolve:
             ("f = 1", "f", "no function 'f' in"),
             ("raise RuntimeError('broken on purpose')", "f", "RuntimeError: broken on purpose"),
             ("def f(:", "f", "SyntaxError"),
-            ("import no_such_module_at_all", "f", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
+            (
+                "import no_such_module_at_all",
+                "f",
+                "ModuleNotFoundError: No module named 'no_such_module_at_all'",
+            ),
         ],
     )
     def test_a_bad_file_is_explained(self, tmp_path, source, name, said):
@@ -659,12 +693,16 @@ class TestResolve:
         with pytest.raises(InputError, match=said):
             resolve(f"{path}:{name}")
 
-    @pytest.mark.parametrize("spec", ["no_such_module_at_all:f", "precision_lab.samplers:nothing", ":f", "json:"])
+    @pytest.mark.parametrize(
+        "spec", ["no_such_module_at_all:f", "precision_lab.samplers:nothing", ":f", "json:"]
+    )
     def test_a_bad_module_is_explained(self, spec):
         with pytest.raises(InputError, match=r"code that imports|no function"):
             resolve(spec)
 
-    @pytest.mark.parametrize("value", ["precision_lab.samplers.published.llada:LLADA_FP64", "test_samplers:honest"])
+    @pytest.mark.parametrize(
+        "value", ["precision_lab.samplers.published.llada:LLADA_FP64", "test_samplers:honest"]
+    )
     def test_an_entry_point(self, monkeypatch, value):
         entry = precision_lab_entry("theirs", value)
         asked = []

@@ -32,7 +32,9 @@ class TestSchedules:
 
     @given(t=st.floats(1e-6, 1))
     def test_time_inverts(self, schedule, t):
-        assert schedule.masked(schedule.time(schedule.masked(t))) == pytest.approx(schedule.masked(t), rel=1e-13)
+        assert schedule.masked(schedule.time(schedule.masked(t))) == pytest.approx(
+            schedule.masked(t), rel=1e-13
+        )
 
     @given(t=st.floats(1e-6, 1.0), step=st.floats(1e-9, 1.0))
     def test_unmask_has_no_cancellation(self, schedule, t, step):

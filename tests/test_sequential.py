@@ -62,7 +62,10 @@ class TestEProcess:
         process = EProcess(law(*THIRDS), [law(*TILTED), law(*FLAT)], [0.75, 0.25])
         e = [Fraction(1), Fraction(1)]
         for count, token in enumerate(tokens, 1):
-            e = [x * (THIRDS[token] + q[token]) / 2 / THIRDS[token] for x, q in zip(e, (TILTED, FLAT), strict=True)]
+            e = [
+                x * (THIRDS[token] + q[token]) / 2 / THIRDS[token]
+                for x, q in zip(e, (TILTED, FLAT), strict=True)
+            ]
             process.update([token])
             expected = sum(w * x for w, x in zip(weights, e, strict=True))
             assert math.exp(process.log_e) == pytest.approx(float(expected), rel=1e-13)
@@ -209,7 +212,12 @@ class TestAlternatives:
 
 class TestLedger:
     def process(self, **changes: object) -> EProcess:
-        parts = {"null": P, "alternatives": [Q, tempered_law(P, 0.9)], "weights": [0.5, 0.5], "bet": 0.5} | changes
+        parts = {
+            "null": P,
+            "alternatives": [Q, tempered_law(P, 0.9)],
+            "weights": [0.5, 0.5],
+            "bet": 0.5,
+        } | changes
         return EProcess(parts["null"], parts["alternatives"], parts["weights"], bet=parts["bet"])  # type: ignore[arg-type]
 
     def filled(self, folder: Path) -> Path:
@@ -327,7 +335,9 @@ BAD: dict[str, Callable[[Path], object]] = {
     "token beyond the vocabulary": lambda _: EProcess(P, [Q]).update([200]),
     "float tokens": lambda _: EProcess(P, [Q]).update([0.5]),
     "no tokens": lambda _: EProcess(P, [Q]).update([]),
-    "counts of another vocabulary": lambda _: EProcess(P, [Q]).update(draws(zipf(3), 5, np.random.default_rng(0))),
+    "counts of another vocabulary": lambda _: EProcess(P, [Q]).update(
+        draws(zipf(3), 5, np.random.default_rng(0))
+    ),
     "false fail 0": lambda _: EProcess(P, [Q]).rejected(0.0),
     "truth of another vocabulary": lambda _: EProcess(P, [Q]).growth(zipf(3)),
     "a truth on which no bet gains": lambda _: EProcess(P, [Q]).draws_needed(P),
@@ -335,8 +345,12 @@ BAD: dict[str, Callable[[Path], object]] = {
     "a path for a name": lambda folder: Ledger(folder, "../up", "c"),
     "an empty code": lambda folder: Ledger(folder, "s", ""),
     "resumed with draws": lambda folder: Ledger(folder, "s", "c").resume(EProcess(P, [Q]).update([1])),
-    "recorded without resuming": lambda folder: Ledger(folder, "s", "c").record(EProcess(P, [Q]).update([1]), "a"),
-    "no new draws": lambda folder: (ledger := Ledger(folder, "s", "c")).record(ledger.resume(EProcess(P, [Q])), "a"),
+    "recorded without resuming": lambda folder: Ledger(folder, "s", "c").record(
+        EProcess(P, [Q]).update([1]), "a"
+    ),
+    "no new draws": lambda folder: (ledger := Ledger(folder, "s", "c")).record(
+        ledger.resume(EProcess(P, [Q])), "a"
+    ),
 }
 
 
@@ -371,5 +385,7 @@ def test_power_at_draws_needed() -> None:
     """2,000 biased samplers at false fail and false pass 1e-2: at least 0.99 rejected but for a false fail of 1e-8."""
     rng, process = np.random.default_rng(6), EProcess(P, [Q, tempered_law(P, 0.9)])
     n = process.draws_needed(Q, 1e-2, 1e-2)
-    rejected = sum(EProcess(P, process.alternatives).update(draws(Q, n, rng)).rejected(1e-2) for _ in range(2000))
+    rejected = sum(
+        EProcess(P, process.alternatives).update(draws(Q, n, rng)).rejected(1e-2) for _ in range(2000)
+    )
     assert rejected >= stats.binom.ppf(1e-8, 2000, 0.99)

@@ -97,7 +97,9 @@ LAYERS, WIDTH, HEADS, KV, INNER = 2, 64, 4, 2, 96
 SIZE = WIDTH // HEADS
 # The tokenizer's alphabet: the byte-level letters of all bytes but 4 (the real one lacks some too), after one control.
 BYTES = [b for b in range(256) if chr(b).isprintable() and b not in (32, 173)]
-LETTER = {b: chr(b) for b in BYTES} | {b: chr(256 + i) for i, b in enumerate(x for x in range(256) if x not in BYTES)}
+LETTER = {b: chr(b) for b in BYTES} | {
+    b: chr(256 + i) for i, b in enumerate(x for x in range(256) if x not in BYTES)
+}
 TOKENS = ["<|endoftext|>"] + [LETTER[b] for b in range(256) if b != 4] + ["he", "Ġhe", "12"]
 MERGES = ["h e", "Ġ he", "1 2"]
 METADATA = {
@@ -230,7 +232,9 @@ class TestContainer:
         metadata |= {
             f"array {kind}": struct.pack(f"<IIQ2{code}", ARRAY, kind, 2, 1, 0) for kind, code in numbers.items()
         }
-        found = parse(write(metadata | {"text": "Ġ\0é", "texts": ["", "b"], "none": [], "flag": True}, {})).metadata
+        found = parse(
+            write(metadata | {"text": "Ġ\0é", "texts": ["", "b"], "none": [], "flag": True}, {})
+        ).metadata
         assert all(found[f"scalar {kind}"] == 1 for kind in numbers)
         assert all(found[f"array {kind}"].tolist() == [1, 0] for kind in numbers)
         assert (found["text"], found["texts"], found["flag"]) == ("Ġ\0é", ["", "b"], True)
@@ -290,7 +294,10 @@ MALFORMED = {
     "key twice": (b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + 2 * (text("k") + typed(1)), "'k' twice"),
     "alignment 0": (write({"general.alignment": 0}, {}), "general.alignment = 0"),
     "alignment text": (write({"general.alignment": "32"}, {}), "general.alignment = '32'"),
-    "alignment beyond": (write({"general.alignment": 2**31}, raw_tensor((32,))), "tensor 'w' at bytes 2147483648"),
+    "alignment beyond": (
+        write({"general.alignment": 2**31}, raw_tensor((32,))),
+        "tensor 'w' at bytes 2147483648",
+    ),
     "tensor type": (write({}, raw_tensor((32,), F16)), "tensor type 1 .* Q4_1"),
     "no axes": (write({}, raw_tensor(())), "a tensor of 0 axes"),
     "many axes": (write({}, {"w": ((1, 1, 1, 1, 1), F32, bytes(4))}), "a tensor of 5 axes"),
@@ -300,7 +307,10 @@ MALFORMED = {
     "past the end": (write({}, raw_tensor((33,))), "tensor 'w' at bytes"),
     "offset beyond": (write({}, raw_tensor((32,)), offsets={"w": 2**63}), "tensor 'w' at bytes 9223"),
     "offset misaligned": (write({}, raw_tensor((8,)), offsets={"w": 4}), "aligned tensors"),
-    "overlap": (write({}, raw_tensor((32,)) | {"v": ((8,), F32, b"")}, offsets={"v": 0}), "tensor '[vw]' at bytes"),
+    "overlap": (
+        write({}, raw_tensor((32,)) | {"v": ((8,), F32, b"")}, offsets={"v": 0}),
+        "tensor '[vw]' at bytes",
+    ),
 }
 WRONG_MODEL = {
     "architecture": ({"general.architecture": "gpt2"}, {}, "architecture 'gpt2'"),
@@ -317,7 +327,11 @@ WRONG_MODEL = {
     "one layer more": ({"llama.block_count": 3}, {}, "no tensor blk.2.attn_norm.weight"),
     "one layer fewer": ({"llama.block_count": 1}, {}, "the tensor 'blk.1.attn_k.weight'"),
     "untied head": ({}, {"output.weight": ((1, 64), F32, bytes(256))}, "the tensor 'output.weight'.*tied"),
-    "transposed": ({}, {"blk.1.ffn_up.weight": ((64, 96), F32, bytes(64 * 96 * 4))}, r"blk.1.ffn_up.weight \(64, 96\)"),
+    "transposed": (
+        {},
+        {"blk.1.ffn_up.weight": ((64, 96), F32, bytes(64 * 96 * 4))},
+        r"blk.1.ffn_up.weight \(64, 96\)",
+    ),
 } | {name: ({name: 2**32 - 64}, {}, "token_embd|blk.0|blk.2|rotated") for name in SHAPE_NAMES}
 WRONG_TOKENIZER = {
     "kind": ({"tokenizer.ggml.model": "llama"}, "of kind"),
@@ -510,9 +524,13 @@ class TestTheRealModel:
         model, words = smollm2.load()
         assert (model.config.layers, model.config.width, model.config.vocab) == (30, 576, 49_152)
         assert sum(p.numel() for p in model.parameters()) == 134_515_008
-        sentence = "Paris is the capital and most populous city of France. It lies on the river Seine, in the north."
+        sentence = (
+            "Paris is the capital and most populous city of France. It lies on the river Seine, in the north."
+        )
         shuffled = " ".join(sorted(sentence.split(), key=lambda word: word[::-1]))
-        good, bad = (cross_entropy(model, torch.tensor([words.encode(s).ids])).item() for s in (sentence, shuffled))
+        good, bad = (
+            cross_entropy(model, torch.tensor([words.encode(s).ids])).item() for s in (sentence, shuffled)
+        )
         assert good < 3
         assert bad > good + 2
         ids = words.encode("The capital of France is").ids

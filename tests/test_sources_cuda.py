@@ -237,7 +237,8 @@ class TestTorchOnCuda:
         near = ((np.arange(257) << 24)[:, None] + np.arange(-300, 300)).clip(0, TOTAL - 1)
         bins = np.floor(CURAND.from_words(torch.from_numpy(near)).numpy() * np.float32(256))
         first = [
-            int(w[b >= k][0]) if (b >= k).any() else TOTAL for k, (w, b) in enumerate(zip(near, bins, strict=True))
+            int(w[b >= k][0]) if (b >= k).any() else TOTAL
+            for k, (w, b) in enumerate(zip(near, bins, strict=True))
         ]
         expected = np.zeros(7, dtype=np.int64)
         np.add.at(expected, np.arange(257) % 7, np.diff([*first, TOTAL]))
@@ -337,7 +338,9 @@ class TestLibraries:
         trick = ((np.uint32(127) << 23) | mantissa).view(np.float32) - np.float32(1)
         for source in (TENSORFLOW_FP32, RUST_RAND_FP32):
             assert (source.bits, source.centred) == (23, False)
-            np.testing.assert_array_equal(source.from_words(torch.from_numpy(mantissa.astype(np.int32))).numpy(), trick)
+            np.testing.assert_array_equal(
+                source.from_words(torch.from_numpy(mantissa.astype(np.int32))).numpy(), trick
+            )
 
     def test_tensorflow_float64(self):
         mantissa = np.random.default_rng(1).integers(0, 1 << 52, size=1000, dtype=np.uint64)
@@ -360,7 +363,9 @@ class TestLibraries:
     @pytest.mark.parametrize("source", [NUMPY_FP32, NUMPY_FP64], ids=lambda s: s.name)
     def test_numpy_draws_with_its_own_generator(self, source):
         ours = source.draw((3, 4), rng=np.random.default_rng(2))
-        theirs = np.random.default_rng(2).random((3, 4), dtype=np.float32 if source is NUMPY_FP32 else np.float64)
+        theirs = np.random.default_rng(2).random(
+            (3, 4), dtype=np.float32 if source is NUMPY_FP32 else np.float64
+        )
         np.testing.assert_array_equal(ours.numpy(), theirs)
         u = source.draw((5,), rng=seeded(1))
         assert (u.dtype, u.shape) == (source.dtype, (5,))

@@ -95,7 +95,9 @@ class TestEstimate:
         for _ in range(repeats):
             values = rng.normal(0, 1, 40)
             inside = np.repeat(values, 5)
-            covered += cluster_bootstrap(lambda at, v=values: v[at].mean(), 40, rng=rng, resamples=200).contains(0)
+            covered += cluster_bootstrap(
+                lambda at, v=values: v[at].mean(), 40, rng=rng, resamples=200
+            ).contains(0)
             naive = inside[rng.integers(0, 200, (200, 200))].mean(axis=1)
             control += bool(np.quantile(naive, 0.025) <= 0 <= np.quantile(naive, 0.975))
         low, high = coverage_ends(repeats, 0.90, 0.97, 1e-7)
@@ -149,8 +151,12 @@ class TestEstimate:
         # (one sd), allowed 0.35: false fail 1e-9. Sees percentile and basic intervals, whose upper ends are
         # 0.7 and 1.3 off.
         values = np.random.default_rng(4).lognormal(0, 1.2, 25)
-        ours = cluster_bootstrap(lambda at: values[at].mean(), 25, rng=np.random.default_rng(5), resamples=20_000)
-        theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(6))
+        ours = cluster_bootstrap(
+            lambda at: values[at].mean(), 25, rng=np.random.default_rng(5), resamples=20_000
+        )
+        theirs = stats.bootstrap(
+            (values,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(6)
+        )
         error = values.std() / 5
         assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.35 * error)
         assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.35 * error)
@@ -184,7 +190,9 @@ class TestDivergence:
 
     def test_tokens_that_neither_can_draw_do_not_count(self) -> None:
         q, p = probs(0.5, 0.5, 0.0), probs(0.5, 0.5, 0.0)
-        assert total_variation(q, p) == kl_divergence(q, p) == max_log_ratio(q, p) == suppressed_mass(q, p) == 0.0
+        assert (
+            total_variation(q, p) == kl_divergence(q, p) == max_log_ratio(q, p) == suppressed_mass(q, p) == 0.0
+        )
 
     def test_arrays_of_probabilities_are_laws(self) -> None:
         q, p = np.array([0.5, 0.5]), np.array([0.25, 0.75])
@@ -221,7 +229,12 @@ class TestDivergence:
     def test_tiny_deviations_keep_their_digits(self, size: float) -> None:
         """q = p (1 + h), p (1 - h) on two equal tokens: TV = h/2 and KL = h^2/2 + O(h^4), far below eps."""
         p = probs(0.5, 0.5)
-        q = Law(np.array([math.log(0.5) + math.log1p(size), math.log(0.5) + math.log1p(-size)]), "", 0, Guarantee.EXACT)
+        q = Law(
+            np.array([math.log(0.5) + math.log1p(size), math.log(0.5) + math.log1p(-size)]),
+            "",
+            0,
+            Guarantee.EXACT,
+        )
         slack = 4e-16 / size  # log(0.5) + h is stored to 1e-16
         assert total_variation(q, p) == pytest.approx(size / 2, rel=slack)
         assert kl_divergence(q, p) == pytest.approx(size**2 / 2, rel=slack + size**2)
@@ -258,7 +271,9 @@ class TestTesting:
         assert power(n // 2) < 0.95
 
     def test_draws_needed_and_detectable_are_inverse(self) -> None:
-        n = draws_needed_tail(1e-3, 1.1e-3)  # upwards is the harder side, so it is the one that detectable reports
+        n = draws_needed_tail(
+            1e-3, 1.1e-3
+        )  # upwards is the harder side, so it is the one that detectable reports
         assert detectable_tail(n, 1e-3) == pytest.approx(0.1, rel=1e-3)
         assert draws_needed_tail(1e-3, 0.9e-3) < n
 

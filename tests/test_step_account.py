@@ -44,7 +44,9 @@ class TestStepAccount:
         def watch(candidate):
             seen.append((candidate, account(candidate)))
 
-        event_driven(network, faithful_step, batch=4, length=2, steps=3, rng=np.random.default_rng(1), watch=watch)
+        event_driven(
+            network, faithful_step, batch=4, length=2, steps=3, rng=np.random.default_rng(1), watch=watch
+        )
         assert all((laws == {}) == (c.step == 2) for c, laws in seen)
         for i, row in enumerate(account.rows):
             came = [c for c, _ in seen if c.sequence == i and c.token >= 0]

@@ -1,5 +1,4 @@
-"""Where logits come from: synthetic families with closed forms, and files of recorded rows. One test is random.
-"""
+"""Where logits come from: synthetic families with closed forms, and files of recorded rows. One test is random."""
 
 from __future__ import annotations
 
@@ -53,7 +52,9 @@ class TestFamilies:
 
     def test_zipf(self):
         harmonic = math.fsum(k**-1.5 for k in range(1, 31))
-        np.testing.assert_allclose(np.exp(zipf(30, 1.5)), [k**-1.5 / harmonic for k in range(1, 31)], rtol=1e-13)
+        np.testing.assert_allclose(
+            np.exp(zipf(30, 1.5)), [k**-1.5 / harmonic for k in range(1, 31)], rtol=1e-13
+        )
         np.testing.assert_allclose(zipf(5, 0.0), uniform(5), rtol=1e-15)
 
     def test_geometric(self):
@@ -65,7 +66,9 @@ class TestFamilies:
         tail = round(0.1 * math.exp(7))
         assert len(logits) == tail + 1
         np.testing.assert_allclose(logits[1:] - logits[0], -7.0, atol=1e-14)
-        assert np.exp(logits[1:]).sum() == pytest.approx(tail * math.exp(-7) / (1 + tail * math.exp(-7)), rel=1e-13)
+        assert np.exp(logits[1:]).sum() == pytest.approx(
+            tail * math.exp(-7) / (1 + tail * math.exp(-7)), rel=1e-13
+        )
 
     def test_random_families_take_their_seed_as_data(self):
         np.testing.assert_array_equal(dirichlet(30, seed=1), dirichlet(30, seed=1))
@@ -87,7 +90,9 @@ class TestFamilies:
         assert abs(rows.mean() - 1 / 3) < 4.9 * math.sqrt(variance / 4000)
         squares = (rows - 1 / 3) ** 2
         assert abs(squares.mean() - variance) < 4.9 * squares.std() / math.sqrt(4000)
-        assert abs(squares.mean() - 2 / 9 / (3 * 0.65 + 1)) > 4.9 * squares.std() / math.sqrt(4000)  # the control
+        assert abs(squares.mean() - 2 / 9 / (3 * 0.65 + 1)) > 4.9 * squares.std() / math.sqrt(
+            4000
+        )  # the control
 
 
 class TestMdmStep:
@@ -113,7 +118,11 @@ class TestMdmStep:
         step = mdm_step(np.array([0.0, -np.inf, 0.0]), 0.25)
         np.testing.assert_allclose(np.exp(step), [0.125, 0, 0.125, 0.75], rtol=1e-15)
 
-    @given(unmask=st.one_of(st.floats(max_value=0.0), st.floats(min_value=1.0, exclude_min=True), st.just(math.nan)))
+    @given(
+        unmask=st.one_of(
+            st.floats(max_value=0.0), st.floats(min_value=1.0, exclude_min=True), st.just(math.nan)
+        )
+    )
     def test_unmask_must_be_a_probability(self, unmask):
         with pytest.raises(InputError, match=r"probability in \(0, 1\]"):
             mdm_step(np.zeros(3), unmask)
@@ -184,7 +193,9 @@ class TestNames:
 
 
 # -- recorded rows -----------------------------------------------------------------------------------------------------
-HALVES = np.array([[0, -0.1, -7.35, -65504], [-6e-8, -np.inf, 0, -3.14159]], dtype=np.float16)  # subnormal, -inf
+HALVES = np.array(
+    [[0, -0.1, -7.35, -65504], [-6e-8, -np.inf, 0, -3.14159]], dtype=np.float16
+)  # subnormal, -inf
 
 
 @pytest.fixture
@@ -254,7 +265,9 @@ class TestCapture:
         assert (tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
 
     def test_a_file_without_a_manifest_is_taken_by_its_name(self, tmp_path):
-        found = load_capture(written(tmp_path / "mine.safetensors", logits=np.array([0.5, -1.0], dtype=np.float32)))
+        found = load_capture(
+            written(tmp_path / "mine.safetensors", logits=np.array([0.5, -1.0], dtype=np.float32))
+        )
         assert found.row(0).name == "mine row 0"
         np.testing.assert_array_equal(found.row(0).logits, [0.5, -1.0])
         assert np.isnan(found.mask_ratio).all()
@@ -357,7 +370,9 @@ class TestCapture:
         with pytest.raises(InputError, match="one per row"):
             load_capture(written(tmp_path / "y.safetensors", logits=torch.zeros(2, 3), tokens=torch.zeros(3)))
         with pytest.raises(InputError, match="one per row"):
-            load_capture(written(tmp_path / "z.safetensors", logits=torch.zeros(2, 3), mask_ratio=torch.zeros(2, 1)))
+            load_capture(
+                written(tmp_path / "z.safetensors", logits=torch.zeros(2, 3), mask_ratio=torch.zeros(2, 1))
+            )
 
     def test_a_missing_file_and_a_folder(self, tmp_path):
         for path in (tmp_path / "none.safetensors", tmp_path):

@@ -100,7 +100,9 @@ class TestEffectiveTemperature:
                 return [w / mpmath.fsum(weights) for w in weights]
 
             goal = mpmath.fdot(q, log_p)
-            b = mpmath.findroot(lambda b: mpmath.fdot(at(b), log_p) - goal, (0.9, 1.1), solver="anderson", tol=1e-30)
+            b = mpmath.findroot(
+                lambda b: mpmath.fdot(at(b), log_p) - goal, (0.9, 1.1), solver="anderson", tol=1e-30
+            )
             kl = mpmath.fsum(a * (mpmath.log(a) - v) for a, v in zip(q, log_p, strict=True))
             explained = mpmath.fsum(a * (mpmath.log(a) - v) for a, v in zip(at(b), log_p, strict=True))
             assert found.temperature.value == pytest.approx(float(1 / b), rel=1e-14)
@@ -128,7 +130,9 @@ class TestEffectiveTemperature:
         flat = effective_temperature(target_law(np.zeros(2)), p)
         assert flat.temperature.value == math.inf
         assert flat.share == pytest.approx(1.0, abs=1e-11)
-        assert effective_temperature(target_law(np.array([-gap, 0.0])), p).temperature.value == pytest.approx(-1.0)
+        assert effective_temperature(target_law(np.array([-gap, 0.0])), p).temperature.value == pytest.approx(
+            -1.0
+        )
         for k in (gap / 3, gap - 20, gap + 20, 2 * gap):
             q = target_law(np.array([0.0, -k]))
             assert effective_temperature(q, p).temperature.value == pytest.approx(gap / k, rel=1e-12)
@@ -137,7 +141,9 @@ class TestEffectiveTemperature:
         p = probs(0.4, 0.4, 0.15, 0.05)
         mode = effective_temperature(probs(0.5, 0.5, 0.0, 0.0), p)
         assert (mode.temperature.value, mode.share) == (0.0, pytest.approx(1.0))
-        half = effective_temperature(probs(1.0, 0.0, 0.0, 0.0), p)  # KL: log 2.5 = log 1.25 (temperature) + log 2
+        half = effective_temperature(
+            probs(1.0, 0.0, 0.0, 0.0), p
+        )  # KL: log 2.5 = log 1.25 (temperature) + log 2
         assert (half.temperature.value, half.share) == (0.0, pytest.approx(math.log(1.25) / math.log(2.5)))
         assert half.unexplained == pytest.approx(math.log(2))
         least = effective_temperature(probs(0.0, 0.0, 0.0, 1.0), p)
@@ -197,8 +203,7 @@ class TestTemperatureFromDraws:
         assert covers(covered, repeats, 0.92, 0.98)
 
     def test_firth_takes_the_bias_away_by_enumeration(self) -> None:
-        """25 draws of two tokens: E[b] - 1 is 0.0015; plain maximum likelihood has 0.059, infinite b left out.
-        """
+        """25 draws of two tokens: E[b] - 1 is 0.0015; plain maximum likelihood has 0.059, infinite b left out."""
         n, p = 25, probs(0.8, 0.2)
         hits = np.arange(n + 1)
         weights = stats.binom.pmf(hits, n, 0.8)
@@ -303,7 +308,9 @@ class TestTemperatureOfSequences:
         assert effect > 1.5
         for end in (found.low, found.high):
             assert clustered_by_hand(tokens, p, 1 / end)[0] == pytest.approx(top - drop, abs=1e-7)
-        assert found.value == pytest.approx(temperature_from_draws(Counts.from_tokens(tokens, 8), p).value, rel=1e-9)
+        assert found.value == pytest.approx(
+            temperature_from_draws(Counts.from_tokens(tokens, 8), p).value, rel=1e-9
+        )
         assert found.n == 7
         assert "7 clusters" in found.method
 
@@ -404,18 +411,23 @@ class TestTemperatureOfRows:
         whole = temperature_from_rows([rows])
         parts = Again(lambda i: Rows(*(part[7 * i : 7 * i + 7] for part in rows)), 5)
         split = temperature_from_rows(parts)
-        sharp = rows._replace(tokens=rows.logits.argmax(axis=1))  # where the interval hangs on the sizes of sequences
+        sharp = rows._replace(
+            tokens=rows.logits.argmax(axis=1)
+        )  # where the interval hangs on the sizes of sequences
         pieces = [Rows(*(part[7 * i : 7 * i + 7] for part in sharp)) for i in range(5)]
-        assert temperature_from_rows(pieces).high == pytest.approx(temperature_from_rows([sharp]).high, rel=1e-9)
+        assert temperature_from_rows(pieces).high == pytest.approx(
+            temperature_from_rows([sharp]).high, rel=1e-9
+        )
         monkeypatch.setattr("precision_lab.statistics.temperature_rows._ENTRIES", 11)
         blocks = temperature_from_rows([rows])
         for other in (split, blocks):
-            assert (other.value, other.low, other.high) == pytest.approx((whole.value, whole.low, whole.high), rel=1e-9)
+            assert (other.value, other.low, other.high) == pytest.approx(
+                (whole.value, whole.low, whole.high), rel=1e-9
+            )
         assert parts.passes < 40
 
     def test_memory_is_a_chunk(self) -> None:
-        """24 chunks of 256 kB are read many times; never are more than a dozen chunks' worth of numbers alive.
-        """
+        """24 chunks of 256 kB are read many times; never are more than a dozen chunks' worth of numbers alive."""
 
         def make(i: int) -> Rows:
             return rows_of(np.random.default_rng(i), 32, 1024, 1.0)
@@ -431,14 +443,19 @@ class TestTemperatureOfRows:
         rows = rows_of(np.random.default_rng(6), 20, 4, 0.9)
         masked = np.insert(rows.logits, 2, -np.inf, axis=1).astype(np.float32)
         shifted = rows.tokens + (rows.tokens >= 2)
-        first, second = temperature_from_rows([rows]), temperature_from_rows([Rows(masked, shifted, rows.sequences)])
+        first, second = (
+            temperature_from_rows([rows]),
+            temperature_from_rows([Rows(masked, shifted, rows.sequences)]),
+        )
         assert second.value == pytest.approx(first.value, rel=1e-5)
         assert second.high == pytest.approx(first.high, rel=1e-5)
 
     def test_flat_rows_add_nothing_but_their_number(self) -> None:
         rows = rows_of(np.random.default_rng(7), 20, 4, 0.9)
         flat = Rows(np.zeros((3, 4)), np.array([0, 1, 2]), np.arange(3) + 100)
-        assert temperature_from_rows([rows, flat]).value == pytest.approx(temperature_from_rows([rows]).value, rel=1e-6)
+        assert temperature_from_rows([rows, flat]).value == pytest.approx(
+            temperature_from_rows([rows]).value, rel=1e-6
+        )
         only = temperature_from_rows([flat])
         assert (only.value, only.low, only.high) == (1.0, 0.0, math.inf)
         assert "undetermined" in only.method
@@ -560,7 +577,9 @@ class TestTemperatureTest:
         p, counts = zipf(7), np.array([40, 12, 9, 7, 2, 1, 1])
         found = temperature_test(Counts(counts, 72), p)
         ratio = -optimize.minimize_scalar(
-            lambda b: -float(counts @ (law(b * p.log_probs).log_probs - p.log_probs)), bounds=(0, 5), method="bounded"
+            lambda b: -float(counts @ (law(b * p.log_probs).log_probs - p.log_probs)),
+            bounds=(0, 5),
+            method="bounded",
         ).fun
         assert found.statistic == pytest.approx(ratio, rel=1e-8)
         assert found.p_value == pytest.approx(2 * math.exp(-ratio), rel=1e-7)
@@ -585,7 +604,9 @@ class TestTemperatureTest:
                 assert weights[p_values <= level].sum() <= level * (1 + 1e-12)
 
     @given(two_rows, st.integers(1, 10**6))
-    def test_separated_draws_have_their_own_probability(self, rows: tuple[list[float], list[float]], n: int) -> None:
+    def test_separated_draws_have_their_own_probability(
+        self, rows: tuple[list[float], list[float]], n: int
+    ) -> None:
         """Every draw is the mode: p-value 2 P(mode)^n."""
         p = target_law(np.array(rows[0]))
         p = Law(p.log_probs, p.how, 0.0, Guarantee.EXACT)
@@ -627,7 +648,9 @@ class TestTemperatureTest:
     def test_the_float32_sampler_of_zipf(self, temperature: float, wanted: float) -> None:
         """50,257 tokens: the temperature that float32 Gumbel-max draws with, in one draw and given that an
         ancestral step of unmasking probability 1e-3 unmasks (333 unmaskings in 4.8e5 draws at 6.9e-4)."""
-        assert draws_needed_temperature(zipf(50_257), temperature, asymptotic=True) == pytest.approx(wanted, rel=0.02)
+        assert draws_needed_temperature(zipf(50_257), temperature, asymptotic=True) == pytest.approx(
+            wanted, rel=0.02
+        )
 
     @statistical(false_fail=1e-8)
     def test_power_by_simulation(self) -> None:
@@ -647,8 +670,7 @@ class TestTemperatureTest:
             assert detectable_temperature(n, p, 1e-4, 1e-3, asymptotic) == pytest.approx(0.05, rel=1e-3)
 
     def test_what_few_draws_cannot_see(self) -> None:
-        """Of 60 draws even one of equal tokens goes unseen; of 200 only one hotter than 2.6 is sure to be seen.
-        """
+        """Of 60 draws even one of equal tokens goes unseen; of 200 only one hotter than 2.6 is sure to be seen."""
         p = zipf(50)
         assert detectable_temperature(60, p) == math.inf
         assert detectable_temperature(200, p) == pytest.approx(1.62, abs=0.01)
@@ -702,7 +724,9 @@ class TestPeakedTargets:
             expected = float(1 / seen - 1)
         assert found == pytest.approx(max(expected, 1.0), rel=1e-6)  # 1 where a lower temperature goes unseen
 
-    @pytest.mark.parametrize("row", [[0.0, -90.0], [0.0, -100.0], [0.0, -90.0, -100.0], [0.0] + [-100.0] * 1000])
+    @pytest.mark.parametrize(
+        "row", [[0.0, -90.0], [0.0, -100.0], [0.0, -90.0, -100.0], [0.0] + [-100.0] * 1000]
+    )
     def test_draws_of_the_head_alone_pass(self, row: list[float]) -> None:
         p = target_law(np.array(row))
         found = temperature_test(Counts.from_tokens(np.zeros(1000, dtype=np.int64), p.vocab), p)
@@ -764,7 +788,9 @@ class TestLackOfFit:
             with pytest.raises(SamplerRejected):
                 assert_some_temperature(draws(halved, n, rng), p, alternative, false_fail=1e-8)
         unexplained = effective_temperature(halved, p).unexplained
-        assert lack_of_fit_test(draws(halved, n, rng), p, halved).statistic == pytest.approx(n * unexplained, rel=0.6)
+        assert lack_of_fit_test(draws(halved, n, rng), p, halved).statistic == pytest.approx(
+            n * unexplained, rel=0.6
+        )
 
 
 @pytest.mark.slow
@@ -784,7 +810,9 @@ class TestCalibration:
     def test_sequences(self, shape: tuple[int, int], repeat: float) -> None:
         rng, p, repeats = np.random.default_rng(21), zipf(30), 3000
         q = tempered(p, 0.8)
-        covered = sum(temperature_from_draws(sequences(q, shape, repeat, rng), p).contains(0.8) for _ in range(repeats))
+        covered = sum(
+            temperature_from_draws(sequences(q, shape, repeat, rng), p).contains(0.8) for _ in range(repeats)
+        )
         assert covers(covered, repeats, 0.935, 0.965)
 
     @statistical(false_fail=1e-8)
@@ -808,7 +836,8 @@ class TestCalibration:
             tokens = sequences(q, (20, 30), repeat, rng)
             bands = spectrum_from_draws(tokens if repeat else Counts.from_tokens(tokens, 60), p, edges)
             covered += [
-                (band.slope.contains(1.25), band.rate.contains(rate)) for band, rate in zip(bands, rates, strict=True)
+                (band.slope.contains(1.25), band.rate.contains(rate))
+                for band, rate in zip(bands, rates, strict=True)
             ]
         assert all(covers(int(count), repeats, 0.93, 0.98) for count in covered.ravel())
 
@@ -818,7 +847,9 @@ ROWS = Rows(np.zeros((2, 3)), np.array([0, 1]), np.array([0, 1]))
 BAD_INPUTS = {
     "temperature over unequal vocabularies": lambda: effective_temperature(zipf(3), zipf(4)),
     "no common token": lambda: effective_temperature(probs(0.0, 0.0, 1.0), probs(0.6, 0.4, 0.0)),
-    "draws that p cannot make": lambda: temperature_from_draws(Counts.from_tokens([2], 3), probs(0.6, 0.4, 0.0)),
+    "draws that p cannot make": lambda: temperature_from_draws(
+        Counts.from_tokens([2], 3), probs(0.6, 0.4, 0.0)
+    ),
     "draws of another vocabulary": lambda: temperature_from_draws(Counts.from_tokens([2], 4), zipf(3)),
     "tokens of another vocabulary": lambda: temperature_from_draws([[0, 3]], zipf(3)),
     "sequences of unequal length": lambda: temperature_from_draws([[0, 2], [1]], zipf(3)),
@@ -835,7 +866,9 @@ BAD_INPUTS = {
     "a NaN logit": lambda: temperature_from_rows([ROWS._replace(logits=np.full((2, 3), np.nan))]),
     "an infinite logit": lambda: temperature_from_rows([ROWS._replace(logits=np.full((2, 3), np.inf))]),
     "a row of -inf": lambda: temperature_from_rows([ROWS._replace(logits=np.full((2, 3), -np.inf))]),
-    "a token of logit -inf": lambda: temperature_from_rows([ROWS._replace(logits=np.array([[-np.inf, 0, 1]] * 2))]),
+    "a token of logit -inf": lambda: temperature_from_rows(
+        [ROWS._replace(logits=np.array([[-np.inf, 0, 1]] * 2))]
+    ),
     "a token outside": lambda: temperature_from_rows([ROWS._replace(tokens=np.array([0, 3]))]),
     "a negative token": lambda: temperature_from_rows([ROWS._replace(tokens=np.array([0, -1]))]),
     "float tokens": lambda: temperature_from_rows([ROWS._replace(tokens=np.zeros(2))]),

@@ -79,7 +79,9 @@ def test_jax(assert_categorical):
 def test_a_project_that_uses_it(pytester):
     """Six right samplers, each failed with 1e-8 at most."""
     pytester.makepyfile(test_theirs=PROJECT)
-    result = pytester.runpytest_inprocess("-p", "precision_lab.testing", "--precision-lab-budget", "smoke", "-rN")
+    result = pytester.runpytest_inprocess(
+        "-p", "precision_lab.testing", "--precision-lab-budget", "smoke", "-rN"
+    )
     outcomes = result.parseoutcomes()
     assert (outcomes["failed"], outcomes["passed"] + outcomes.get("skipped", 0)) == (2, 5)
     result.stdout.fnmatch_lines(
@@ -100,8 +102,6 @@ def test_an_unknown_budget_is_refused(pytester):
 
 def test_importing_it_is_light():
     """pytest starts without torch, NumPy or scipy."""
-    script = (
-        "import sys, precision_lab.testing; print(sorted({'torch', 'numpy', 'scipy', 'pandas'} & set(sys.modules)))"
-    )
+    script = "import sys, precision_lab.testing; print(sorted({'torch', 'numpy', 'scipy', 'pandas'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -47,8 +47,16 @@ def tarred(files: dict[str, bytes], how: str = "gz") -> bytes:
 
 def debian(files: dict[str, bytes]) -> bytes:
     raw = b"!<arch>\n"
-    for name, data in (("debian-binary", b"2.0"), ("control.tar.xz", b"odd"), ("data.tar.xz", tarred(files, "xz"))):
-        raw += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
+    for name, data in (
+        ("debian-binary", b"2.0"),
+        ("control.tar.xz", b"odd"),
+        ("data.tar.xz", tarred(files, "xz")),
+    ):
+        raw += (
+            f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode()
+            + data
+            + b"\n" * (len(data) % 2)
+        )
     return raw
 
 
@@ -58,7 +66,9 @@ PACK = {"wheel": zipped, "sdist": tarred, "npm": tarred, "apt": debian}
 def in_cache(cache: Path, source: Source, files: dict[str, bytes]) -> Source:
     """The package in the cache, as if its client had brought it; the source with its sha256."""
     client = CLIENTS[source.client]
-    path = cache / client.folder / source.requirement.replace("==", "-").replace("/", "-") / f"fake{client.suffix}"
+    path = (
+        cache / client.folder / source.requirement.replace("==", "-").replace("/", "-") / f"fake{client.suffix}"
+    )
     path.parent.mkdir(parents=True)
     path.write_bytes(PACK[source.client](files))
     return replace(source, sha256=file_sha256(path))
@@ -101,14 +111,20 @@ class TestPackage:
 
     def test_other_bytes_are_an_error_and_removed(self, tmp_path, no_client):
         in_cache(tmp_path, FAKE, {"a": b"b"})
-        with pytest.raises(InputError, match=r"sha256 .* for fake==1.0; expected 0000.*it was removed; run the comm"):
+        with pytest.raises(
+            InputError, match=r"sha256 .* for fake==1.0; expected 0000.*it was removed; run the comm"
+        ):
             package(FAKE, tmp_path)
         assert not list(tmp_path.rglob("*.whl"))
 
     @pytest.mark.parametrize(
         ("client", "requirement", "asked"),
         [
-            ("wheel", "x-y==1", ["-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:"]),
+            (
+                "wheel",
+                "x-y==1",
+                ["-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:"],
+            ),
             ("sdist", "x-y==1", ["-m", "pip", "download", "--no-deps", "--require-hashes", "--no-binary=x-y"]),
             ("npm", "@x/y@1.2", ["npm", "pack", "--ignore-scripts", "@x/y@1.2"]),
             ("apt", "x=1-1", ["apt-get", "download", "x=1-1"]),
@@ -139,13 +155,17 @@ class TestPackage:
     )
     def test_a_client_that_brings_nothing(self, tmp_path, no_client, stderr, says):
         no_client.setattr(fetch.subprocess, "run", lambda c, **k: subprocess.CompletedProcess(c, 1, "", stderr))
-        with pytest.raises(Unavailable, match=f"{says}.* from pip; expected fake==1.0; check the package index"):
+        with pytest.raises(
+            Unavailable, match=f"{says}.* from pip; expected fake==1.0; check the package index"
+        ):
             package(FAKE, tmp_path)
 
     @pytest.mark.parametrize(("client", "program"), [("npm", "npm"), ("apt", "apt-get")])
     def test_a_machine_without_the_client(self, tmp_path, no_client, client, program):
         no_client.setattr(fetch.shutil, "which", lambda name: None)
-        with pytest.raises(Unavailable, match=f"no {program} on PATH for fake==1.0; .*install it, or leave the corpus"):
+        with pytest.raises(
+            Unavailable, match=f"no {program} on PATH for fake==1.0; .*install it, or leave the corpus"
+        ):
             package(replace(FAKE, client=client), tmp_path)
 
     def test_the_cache_is_where_the_user_says(self, monkeypatch, tmp_path):
@@ -245,13 +265,19 @@ class TestReaders:
         return list(documents(in_cache(cache, SOURCES[name], files), cache))
 
     def test_plays_without_their_folio_spelling(self, tmp_path, no_client):
-        names = ("x/shksprdata/texts/a_gut.txt", "x/shksprdata/texts/a_gut_f.txt", "x/miltondata/texts/comus_gut.txt")
+        names = (
+            "x/shksprdata/texts/a_gut.txt",
+            "x/shksprdata/texts/a_gut_f.txt",
+            "x/miltondata/texts/comus_gut.txt",
+        )
         found = self.read(tmp_path, "shakespeare_milton", {n: b"caf\xe9 " + n.encode() for n in names})
         assert found == [f"café {names[0]}"]
 
     def test_a_bible_by_chapter_without_footnotes(self, tmp_path, no_client):
         rows = 'field,field\n"1","1","1","1","God{A ""note""} made"\n"2","1","1","2","it."\n"3","1","2","1","Rest."\n'
-        found = self.read(tmp_path, "world_english_bible", {"x/data/web/t_web.csv.gz": gzip.compress(rows.encode())})
+        found = self.read(
+            tmp_path, "world_english_bible", {"x/data/web/t_web.csv.gz": gzip.compress(rows.encode())}
+        )
         assert found == ["God made it.", "Rest."]
 
     def test_a_book_of_chapters(self, tmp_path, no_client):
@@ -260,7 +286,9 @@ class TestReaders:
         assert self.read(tmp_path, "book_of_mormon", {"x/book-of-mormon.json": raw}) == ["I, Nephi", "And"]
 
     def test_sword_blocks_without_tags(self, tmp_path, no_client):
-        one, two = (zlib.compress(t) for t in (b'<div type="x-p"/>Be<i>hold</i> &amp; see<div/> <hi>it</hi>', b"Two"))
+        one, two = (
+            zlib.compress(t) for t in (b'<div type="x-p"/>Be<i>hold</i> &amp; see<div/> <hi>it</hi>', b"Two")
+        )
         index = struct.pack("<IIIIIIIII", 0, len(one), 9, 0, 0, 0, len(one), len(two), 3)
         files = {"./m/ot.czs": index, "./m/ot.czz": one + two, "./m/ot.czv": b"no"}
         assert self.read(tmp_path, "treasury_of_david", files) == ["Be hold & see\n\nit", "Two"]
@@ -406,7 +434,10 @@ class TestCorpus:
 
     def test_names_that_come_once(self, small_sources):
         assert list(corpora.gather(iter(["chitchat"]), small_sources)) == ["chitchat"]
-        assert list(corpora.gather(iter(["chitchat", "wikipedia"]), str(small_sources))) == ["chitchat", "wikipedia"]
+        assert list(corpora.gather(iter(["chitchat", "wikipedia"]), str(small_sources))) == [
+            "chitchat",
+            "wikipedia",
+        ]
 
     @pytest.mark.parametrize("content", [None, "{", "[]", '{"version": "1.0"}'])
     def test_a_file_that_holds_no_tokenizer(self, tmp_path, small_sources, content):
@@ -422,6 +453,8 @@ class TestCorpus:
     def test_all_needs_what_pip_brings(self, small_sources, no_client):
         for path in small_sources.rglob("*.whl"):
             path.unlink()
-        no_client.setattr(fetch.subprocess, "run", lambda c, **k: subprocess.CompletedProcess(c, 1, "", "no network"))
+        no_client.setattr(
+            fetch.subprocess, "run", lambda c, **k: subprocess.CompletedProcess(c, 1, "", "no network")
+        )
         with pytest.raises(Unavailable, match="'no network' from pip"):
             corpora.gather(None, small_sources)

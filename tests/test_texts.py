@@ -36,7 +36,13 @@ class TestGenerate:
         assert 0 <= int(done.tokens.min()) <= int(done.tokens.max()) < 23
         assert done.draws >= 16
         assert done.nfe == {"first_hitting": 8, "autoregressive": 8}.get(decoder, done.nfe)
-        if decoder in ("parallel", "extrapolated", "corrected", "confidence_ordered", "confidence_ordered_bf16"):
+        if decoder in (
+            "parallel",
+            "extrapolated",
+            "corrected",
+            "confidence_ordered",
+            "confidence_ordered_bf16",
+        ):
             assert done.nfe == 3
 
     def test_every_closed_form_is_that_of_a_sampler(self):
@@ -167,7 +173,9 @@ class TestRows:
             assert row["sequence_entropy"] == pytest.approx(-(p * np.log(p)).sum(), rel=1e-12)
             assert row["distinct_1"] == len(set(text)) / 8
             assert row["distinct_2"] == len(set(pairwise(text))) / 7
-            assert row["repetition_3"] == pytest.approx(1 - len(set(zip(text, text[1:], text[2:], strict=False))) / 6)
+            assert row["repetition_3"] == pytest.approx(
+                1 - len(set(zip(text, text[1:], text[2:], strict=False))) / 6
+            )
 
 
 class TestAutocast:

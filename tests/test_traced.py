@@ -120,15 +120,15 @@ RACES: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
     "topk": lambda l, n, g: scores(l, n, g).topk(1, -1).indices[..., 0],
     "gumbel topk": lambda l, n, g: scores(l, n, g).topk(2, -1).indices[..., 0],
     "sort": lambda l, n, g: scores(l, n, g).sort(descending=True, stable=True).indices[..., 0],
-    "guard": lambda l, n, g: (l + gumbel(torch.where((u := coarse(n, *l.shape, generator=g)) == 0, 1e-7, u))).argmax(
-        -1
-    ),
+    "guard": lambda l, n, g: (
+        l + gumbel(torch.where((u := coarse(n, *l.shape, generator=g)) == 0, 1e-7, u))
+    ).argmax(-1),
     "clamp": lambda l, n, g: (l + gumbel(coarse(n, *l.shape, generator=g).clamp(1e-6, 1 - 1e-6))).argmax(-1),
     "clamp below": lambda l, n, g: (l + gumbel(coarse(n, *l.shape, generator=g).clamp(min=0.3))).argmax(-1),
     "clamp above": lambda l, n, g: (l + gumbel(coarse(n, *l.shape, generator=g).clamp(max=0.3))).argmax(-1),
-    "added eps": lambda l, n, g: (l - torch.log(-torch.log(coarse(n, *l.shape, generator=g) + 1e-20) + 1e-20)).argmax(
-        -1
-    ),
+    "added eps": lambda l, n, g: (
+        l - torch.log(-torch.log(coarse(n, *l.shape, generator=g) + 1e-20) + 1e-20)
+    ).argmax(-1),
     "not monotone": lambda l, n, g: (l + 3 * (coarse(n, *l.shape, generator=g) - 0.5).abs()).argmax(-1),
     "softmax after": lambda l, n, g: scores(l, n, g).softmax(-1).argmax(-1),
     "log softmax after, infinite noise": lambda l, n, g: (
@@ -153,9 +153,9 @@ RACES: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
     "float16 sum": lambda l, n, g: (l.half() + gumbel(coarse(n, *l.shape, generator=g)).half()).argmax(-1),
     "float16 after the sum": lambda l, n, g: scores(l, n, g).half().argmax(-1),
     "bfloat16 after the sum": lambda l, n, g: scores(l, n, g).bfloat16().argmax(-1),
-    "float64 after the draw": lambda l, n, g: (l.double() + gumbel(coarse(n, *l.shape, generator=g).double())).argmax(
-        -1
-    ),
+    "float64 after the draw": lambda l, n, g: (
+        l.double() + gumbel(coarse(n, *l.shape, generator=g).double())
+    ).argmax(-1),
     "float64 sum to float32": lambda l, n, g: (
         (l.double() + gumbel(coarse(n, *l.shape, generator=g).double())).float().argmax(-1)
     ),
@@ -164,12 +164,16 @@ RACES: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
     "log of a quotient": lambda l, n, g: (l.softmax(-1) / exponentials(l, n, g)).log().argmax(-1),
     "negative noise": lambda l, n, g: (l.softmax(-1) / coarse(n, *l.shape, generator=g).log()).argmin(-1),
     "ratio": lambda l, n, g: (exponentials(l, n, g) / l.softmax(-1)).argmin(-1),
-    "ratio of minus 0": lambda l, n, g: (-(1 - coarse(n, *l.shape, generator=g)).log() / l.softmax(-1)).argmin(-1),
+    "ratio of minus 0": lambda l, n, g: (-(1 - coarse(n, *l.shape, generator=g)).log() / l.softmax(-1)).argmin(
+        -1
+    ),
     "negative ratio": lambda l, n, g: (coarse(n, *l.shape, generator=g).log() / l.softmax(-1)).argmax(-1),
     "log space": lambda l, n, g: (l.log_softmax(-1) - exponentials(l, n, g).log()).argmax(-1),
     "log space, argmin": lambda l, n, g: (exponentials(l, n, g).log() - l.log_softmax(-1)).argmin(-1),
     "ids of int32": lambda l, n, g: scores(l, n, g).argmax(-1).int(),
-    "where of one side": lambda l, n, g: torch.where(l.max(-1).values > 100, l.argmax(-1), scores(l, n, g).argmax(-1)),
+    "where of one side": lambda l, n, g: torch.where(
+        l.max(-1).values > 100, l.argmax(-1), scores(l, n, g).argmax(-1)
+    ),
     "no grad": lambda l, n, g: torch.no_grad()(scores)(l, n, g).argmax(-1),
     "inference mode": lambda l, n, g: torch.inference_mode()(scores)(l, n, g).argmax(-1),
 }
@@ -219,7 +223,9 @@ def unmask_rows_alone(logits: Tensor, n: int, *, generator: torch.Generator) -> 
     return torch.where(coarse(n, len(logits), generator=generator) < 0.3, tokens, 2)
 
 
-@pytest.mark.parametrize("function", [unmask_rows_alone, unmask, stay_masked, unmask_by_the_row, unmask_then_clamp])
+@pytest.mark.parametrize(
+    "function", [unmask_rows_alone, unmask, stay_masked, unmask_by_the_row, unmask_then_clamp]
+)
 def test_gate_is_that_of_every_combination(function: Callable[..., Tensor]) -> None:
     for row in ROWS[:2]:
         assert np.abs(law(function, row).probs - enumerated(function, row, gates=1)).max() < 1e-12

@@ -19,7 +19,9 @@ def gumbel(logits, n, *, generator):
 
 
 def race(logits, n, *, generator):
-    noise = torch.empty(n, *logits.shape, device=logits.device, dtype=logits.dtype).exponential_(generator=generator)
+    noise = torch.empty(n, *logits.shape, device=logits.device, dtype=logits.dtype).exponential_(
+        generator=generator
+    )
     return (logits.softmax(-1) / noise).argmax(-1)
 
 

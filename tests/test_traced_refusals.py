@@ -1,5 +1,6 @@
-"""Functions that have no law by reading: each is refused by one error that names the operation and a remedy, whether its
-reading would show in a few draws or only in events too rare to be drawn. Nothing here fails by chance."""
+"""Functions that have no law by reading: each is refused by one error that names the operation and a
+remedy, whether its reading would show in a few draws or only in events too rare to be drawn. Nothing here
+fails by chance."""
 
 from __future__ import annotations
 
@@ -146,7 +147,10 @@ PLAIN: dict[str, tuple[Callable[[Tensor, int, torch.Generator], Any], str]] = {
         lambda l, n, g: torch.div(l.softmax(-1), uniform(l, n, g), rounding_mode="floor").argmax(-1),
         "options",
     ),
-    "from the end": (lambda l, n, g: l.shape[-1] - 1 - scores(l, n, g).flip(-1).argmax(-1), "the function's index"),
+    "from the end": (
+        lambda l, n, g: l.shape[-1] - 1 - scores(l, n, g).flip(-1).argmax(-1),
+        "the function's index",
+    ),
     "logits for probabilities": (lambda l, n, g: (l / -uniform(l, n, g).log()).argmax(-1), "--takes probs"),
     "ids added": (lambda l, n, g: draw(l, n, g) + draw(l, n, g), "ids made by add"),
 }
@@ -280,7 +284,9 @@ def test_rounding_after_the_sum_is_in_the_error() -> None:
 
 def test_id_beyond_the_vocabulary_is_named() -> None:
     def beyond(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
-        return (0.5 * logits.softmax(-1).cumsum(-1) < torch.rand(n, len(logits), 1, generator=generator)).sum(-1)
+        return (0.5 * logits.softmax(-1).cumsum(-1) < torch.rand(n, len(logits), 1, generator=generator)).sum(
+            -1
+        )
 
     with pytest.raises(InputError, match=r"id 4 of 4 with probability 0\.5"):
         law(of(beyond))
@@ -312,7 +318,8 @@ def test_exception_at_the_row_is_told() -> None:
 
 
 def test_refusal_that_the_function_catches_is_told() -> None:
-    """The row in question goes another way than the rows of the replay; what the recording says of it is caught."""
+    """The row in question goes another way than the rows of the replay; what the recording says of it is
+    caught."""
 
     def sample(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
         temperature = 1.0
@@ -354,7 +361,8 @@ def test_bound_that_says_nothing_says_so() -> None:
 
 
 def test_checks_of_distributions_that_decide_are_named() -> None:
-    """Half precision probabilities may fail the check of their sum; a function that catches it is greedy from then on."""
+    """Half precision probabilities may fail the check of their sum; a function that catches it is greedy
+    from then on."""
 
     def sample(logits: Tensor) -> Tensor:
         probs = logits.softmax(-1)
@@ -398,7 +406,8 @@ def _allclose(coin: Tensor) -> int:
 
 @pytest.mark.parametrize("shows", [_masked_select, _index, _unique, _allclose])
 def test_shape_that_tells_a_random_value_is_refused(shows: Callable[[Tensor], int]) -> None:
-    """Once in 5,000 calls the temperature is another: no replay meets that, and Python reads no value, but a length."""
+    """Once in 5,000 calls the temperature is another: no replay meets that, and Python reads no value, but
+    a length."""
 
     def sample(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
         coin = torch.rand(2, generator=generator)
@@ -457,7 +466,8 @@ def test_rows_that_are_no_logits_are_refused(bad: Tensor) -> None:
 
 
 def test_compiled_functions_are_right_or_refused() -> None:
-    """torch.jit.script keeps torch's operations; the reading of it has the law of the plain function, or is refused."""
+    """torch.jit.script keeps torch's operations; the reading of it has the law of the plain function, or is
+    refused."""
 
     @torch.jit.script
     def scripted(logits: Tensor, u: Tensor) -> Tensor:

@@ -41,7 +41,9 @@ class TestAgainstEnumeration:
             atoms, count = coarse_atoms(rng, combine, fmt), int(rng.integers(1, 60))
             head, tail = fmt.round(rng.choice([0.25, 0.3, 0.5, 1.0], 2)).tolist()
             law = two_class_law(head, tail, count, atoms, combine=combine, score=fmt)
-            full = argmax_law(np.array([head] + [tail] * count), atoms, combine=combine, score=fmt, tolerance=1e-15)
+            full = argmax_law(
+                np.array([head] + [tail] * count), atoms, combine=combine, score=fmt, tolerance=1e-15
+            )
             np.testing.assert_allclose(law.probs, [full.probs[0], full.probs[1:].sum()], rtol=0, atol=5e-12)
             assert law.guarantee is Guarantee.EXACT
 
@@ -49,7 +51,9 @@ class TestAgainstEnumeration:
         coin = ((1.0, Fraction(1, 2)), (2.0, Fraction(1, 2)))
         expected = enumerate_argmax([1.0, 1.0, 1.0], coin, numpy_score("add", np.float32))
         law = two_class_law(1.0, 1.0, 2, Atoms.of(np.array([1.0, 2.0]), 1, 1), combine="add", score=FP32)
-        np.testing.assert_allclose(law.probs, [float(expected[0]), float(expected[1] + expected[2])], atol=1e-12)
+        np.testing.assert_allclose(
+            law.probs, [float(expected[0]), float(expected[1] + expected[2])], atol=1e-12
+        )
 
     @pytest.mark.parametrize("gap", [17.0, 18.0, 19.0])
     def test_a_tail_that_outnumbers_memory_follows_the_lattice(self, gap):
@@ -63,7 +67,9 @@ class TestAgainstEnumeration:
 
 
 class TestSamplers:
-    @pytest.mark.parametrize("name", ["gumbel_max_fp32", "gumbel_max_bf16", "mdlm_fp32", "torch_multinomial_fp32"])
+    @pytest.mark.parametrize(
+        "name", ["gumbel_max_fp32", "gumbel_max_bf16", "mdlm_fp32", "torch_multinomial_fp32"]
+    )
     def test_is_the_law_at_the_logits(self, name):
         """The softmax of torch may be an ulp of float32 off: 2^-22 of the tail."""
         sampler, logits = SAMPLERS[name], head_and_tail(9.0)

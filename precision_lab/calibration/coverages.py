@@ -139,7 +139,9 @@ def sequences_hill() -> Simulation:
     return simulate
 
 
-def cover(judge: str, target: str, ms: float, build: Callable[[], Simulation], kind: Guarantee = ASYMPTOTIC) -> Promise:
+def cover(
+    judge: str, target: str, ms: float, build: Callable[[], Simulation], kind: Guarantee = ASYMPTOTIC
+) -> Promise:
     return Promise(judge, target, "coverage", kind, ms, build)
 
 
@@ -193,15 +195,22 @@ def of_case(name: str, p: Law, n: int) -> Iterator[Promise]:
     )
     for order in (0, 1, 2):
         ms, number = 3 if big else 1, hill_number(p, order)
-        yield cover(f"hill {order}", f"{name}, estimator's mean", ms, of_counts(partial(hill, order=order), p, n))
         yield cover(
-            f"hill {order}", f"{name}, the law's number", ms, of_counts(partial(hill, order=order), p, n, number)
+            f"hill {order}", f"{name}, estimator's mean", ms, of_counts(partial(hill, order=order), p, n)
+        )
+        yield cover(
+            f"hill {order}",
+            f"{name}, the law's number",
+            ms,
+            of_counts(partial(hill, order=order), p, n, number),
         )
         smaller, number = partial(hill, order=order, size=n // 2), rarefied(p, n // 2, order)
         yield cover(f"hill {order}, rarefied", f"{name}, to n/2", 3 * ms, of_counts(smaller, p, n, number))
     for measure in (entropy, miller_madow, chao_wang_jost):
         name_of, left_out = f"draw_jackknife, {measure.__name__}", partial(draw_jackknife, measure)
-        yield cover(name_of, f"{name}, the law's number", 3 if big else 1, of_counts(left_out, p, n, entropy(p)))
+        yield cover(
+            name_of, f"{name}, the law's number", 3 if big else 1, of_counts(left_out, p, n, entropy(p))
+        )
     yield cover(
         "hill_difference 1",
         f"{name}, equal n",
@@ -220,16 +229,26 @@ def all_coverages() -> Iterator[Promise]:
     for n, rate in ((50, 0.01), (50, 0.3), (2000, 0.001), (2000, 0.1)):
         yield cover("proportion", f"n = {n:,}, rate {rate:g}", 0.01, partial(binomial, n, rate, 1.0), FINITE)
     yield cover(
-        "ratio_of_proportion", "n = 2,000, rate 0.008 over 0.01", 0.01, lambda: binomial(2000, 0.008, 0.01), FINITE
+        "ratio_of_proportion",
+        "n = 2,000, rate 0.008 over 0.01",
+        0.01,
+        lambda: binomial(2000, 0.008, 0.01),
+        FINITE,
     )
     yield cover("unmask_rate, estimate", "16 rates, 64 positions each", 0.5, lambda: unmasking, FINITE)
     yield cover("mean", "5 normal values", 0.1, holds(lambda rng: mean(rng.standard_normal(5)), 0.0))
     for n in (20, 500):
         yield cover("mean", f"{n} log-normal values", 0.1, holds(means(n, "mean"), centre))
-        yield cover("difference", f"of two means of {n} log-normal values", 0.2, holds(means(n, "difference"), 0.0))
+        yield cover(
+            "difference", f"of two means of {n} log-normal values", 0.2, holds(means(n, "difference"), 0.0)
+        )
     for n in (20, 100):
-        yield cover("cluster_bootstrap", f"mean of {n} log-normal values", 8, holds(means(n, "bootstrap"), centre))
-        yield cover("cluster_jackknife", f"ratio of sums over {n} clusters", 0.5, holds(means(n, "jackknife"), 1.0))
+        yield cover(
+            "cluster_bootstrap", f"mean of {n} log-normal values", 8, holds(means(n, "bootstrap"), centre)
+        )
+        yield cover(
+            "cluster_jackknife", f"ratio of sums over {n} clusters", 0.5, holds(means(n, "jackknife"), 1.0)
+        )
     yield cover(
         "difference",
         "of two proportions, n = 200",

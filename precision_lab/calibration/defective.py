@@ -54,7 +54,9 @@ class Defective:
             return Law.from_probs(probs, "closed form", 0.0, Guarantee.HEURISTIC)
         if self.sampler == "gumbel_max_fp32" and np.array_equal(logits, COMMON[STEP]()):
             q = lattice_step(zipf(50_257), UNMASK)
-            return Law(np.log(np.append(q, 1 - q.sum())), "closed form of the lattice", 0.0, Guarantee.HEURISTIC)
+            return Law(
+                np.log(np.append(q, 1 - q.sum())), "closed form of the lattice", 0.0, Guarantee.HEURISTIC
+            )
         if self.sampler == "tl_rand_flipped" and p.vocab > 10_000:
             return folded(p)
         return SAMPLERS[self.sampler].law(torch.from_numpy(logits).float())
@@ -69,7 +71,9 @@ class Defective:
             return rng.choice(len(p), n, p=p)
         if self.sampler == "numpy":
             with np.errstate(divide="ignore"):
-                race = (p.astype(np.float32) / rng.standard_exponential(len(p), dtype=np.float32) for _ in range(n))
+                race = (
+                    p.astype(np.float32) / rng.standard_exponential(len(p), dtype=np.float32) for _ in range(n)
+                )
                 return np.array([scores.argmax() for scores in race])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         return np.asarray(SAMPLERS[self.sampler].draw(torch.from_numpy(logits).float(), n, rng=generator))

@@ -19,7 +19,10 @@ from ..types import Float
 
 RATE = 1e-6  # false fail and false pass of the draws needed: the defaults of every test
 LEVEL = 1e-3  # false fail of a verdict: what 999 resamples can see
-BETS = ((8, 11, 16, 24, 32), (0.9, 0.98, 1.02, 1.1))  # bits and temperatures of an e-process that expects nothing
+BETS = (
+    (8, 11, 16, 24, 32),
+    (0.9, 0.98, 1.02, 1.1),
+)  # bits and temperatures of an e-process that expects nothing
 T = TypeVar("T")
 
 _NEEDS: dict[str, Callable[[Law, Law, Float], int]] = {
@@ -49,7 +52,15 @@ def needed(test: str, p: Law, q: Law, logits: Float, *, step: bool) -> float | N
 
 
 def fails(
-    test: str, counts: Counts, p: Law, q: Law, logits: Float, right: Counts, *, step: bool, rng: np.random.Generator
+    test: str,
+    counts: Counts,
+    p: Law,
+    q: Law,
+    logits: Float,
+    right: Counts,
+    *,
+    step: bool,
+    rng: np.random.Generator,
 ) -> bool | None:
     """Whether ``test``, set up for the alternative q, fails these draws at LEVEL. ``right``: as many of a right sampler."""
     tests: dict[str, Callable[[], Any]] = {
@@ -88,6 +99,8 @@ def _unmask(law: Law) -> float:
 def _on_average(p: Law, nats: float) -> int:
     if not 1e-13 < nats < math.inf or np.ptp(p.log_probs[~np.isneginf(p.log_probs)]) == 0:
         raise InputError(
-            "a flat target, or nothing or too much to explain", "tokens of two probabilities", "use another test"
+            "a flat target, or nothing or too much to explain",
+            "tokens of two probabilities",
+            "use another test",
         )
     return math.ceil(math.log(1 / RATE) / nats)

@@ -131,7 +131,9 @@ def rows(count: int, vocab: int, test: str) -> Callable[[], Simulation]:
     return of_rng(one)
 
 
-def failed_in_error(adjust: Callable[[Float], Float], *, dependence: float, wrong: int, m: int = 20) -> Simulation:
+def failed_in_error(
+    adjust: Callable[[Float], Float], *, dependence: float, wrong: int, m: int = 20
+) -> Simulation:
     """Of the tests failed at a level one is picked at random: is it of a right sampler? Its mean is the false discovery
     rate. One-sided normal tests, ``dependence`` their correlation (-1: right samplers come in opposite pairs)."""
 
@@ -153,16 +155,18 @@ def any_right_failed(dependence: float, m: int = 20) -> Simulation:
     """The least of Holm's adjusted values among the right half."""
 
     def simulate(runs: int, rng: Rng) -> Float:
-        z = np.sqrt(1 - dependence) * rng.standard_normal((runs, m)) + np.sqrt(dependence) * rng.standard_normal(
-            (runs, 1)
-        )
+        z = np.sqrt(1 - dependence) * rng.standard_normal((runs, m)) + np.sqrt(
+            dependence
+        ) * rng.standard_normal((runs, 1))
         z[:, m // 2 :] += 3.0
         return np.array([holm(stats.norm.sf(row)).values[: m // 2].min() for row in z])
 
     return simulate
 
 
-def fail(judge: str, target: str, ms: float, build: Callable[[], Simulation], kind: Guarantee = FINITE) -> Promise:
+def fail(
+    judge: str, target: str, ms: float, build: Callable[[], Simulation], kind: Guarantee = FINITE
+) -> Promise:
     return Promise(judge, target, "false fail", kind, ms, build)
 
 
@@ -182,7 +186,9 @@ def of_case(name: str, p: Law, n: int) -> Iterator[Promise]:
         "blocked_identity",
         f"{name}, 4 blocks",
         12 if big else 4,
-        of_rng(lambda rng: blocked_identity_test(list(draws(p, n // 4, 4, rng)), p, rng=rng, false_fail=A).p_value),
+        of_rng(
+            lambda rng: blocked_identity_test(list(draws(p, n // 4, 4, rng)), p, rng=rng, false_fail=A).p_value
+        ),
     )
     least = int(np.ceil(5 / p.probs.min()))
     yield fail(
@@ -203,7 +209,9 @@ def of_case(name: str, p: Law, n: int) -> Iterator[Promise]:
         "two_sample",
         f"{name}, n and n/2",
         3 if big else 2,
-        of_counts(lambda c, rng: two_sample_test(c, next(draws(p, n // 2, 1, rng)), rng=rng, false_fail=A), p, n),
+        of_counts(
+            lambda c, rng: two_sample_test(c, next(draws(p, n // 2, 1, rng)), rng=rng, false_fail=A), p, n
+        ),
     )
     yield fail(
         "temperature",
@@ -218,7 +226,11 @@ def of_case(name: str, p: Law, n: int) -> Iterator[Promise]:
         "agreement",
         short,
         4,
-        of_rng(lambda rng: agreement_test(tokens(p, (300,), rng), tokens(p, (300,), rng), p, p, false_fail=A).p_value),
+        of_rng(
+            lambda rng: (
+                agreement_test(tokens(p, (300,), rng), tokens(p, (300,), rng), p, p, false_fail=A).p_value
+            )
+        ),
     )
     yield fail(
         "serial",
@@ -243,7 +255,9 @@ def of_case(name: str, p: Law, n: int) -> Iterator[Promise]:
         short,
         4,
         of_rng(
-            lambda rng: draft_target_test(tokens(p, (300,), rng), tokens(q, (300,), rng), p, q, false_fail=A).p_value
+            lambda rng: (
+                draft_target_test(tokens(p, (300,), rng), tokens(q, (300,), rng), p, q, false_fail=A).p_value
+            )
         ),
     )
     yield fail(
@@ -253,7 +267,9 @@ def of_case(name: str, p: Law, n: int) -> Iterator[Promise]:
         of_rng(
             lambda rng: (
                 repeated_vector_test(
-                    tokens(p, (300, 2 if big else 4), rng), Chance.of_draws(p, times=2 if big else 4), false_fail=A
+                    tokens(p, (300, 2 if big else 4), rng),
+                    Chance.of_draws(p, times=2 if big else 4),
+                    false_fail=A,
                 ).p_value
             )
         ),
@@ -285,7 +301,9 @@ def all_levels() -> Iterator[Promise]:
         4,
         of_rng(
             lambda rng: (
-                shuffle_test(tokens(SMALL, (50,), rng), tokens(SMALL, (50,), rng), rng=rng, resamples=999).p_value
+                shuffle_test(
+                    tokens(SMALL, (50,), rng), tokens(SMALL, (50,), rng), rng=rng, resamples=999
+                ).p_value
             )
         ),
     )
@@ -294,7 +312,9 @@ def all_levels() -> Iterator[Promise]:
         "2,000 hashes of 20 bits",
         0.5,
         of_rng(
-            lambda rng: repeated_vector_test(rng.integers(0, 1 << 20, 2000), Chance.of_bits(20), false_fail=A).p_value
+            lambda rng: (
+                repeated_vector_test(rng.integers(0, 1 << 20, 2000), Chance.of_bits(20), false_fail=A).p_value
+            )
         ),
     )
     for count, vocab, ms in ((60, 30, 2), (40, 500, 8)):
@@ -305,10 +325,16 @@ def all_levels() -> Iterator[Promise]:
     by = lambda z: benjamini_hochberg(stats.norm.sf(z), any_dependence=True).values  # noqa: E731
     ebh = lambda z: e_bh(3.0 * z - 4.5).values  # noqa: E731
     yield fail(
-        "benjamini_hochberg", "10 right of 20, independent", 0.3, lambda: failed_in_error(bh, dependence=0, wrong=10)
+        "benjamini_hochberg",
+        "10 right of 20, independent",
+        0.3,
+        lambda: failed_in_error(bh, dependence=0, wrong=10),
     )
     yield fail(
-        "benjamini_hochberg", "20 right, correlation 0.5", 0.3, lambda: failed_in_error(bh, dependence=0.5, wrong=0)
+        "benjamini_hochberg",
+        "20 right, correlation 0.5",
+        0.3,
+        lambda: failed_in_error(bh, dependence=0.5, wrong=0),
     )
     yield fail(
         "benjamini_yekutieli",

@@ -144,7 +144,9 @@ def likelihood_ratio(p: Law, n: int | None) -> Simulation:
     share = 1.0 if n is None else detectable_likelihood_ratio(n, p, q, A, B)
     n = n or draws_needed_likelihood_ratio(p, q, A, B)
     return passed(
-        lambda c, _: likelihood_ratio_test(c, p, q, **RATES), of_probs((1 - share) * p.probs + share * q.probs), n
+        lambda c, _: likelihood_ratio_test(c, p, q, **RATES),
+        of_probs((1 - share) * p.probs + share * q.probs),
+        n,
     )
 
 
@@ -294,7 +296,9 @@ def of_side(s: int, word: str) -> Iterator[Promise]:
     yield miss("tail", f"detectable, n = 500, p0 = 0.1, {word}", 0.1, lambda: tail(500, 0.1, s))
     yield miss("tail", f"detectable, n = 5,000, p0 = 0.01, {word}", 0.1, lambda: tail(5000, 0.01, s))
     yield miss("unmask_rate", f"detectable, 16 rates x 64, {word}", 0.5, lambda: unmask_detectable(s))
-    yield miss("temperature", f"detectable, Zipf 20, n = 400, {word}", 5, lambda: temperature(SMALL, 400, s, False))
+    yield miss(
+        "temperature", f"detectable, Zipf 20, n = 400, {word}", 5, lambda: temperature(SMALL, 400, s, False)
+    )
     yield miss(
         "temperature",
         f"detectable, Zipf 2,000, n = 1,000, {word}",
@@ -313,7 +317,9 @@ def of_side(s: int, word: str) -> Iterator[Promise]:
 def of_law(name: str, p: Law) -> Iterator[Promise]:
     big = p.vocab > 100
     yield miss("tail", f"draws needed, {name}, lattice", 0.1, lambda: tail_of_laws(p))
-    yield miss("identity", f"draws needed, {name}, lattice", 6 if big else 3, lambda: identity_needed(p), ASYMPTOTIC)
+    yield miss(
+        "identity", f"draws needed, {name}, lattice", 6 if big else 3, lambda: identity_needed(p), ASYMPTOTIC
+    )
     yield miss("chi_square", f"detectable, {name}, n p >= 5", 2, lambda: chi_square(p), ASYMPTOTIC)
     yield miss("likelihood_ratio", f"draws needed, {name}, lattice", 8, lambda: likelihood_ratio(p, None))
     yield miss(
@@ -364,23 +370,39 @@ def all_powers() -> Iterator[Promise]:
     yield miss("identity", "detectable, Zipf 20, n = 400", 3, lambda: identity(SMALL, 400), ASYMPTOTIC)
     yield miss("identity", "detectable, Zipf 2,000, n = 1,900", 6, lambda: identity(LARGE, 1900), ASYMPTOTIC)
     yield miss(
-        "blocked_identity", "detectable, Zipf 20, n = 1,600", 5, lambda: blocked_identity(SMALL, 1600), ASYMPTOTIC
+        "blocked_identity",
+        "detectable, Zipf 20, n = 1,600",
+        5,
+        lambda: blocked_identity(SMALL, 1600),
+        ASYMPTOTIC,
     )
     yield miss(
-        "blocked_identity", "detectable, Zipf 200, n = 4,000", 25, lambda: blocked_identity(MIDDLE, 4000), ASYMPTOTIC
+        "blocked_identity",
+        "detectable, Zipf 200, n = 4,000",
+        25,
+        lambda: blocked_identity(MIDDLE, 4000),
+        ASYMPTOTIC,
     )
     for t, word in ((1, "above"), (-1, "below")):
         yield miss(
-            "row_temperature", f"detectable, 60 rows of 30, {word}", 4, partial(row_temperature, 60, 30, t), ASYMPTOTIC
+            "row_temperature",
+            f"detectable, 60 rows of 30, {word}",
+            4,
+            partial(row_temperature, 60, 30, t),
+            ASYMPTOTIC,
         )
     yield miss("two_sample", "detectable, Zipf 20, n = 400", 3, lambda: two_sample(SMALL, 400), ASYMPTOTIC)
-    yield miss("two_sample", "detectable, Zipf 2,000, n = 20,000", 25, lambda: two_sample(LARGE, 20_000), ASYMPTOTIC)
+    yield miss(
+        "two_sample", "detectable, Zipf 2,000, n = 20,000", 25, lambda: two_sample(LARGE, 20_000), ASYMPTOTIC
+    )
     yield miss("likelihood_ratio", "detectable, Zipf 20, n = 2,000", 4, lambda: likelihood_ratio(SMALL, 2000))
     yield miss(
         "unmask_rate",
         "draws needed, three rates, 0.8 of them",
         0.5,
-        lambda: unmask_rate(draws_needed_unmask_rate([0.02, 0.1, 0.5], 0.8, A, B), np.array([0.02, 0.1, 0.5]), 0.8),
+        lambda: unmask_rate(
+            draws_needed_unmask_rate([0.02, 0.1, 0.5], 0.8, A, B), np.array([0.02, 0.1, 0.5]), 0.8
+        ),
     )
     yield miss("tie_order", "detectable, m = 500", 0.1, lambda: ties(500))
     yield miss("tie_order", "draws needed, 20 equal tokens", 5, lambda: ties_needed(20))
@@ -392,7 +414,10 @@ def all_powers() -> Iterator[Promise]:
         lambda: coupled(draws_needed_coupled(0.02, 0.01, A, B), 0.02, 0.01),
     )
     yield miss(
-        "draft_target", "draws needed, Zipf 20 and lattice, share 0.3", 2, lambda: draft_target(SMALL, coarse(SMALL))
+        "draft_target",
+        "draws needed, Zipf 20 and lattice, share 0.3",
+        2,
+        lambda: draft_target(SMALL, coarse(SMALL)),
     )
     yield miss("window", "draws needed, 50 equal tokens, shift 3", 2, lambda: window(50, 3))
     yield miss("repeated_vector", "detectable bits, 2,000 vectors", 0.5, lambda: state(2000, 0.0))

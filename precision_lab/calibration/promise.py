@@ -71,7 +71,9 @@ class Promise:
         ]  # fmt: skip
 
 
-def judged(quantity: str, guarantee: str, stated: float, runs: int, total: float, squares: float) -> dict[str, object]:
+def judged(
+    quantity: str, guarantee: str, stated: float, runs: int, total: float, squares: float
+) -> dict[str, object]:
     """measured, low, high, verdict of one promise.
 
     Clopper and Pearson's interval at SURE; for a mean of e Student's. "holds": measured on the right side of stated;

@@ -11,7 +11,10 @@ from ..types import Float
 from .promise import law, of_probs
 
 SMALL, MIDDLE, LARGE = law(zipf(20)), law(zipf(200)), law(zipf(2000))
-CASES = {"Zipf, 20 tokens": (SMALL, 400), "Zipf, 2,000 tokens, n = 500": (LARGE, 500)}  # with the draws of a run
+CASES = {
+    "Zipf, 20 tokens": (SMALL, 400),
+    "Zipf, 2,000 tokens, n = 500": (LARGE, 500),
+}  # with the draws of a run
 
 
 def coarse(p: Law) -> Law:

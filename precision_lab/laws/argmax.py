@@ -77,7 +77,9 @@ def argmax_law(
     """
     row = np.asarray(weights, dtype=np.float64)
     if row.ndim != 1:
-        raise InputError(f"weights of shape {row.shape}", "(vocab,) numbers", "give one row, or use argmax_laws")
+        raise InputError(
+            f"weights of shape {row.shape}", "(vocab,) numbers", "give one row, or use argmax_laws"
+        )
     return argmax_laws(
         row[None],
         noise,
@@ -119,8 +121,7 @@ def argmax_laws(
     relative: float = 1e-7,
     progress: Progress | None = None,
 ) -> list[Law]:
-    """:func:`argmax_law` of each row of (rows, vocab). The tables are shared, and equal rows are computed once.
-    """
+    """:func:`argmax_law` of each row of (rows, vocab). The tables are shared, and equal rows are computed once."""
     w = _checked(np.asarray(weights, dtype=np.float64), noise, combine, score)
     if tie not in ("first", "last", "highest"):
         raise InputError(f"tie {tie!r}", "first, last or highest", "name which of equal scores wins")
@@ -128,8 +129,12 @@ def argmax_laws(
         got = f"nonfinite {nonfinite!r} with tie {tie!r}"
         raise InputError(got, "'wins', or 'first index' with ties to the first", "name what a NaN score does")
     if not (0 < tolerance < 1 and relative > 0):
-        raise InputError(f"tolerance {tolerance}, relative {relative}", "a mass below 1, a ratio", "leave the defaults")
-    distinct, which = np.unique(w, axis=0, return_inverse=True) if len(w) > 1 else (w, np.zeros(1, dtype=np.int64))
+        raise InputError(
+            f"tolerance {tolerance}, relative {relative}", "a mass below 1, a ratio", "leave the defaults"
+        )
+    distinct, which = (
+        np.unique(w, axis=0, return_inverse=True) if len(w) > 1 else (w, np.zeros(1, dtype=np.int64))
+    )
     table = _Table.of(noise, combine, score)
     races = []
     for row in distinct:
@@ -176,8 +181,15 @@ def _checked(w: Float, noise: Atoms, combine: Combine, score: FloatFormat) -> Fl
         raise InputError(
             f"combine {combine!r}", "add, divide, multiply or ratio", "name how weight and noise are joined"
         )
-    if w.ndim != 2 or not w.size or not np.isfinite(w.max(axis=1)).all() or (combine != "add" and (w < 0).any()):
-        raise InputError(f"weights of shape {w.shape[1:]}", "(vocab,) numbers, not all -inf", "check the row of logits")
+    if (
+        w.ndim != 2
+        or not w.size
+        or not np.isfinite(w.max(axis=1)).all()
+        or (combine != "add" and (w < 0).any())
+    ):
+        raise InputError(
+            f"weights of shape {w.shape[1:]}", "(vocab,) numbers, not all -inf", "check the row of logits"
+        )
     if combine != "add" and noise.floor < 0:
         raise InputError("a negative atom", f"noise >= 0 for combine={combine!r}", "check the recipe")
     if score is not FP64 and (largest := float(abs(w.max(axis=1)).max())) > FP32.max:
@@ -202,7 +214,9 @@ class _Table:
         largest_first = combine in ("add", "multiply")
         if (size := len(noise.values) * (np.dtype(wide).itemsize + 8)) > _BYTES // 2:
             what = f"a noise table of {size / 2**30:.1f} GiB"
-            raise InputError(what, f"at most {_BYTES // 2 / 2**30:.0f} GiB", "merge atoms, or use perturbed_law")
+            raise InputError(
+                what, f"at most {_BYTES // 2 / 2**30:.0f} GiB", "merge atoms, or use perturbed_law"
+            )
         key = (largest_first, wide)
         if key not in noise.cache:
             values = noise.values[::-1] if largest_first else noise.values
@@ -276,7 +290,9 @@ class _Race:
         elif x <= 1.1 * near:
             edges = np.linspace(0, x, 2 * half + 1).tolist()
         else:  # most of the work, where the top token is exhausted, is beyond
-            beyond = np.linspace(near, x, half + 1) if x < math.inf else [*np.geomspace(near, 1e9 * near, half), x]
+            beyond = (
+                np.linspace(near, x, half + 1) if x < math.inf else [*np.geomspace(near, 1e9 * near, half), x]
+            )
             edges = [*np.linspace(0, near, half + 1).tolist(), *list(map(float, beyond))[1:]]
         return _Race(table, weights, first, members, order, edges, start, tolerance, relative, events)
 
@@ -375,7 +391,9 @@ def truncated_gumbel_law(log_probs: Float, ceiling: float) -> Law:
     """
     p = np.exp(np.asarray(log_probs, dtype=np.float64))
     if p.ndim != 1 or not p.size or not np.isclose(p.sum(), 1.0, atol=1e-6):
-        raise InputError(f"log_probs of shape {p.shape} and mass {p.sum():.6g}", "(vocab,) summing to one", "normalise")
+        raise InputError(
+            f"log_probs of shape {p.shape} and mass {p.sum():.6g}", "(vocab,) summing to one", "normalise"
+        )
     if not ceiling >= -30:
         raise InputError(
             f"a ceiling of {ceiling}", "a number, -30 or more", "name the largest Gumbel value, 16.6 in float32"
@@ -392,7 +410,9 @@ def truncated_gumbel_law(log_probs: Float, ceiling: float) -> Law:
     beta = np.zeros(len(q))
     some = left < np.inf
     gap = right[some] - left[some]
-    beta[some] = np.exp(count[some] * floor - tail[some] * left[some]) * -np.expm1(-tail[some] * gap) / tail[some]
+    beta[some] = (
+        np.exp(count[some] * floor - tail[some] * left[some]) * -np.expm1(-tail[some] * gap) / tail[some]
+    )
     out = np.zeros_like(p)
     out[order] = q * np.cumsum(beta)
     error = min(len(p) * 2.0**-50 * max(1.0, float(floor)), 1.0)

@@ -35,7 +35,9 @@ class ThresholdLaw:
         """The :class:`Law` in which what is beyond every sum picks the token ``beyond_to``: -1, the last,
         where the index is clamped; 0, where an argmax finds no True. InputError for an index out of range."""
         if not -len(self.counts) <= beyond_to < len(self.counts):
-            raise InputError(f"index {beyond_to}", f"a token of {len(self.counts)}", "say which token takes the rest")
+            raise InputError(
+                f"index {beyond_to}", f"a token of {len(self.counts)}", "say which token takes the rest"
+            )
         counts = self.counts.copy()
         counts[beyond_to] += self.beyond
         error = 0.0 if self.bits <= 53 else 2.0**-53
@@ -75,7 +77,9 @@ def inverse_cdf_law(
     """
     c = np.asarray(cumulative, dtype=np.float64)
     if c.ndim != 1 or not c.size or np.isnan(c).any() or (np.diff(c) < 0).any() or c[0] < 0:
-        raise InputError(f"a cumulative sum of shape {c.shape}", "(vocab,), non-decreasing from 0", "check the row")
+        raise InputError(
+            f"a cumulative sum of shape {c.shape}", "(vocab,), non-decreasing from 0", "check the row"
+        )
     if uniform_atoms is None:
         scaled = np.ldexp(np.minimum(c, 1.0), bits)  # exact: a power of two
         below = np.ceil(scaled) if rule == "u < c" else np.floor(scaled) + 1
@@ -86,4 +90,6 @@ def inverse_cdf_law(
         cdf = np.concatenate([[0.0], upto])[at]
     cdf[-1] = 1.0
     probs = np.diff(np.concatenate([[0.0], cdf]))
-    return Law.from_probs(probs, f"counts of a 2^{bits} grid below the rounded sum ({rule})", 2.0**-53, Guarantee.EXACT)
+    return Law.from_probs(
+        probs, f"counts of a 2^{bits} grid below the rounded sum ({rule})", 2.0**-53, Guarantee.EXACT
+    )

@@ -37,7 +37,9 @@ def best_total_variation(probs: Float, bits: int) -> float:
     """
     p = np.asarray(probs, dtype=np.float64)
     if p.ndim != 1 or not p.size or (p < 0).any() or not np.isclose(p.sum(), 1.0, atol=1e-6):
-        raise InputError(f"probs of shape {p.shape} and mass {p.sum():.6g}", "(vocab,) summing to one", "normalise")
+        raise InputError(
+            f"probs of shape {p.shape} and mass {p.sum():.6g}", "(vocab,) summing to one", "normalise"
+        )
     if bits < 1:
         raise InputError(f"bits = {bits}", "at least 1", "name the random bits of a draw")
     if bits > 62:

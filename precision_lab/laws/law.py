@@ -53,7 +53,9 @@ class Law:
         return np.flatnonzero(np.isneginf(self.log_probs))
 
     @staticmethod
-    def from_probs(probs: Float, how: str, error: float, guarantee: Guarantee, relative: float = math.inf) -> Law:
+    def from_probs(
+        probs: Float, how: str, error: float, guarantee: Guarantee, relative: float = math.inf
+    ) -> Law:
         """A law from probabilities (vocab,), 0 included; InputError where one is NaN or negative."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return Law(np.log(probs), how, error, guarantee, relative)
@@ -66,7 +68,9 @@ def check_logits(logits: np.ndarray, *, where: str = "logits") -> Float:
     """
     if getattr(logits, "ndim", None) != 1:
         raise InputError(
-            f"{where} of shape {np.shape(logits)}", "one row, shape (vocab,)", "index the row you mean, logits[i]"
+            f"{where} of shape {np.shape(logits)}",
+            "one row, shape (vocab,)",
+            "index the row you mean, logits[i]",
         )
     row = np.asarray(logits)
     if row.dtype.kind != "f":
@@ -80,7 +84,9 @@ def check_logits(logits: np.ndarray, *, where: str = "logits") -> Float:
         )
     if np.isposinf(row).any():
         at = int(np.isposinf(row).argmax())
-        raise InputError(f"+inf in {where} at {at}", "numbers or -inf", "give the certain token 0 and the others -inf")
+        raise InputError(
+            f"+inf in {where} at {at}", "numbers or -inf", "give the certain token 0 and the others -inf"
+        )
     if np.isneginf(row).all():
         raise InputError(
             f"{where} that are all -inf", "at least one finite value", "every token is masked: check the mask"

@@ -91,7 +91,9 @@ def step_law_of(row_law: Callable[[Float], Law]) -> StepLaw:
 def _check_share(r: float) -> None:
     """Refuse what is no probability of unmasking."""
     if not 0 <= r <= 1:
-        raise InputError(f"r = {r}", "a probability, 0 to 1", "give the share of masked tokens to unmask in this step")
+        raise InputError(
+            f"r = {r}", "a probability, 0 to 1", "give the share of masked tokens to unmask in this step"
+        )
 
 
 def _with_mask(log_probs: Float, r: float) -> Float:
@@ -184,12 +186,16 @@ def run_law(log_probs: Float, steps: int, step_law: StepLaw, *, smooth: bool = T
             total = q.sum(1)
             entropies = np.nan_to_num(np.log(total) - xlogy(q, q).sum(1) / total)
         if not (q.min() >= 0 and total.max() <= 1 + 1e-9):
-            raise InputError(f"a step law of mass {total.min():.6g} to {total.max():.6g}", "0 to 1", "check the law")
+            raise InputError(
+                f"a step law of mass {total.min():.6g} to {total.max():.6g}", "0 to 1", "check the law"
+            )
         if len(k) > len(nodes):
             interpolated, middle = True, len(k) // 2
             misfit = np.abs((weight[middle] * nodes) @ q - k[middle] * step_law(log_p, 1.0 / k[middle])).sum()
             if not misfit < 1e-9:
-                raise InputError(f"a step law {misfit:.2g} r off its interpolant", "a smooth one", "use smooth=False")
+                raise InputError(
+                    f"a step law {misfit:.2g} r off its interpolant", "a smooth one", "use smooth=False"
+                )
         part = slice(steps - int(k[0]), steps - int(k[-1]) + 1)
         given[part], entropy[part] = weight @ (total * nodes) / k, weight @ entropies
         before = alive * np.cumprod(np.append(1.0, 1.0 - given[part]))

@@ -16,7 +16,9 @@ from .law import Law
 _DEPTH = 40.0  # scores of the head below which no tail token lies with probability e^-40 are one class
 
 
-def two_class_law(head: float, tail: float, count: int, noise: Atoms, *, combine: Combine, score: FloatFormat) -> Law:
+def two_class_law(
+    head: float, tail: float, count: int, noise: Atoms, *, combine: Combine, score: FloatFormat
+) -> Law:
     """The law over (the head, all of the tail together), (2,), of argmax(score(weight, noise)) over one
     token of weight ``head`` and then ``count`` tokens of weight ``tail``; the first of equal scores wins,
     so ties go to the head.

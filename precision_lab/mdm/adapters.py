@@ -21,7 +21,14 @@ from .decode.decoded import device_of
 from .schedule import LINEAR, Schedule, checked
 
 Forward = Callable[..., Any]
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
+TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
+    "vocab.json",
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,9 @@ class Adapted:
         device: torch.device | str | None = None,
     ) -> None:
         if not 0 <= mask_id < width:
-            raise InputError(f"mask_id = {mask_id}", f"an id of the model, 0 to {width - 1}", "look at its tokenizer")
+            raise InputError(
+                f"mask_id = {mask_id}", f"an id of the model, 0 to {width - 1}", "look at its tokenizer"
+            )
         if bad := [i for i in never if not 0 <= i < width or i == mask_id]:
             raise InputError(f"never = {bad}", f"ids 0 to {width - 1} other than the mask", "mend the list")
         self.forward, self.width, self.shift, self.subs = forward, width, shift, subs
@@ -79,7 +88,9 @@ class Adapted:
     def from_public(self, ids: Tensor) -> Tensor:
         """The model's ids -> ours."""
         if not bool(((ids >= 0) & (ids < self.width)).all()):
-            raise InputError(f"ids {int(ids.min())}..{int(ids.max())}", f"0..{self.width - 1}", "use its tokenizer")
+            raise InputError(
+                f"ids {int(ids.min())}..{int(ids.max())}", f"0..{self.width - 1}", "use its tokenizer"
+            )
         return self.ours.to(ids.device)[ids]
 
     def hidden(self, tokens: Tensor, t: Tensor | None = None) -> Tensor:
@@ -90,7 +101,9 @@ class Adapted:
         logits = getattr(logits, "logits", logits)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != (*ids.shape, self.width):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputError(f"logits {got}", f"(batch, length, width) = {(*ids.shape, self.width)}", "check width")
+            raise InputError(
+                f"logits {got}", f"(batch, length, width) = {(*ids.shape, self.width)}", "check width"
+            )
         wide = logits if logits.dtype == torch.float64 else logits.float()
         if self.shift:
             wide = torch.cat([wide[:, :1], wide[:, :-1]], 1)
@@ -123,7 +136,9 @@ def hugging_face(folder: Path | str, **options: Any) -> Adapted:
     if not (path / "config.json").is_file():
         raise InputError(f"no {path / 'config.json'}", "a folder written by save_pretrained", "check the path")
     if not list(path.glob("*.safetensors")):
-        raise InputError(f"no .safetensors in {path}", "weights without pickle", "save again with safe_serialization")
+        raise InputError(
+            f"no .safetensors in {path}", "weights without pickle", "save again with safe_serialization"
+        )
     try:
         model, report = transformers.AutoModelForMaskedLM.from_pretrained(
             path, local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True
@@ -134,14 +149,18 @@ def hugging_face(folder: Path | str, **options: Any) -> Adapted:
     tied = set(getattr(model, "_tied_weights_keys", None) or ())
     lost = sorted(set(report["missing_keys"]) - tied) + [str(key) for key in report["mismatched_keys"]]
     if lost:
-        raise InputError(f"{path} without fitting {lost[0]}", "all weights of its configuration", "save it again")
+        raise InputError(
+            f"{path} without fitting {lost[0]}", "all weights of its configuration", "save it again"
+        )
     mask = options.pop("mask_id", None)
     if mask is None and any((path / name).is_file() for name in TOKENIZERS):  # without a file one is made up
         try:
             mask = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True).mask_token_id
         except Exception as error:
             got = f"{path} with a tokenizer that does not load ({type(error).__name__})"
-            raise InputError(got, "one written by save_pretrained", "save it again, or pass mask_id=...") from error
+            raise InputError(
+                got, "one written by save_pretrained", "save it again, or pass mask_id=..."
+            ) from error
     if mask is None:
         raise InputError(f"{path} without a mask token", "a tokenizer with one, or mask_id", "pass mask_id=...")
     device = options.pop("device", None)

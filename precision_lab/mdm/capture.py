@@ -33,7 +33,12 @@ def _check_rows(rows: int, text: Tensor, length: int) -> None:
 
 
 def capture_mdm(
-    model: Denoiser, text: Tensor, *, rows: int, rng: np.random.Generator, manifest: dict[str, Any] | None = None
+    model: Denoiser,
+    text: Tensor,
+    *,
+    rows: int,
+    rng: np.random.Generator,
+    manifest: dict[str, Any] | None = None,
 ) -> Capture:
     """``rows`` rows in all, as even as can be over ``MASK_RATIOS``. text: (windows, length) int64 real text.
 
@@ -55,7 +60,10 @@ def capture_mdm(
         ratios.append(count / length)
         truth.append(int(text[window, positions[0]]))
     return Capture(
-        np.stack(logits), np.array(ratios), np.array(truth), {"model": "mdm", "length": length, **(manifest or {})}
+        np.stack(logits),
+        np.array(ratios),
+        np.array(truth),
+        {"model": "mdm", "length": length, **(manifest or {})},
     )
 
 

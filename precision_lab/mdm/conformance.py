@@ -25,7 +25,9 @@ from ..statistics.testing import TestResult
 from ..types import Float, Guarantee
 from .schedule import LINEAR, Schedule, checked
 
-Decode = Callable[..., Any]  # (network, *, batch, length, rng) -> (batch, length) token ids, a tensor or an array
+Decode = Callable[
+    ..., Any
+]  # (network, *, batch, length, rng) -> (batch, length) token ids, a tensor or an array
 _LARGEST = 1 << 24  # numbers in a probe's table: 134 MB
 
 
@@ -56,7 +58,9 @@ class Probe:
         states = (check_whole("vocab", self.vocab, 1) + 1) ** check_whole("length", self.length, 1)
         if states * self.length * self.vocab > _LARGEST:
             got = f"a probe of {self.length} positions of {self.vocab} tokens, {states:.3g} states"
-            raise InputError(got, f"a table of at most {_LARGEST} numbers", "length = vocab = 3 shows most mistakes")
+            raise InputError(
+                got, f"a table of at most {_LARGEST} numbers", "length = vocab = 3 shows most mistakes"
+            )
         self.config = ProbeConfig(self.vocab)
         self.place = (self.vocab + 1) ** torch.arange(self.length)
         logits = np.random.default_rng(self.seed).normal(size=(states * self.length, self.vocab))
@@ -169,14 +173,18 @@ def _one_token_per_hit(states: list[Tensor], batch: int, length: int, mask: int,
 def _hitting_times(pit: Float, level: float) -> TestResult:
     found = [stats.kstest(column, "uniform", method="exact") for column in pit.T]
     p = min(1.0, len(found) * min(float(f.pvalue) for f in found))
-    worst, seen = max(float(f.statistic) for f in found), math.sqrt(math.log(2 * len(found) / level) / (2 * len(pit)))
+    worst, seen = (
+        max(float(f.statistic) for f in found),
+        math.sqrt(math.log(2 * len(found) / level) / (2 * len(pit))),
+    )
     effect = "distance of the distribution function"
     return TestResult(p, worst, len(pit), 2 * seen, level, "hitting_times", effect, Guarantee.FINITE_SAMPLE)
 
 
 def _within_batch(pairs: list[tuple[np.ndarray, Law]], level: float) -> TestResult:
     found = [
-        agreement_test(values[0::2], values[1::2], law, law, false_fail=level / len(pairs)) for values, law in pairs
+        agreement_test(values[0::2], values[1::2], law, law, false_fail=level / len(pairs))
+        for values, law in pairs
     ]
     worst = min(found, key=lambda result: result.p_value)
     return replace(worst, p_value=min(1.0, len(pairs) * worst.p_value), false_fail=level, test="within_batch")

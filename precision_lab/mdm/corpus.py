@@ -119,7 +119,9 @@ def load(
             "pass its vocabulary or another path",
         )
     folder = Path(cache or cache_dir()) / "tokens" / file_sha256(tokenizer_path)[:16]
-    ids = {part: {n: _token_ids(tokenizer, docs, folder) for n, docs in by.items()} for part, by in split.items()}
+    ids = {
+        part: {n: _token_ids(tokenizer, docs, folder) for n, docs in by.items()} for part, by in split.items()
+    }
     ends = np.cumsum([len(held) for held in ids["validation"].values()]).tolist()
     mix: dict[str, dict] = {}
     for name, docs in texts.items():
@@ -157,7 +159,9 @@ def windows(tokens: np.ndarray, length: int) -> np.ndarray:
     length = check_whole("length", length, 1)
     check_ids(tokens)
     if len(tokens) < length:
-        raise InputError(f"a text of {len(tokens)} tokens", f"at least one window of {length}", "use a longer text")
+        raise InputError(
+            f"a text of {len(tokens)} tokens", f"at least one window of {length}", "use a longer text"
+        )
     count = len(tokens) // length
     return tokens[: count * length].reshape(count, length).astype(np.int64)
 
@@ -167,5 +171,8 @@ def check_ids(tokens: np.ndarray, vocab: int | None = None) -> None:
     if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
         raise InputError(f"a text {tokens.shape} of {tokens.dtype}", "token ids, (n,) integers", "tokenise it")
     if len(tokens) and (tokens.min() < 0 or (vocab is not None and tokens.max() >= vocab)):
-        got, last = f"token ids from {tokens.min()} to {tokens.max()}", "" if vocab is None else f" to {vocab - 1}"
+        got, last = (
+            f"token ids from {tokens.min()} to {tokens.max()}",
+            "" if vocab is None else f" to {vocab - 1}",
+        )
         raise InputError(got, f"ids from 0{last}", "use the tokenizer of this vocabulary")

@@ -105,7 +105,9 @@ def call_worth(ratio: float, steps: int, length: int) -> float:
     nfe, draws = expected_nfe(steps, length), expected_draws(steps, length)
     if not nfe < ratio * length <= draws:
         raise InputError(
-            f"ratio = {ratio}", f"above {nfe / length:.4g}, at most {draws / length:.4g}", "more steps reach more"
+            f"ratio = {ratio}",
+            f"above {nfe / length:.4g}, at most {draws / length:.4g}",
+            "more steps reach more",
         )
     return (draws - ratio * length) / (ratio * length - nfe)
 
@@ -137,7 +139,10 @@ def fit_cost(nfe: ArrayLike, ncs: ArrayLike, seconds: ArrayLike, confidence: flo
     One value a run; at least three, positive finite seconds, and NFE not in proportion to NCS, else InputError.
     Intervals: Student with n - 2 degrees of freedom, right if runs are independent and the model holds.
     """
-    confidence, runs = check_open_unit("confidence", confidence), [np.asarray(v, float) for v in (nfe, ncs, seconds)]
+    confidence, runs = (
+        check_open_unit("confidence", confidence),
+        [np.asarray(v, float) for v in (nfe, ncs, seconds)],
+    )
     one = runs[0].ndim == 1 and len(runs[0]) >= 3 and len({v.shape for v in runs}) == 1
     if not (one and np.isfinite(runs).all() and (runs[2] > 0).all()):
         got = f"nfe, ncs and seconds of shapes {', '.join(str(v.shape) for v in runs)}"
@@ -151,14 +156,17 @@ def fit_cost(nfe: ArrayLike, ncs: ArrayLike, seconds: ArrayLike, confidence: flo
     spread = float(np.linalg.norm(design @ found - 1.0) / math.sqrt(len(y) - 2))
     covariance = spread**2 * np.linalg.inv(design.T @ design) / np.outer(scale, scale)
     t1, t2 = (
-        _student(v, math.sqrt(c), len(y), confidence) for v, c in zip(found / scale, covariance.diagonal(), strict=True)
+        _student(v, math.sqrt(c), len(y), confidence)
+        for v, c in zip(found / scale, covariance.diagonal(), strict=True)
     )
     return CostModel(t1, t2, spread, covariance)
 
 
 def _student(value: float, error: float, n: int, confidence: float) -> Estimate:
     half = float(stats.t.ppf((1 + confidence) / 2, n - 2)) * error
-    return Estimate(float(value), value - half, value + half, confidence, n, "least squares, t", Guarantee.ASYMPTOTIC)
+    return Estimate(
+        float(value), value - half, value + half, confidence, n, "least squares, t", Guarantee.ASYMPTOTIC
+    )
 
 
 def _masked_before(steps: int, schedule: Schedule) -> Float:

@@ -17,7 +17,9 @@ from ..errors import InputError
 from ..statistics._checks import check_whole
 
 Reader = Callable[[Tensor], Tensor]
-START = 0  # what a causal network sees before the first token: the id that corpus.train_tokenizer gives END_OF_TEXT
+START = (
+    0  # what a causal network sees before the first token: the id that corpus.train_tokenizer gives END_OF_TEXT
+)
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,9 @@ class Denoiser(nn.Module):
         :meth:`hidden` has at the next position, (batch, width). It keeps keys and values: the work of one position a call.
         InputError if the network is not causal."""
         if not self.config.causal:
-            raise InputError("a reader of a network that sees what is to come", "a causal one", "ask for hidden()")
+            raise InputError(
+                "a reader of a network that sees what is to come", "a causal one", "ask for hidden()"
+            )
         past = [Past() for _ in self.blocks]
 
         def following(last: Tensor) -> Tensor:
@@ -173,7 +177,9 @@ class Denoiser(nn.Module):
     def log_probs(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., vocab) natural-log probabilities, normalised in float32 or wider."""
         logits = self.logits(hidden)
-        return F.log_softmax(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, dim=-1)
+        return F.log_softmax(
+            logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, dim=-1
+        )
 
 
 class Autocast:

@@ -11,7 +11,9 @@ from .denoiser import Denoiser
 from .loss import mask_counts, masked_cross_entropy, next_token_cross_entropy, random_subset
 
 
-def window_losses(model: Denoiser, tokens: Tensor, *, rng: torch.Generator, weights: Tensor | None = None) -> Tensor:
+def window_losses(
+    model: Denoiser, tokens: Tensor, *, rng: torch.Generator, weights: Tensor | None = None
+) -> Tensor:
     """(batch, length) ids -> (batch,) nats per token: of the masked network a draw whose mean over the batch is one of the
     bound, of the causal one the value itself.
 
@@ -28,7 +30,9 @@ def window_losses(model: Denoiser, tokens: Tensor, *, rng: torch.Generator, weig
     return losses if weights is None else losses * weights[counts - 1].to(losses.device)
 
 
-def validation_losses(model: Denoiser, text: Tensor, *, seed: int, batch: int = 32, autocast: bool = False) -> Tensor:
+def validation_losses(
+    model: Denoiser, text: Tensor, *, seed: int, batch: int = 32, autocast: bool = False
+) -> Tensor:
     """:func:`window_losses` of ``text`` (windows, length), without gradients: (windows,) float64 on the CPU.
 
     Window i is always in the part i mod ``batch`` of the masked shares: right is the mean over windows in random order, and

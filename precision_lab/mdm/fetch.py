@@ -38,8 +38,7 @@ class Unavailable(InputError):
 
 @dataclass(frozen=True)
 class Client:
-    """How one kind of package is brought into a folder. ``program`` None: this interpreter's pip, always there.
-    """
+    """How one kind of package is brought into a folder. ``program`` None: this interpreter's pip, always there."""
 
     program: str | None
     folder: str
@@ -56,7 +55,9 @@ def _pip(requirement: str, sha256: str, folder: Path, *only: str) -> list[str]:
 
 CLIENTS = {
     "wheel": Client(None, "wheels", ".whl", lambda r, s, f: _pip(r, s, f, "--only-binary=:all:")),
-    "sdist": Client(None, "sdists", ".tar.gz", lambda r, s, f: _pip(r, s, f, f"--no-binary={r.split('==')[0]}")),
+    "sdist": Client(
+        None, "sdists", ".tar.gz", lambda r, s, f: _pip(r, s, f, f"--no-binary={r.split('==')[0]}")
+    ),
     "npm": Client(
         "npm",
         "npm",
@@ -74,7 +75,9 @@ def held(source: Source, cache: Path | str | None = None) -> bool:
 
 def _folder(source: Source, cache: Path | str | None) -> Path:
     requirement = source.requirement.replace("==", "-").replace("/", "-")
-    folder = Path(cache or cache_dir()).absolute()  # the client runs in it: a relative one would be looked for inside
+    folder = Path(
+        cache or cache_dir()
+    ).absolute()  # the client runs in it: a relative one would be looked for inside
     return folder / CLIENTS[source.client].folder / requirement
 
 

@@ -92,7 +92,9 @@ class Retokenised:
             _end(tokenizer)
             _byte_level(tokenizer)
         if self.context is not None and self.context < 2:
-            raise InputError(f"context = {self.context}", "two tokens or more", "leave it out for the judge's own")
+            raise InputError(
+                f"context = {self.context}", "two tokens or more", "leave it out for the judge's own"
+            )
         self.words.encode_special_tokens = True
 
     def read(self, ids: Int) -> tuple[Int, int, int]:
@@ -167,7 +169,9 @@ def report(samples: Path | str, tokenizer: Path | str | None, judge: str, *, see
     if judge == "smollm2":
         if tokenizer is None or not Path(tokenizer).is_file():
             got = "no --tokenizer" if tokenizer is None else f"no file {tokenizer}"
-            raise InputError(got, "the tokenizer.json of the ids", "SmolLM2 reads text: it must be decoded first")
+            raise InputError(
+                got, "the tokenizer.json of the ids", "SmolLM2 reads text: it must be decoded first"
+            )
         scores = smollm2_judge(Path(tokenizer)).score(tokens)
     else:
         scores = SameTokens(judge, load_model(Path(judge))).score(tokens)
@@ -201,7 +205,9 @@ def _byte_level(tokenizer: Tokenizer) -> None:
     if strange is not None or type(tokenizer.decoder).__name__ != "ByteLevel":
         got = f"a tokenizer with the decoder {type(tokenizer.decoder).__name__}"
         got += "" if strange is None else f" and the token {strange!r:.60}"
-        raise InputError(got, "byte-level BPE, each letter of a token a byte", "use a tokenizer of this project")
+        raise InputError(
+            got, "byte-level BPE, each letter of a token a byte", "use a tokenizer of this project"
+        )
 
 
 def _bytes(tokenizer: Tokenizer, ids: Int) -> bytes:
@@ -256,5 +262,7 @@ def _ids(tokens: ArrayLike, vocab: int) -> Int:
     ids = check_tokens(tokens)
     if ids.min() < 0 or ids.max() >= vocab:
         got = f"ids from {ids.min()} to {ids.max()}"
-        raise InputError(got, f"0 to {vocab - 1}, no mask", "decode to the end, with this model's own tokenizer")
+        raise InputError(
+            got, f"0 to {vocab - 1}, no mask", "decode to the end, with this model's own tokenizer"
+        )
     return ids

@@ -40,7 +40,9 @@ def times(batch: int, *, rng: torch.Generator, scheme: Scheme = "stratified") ->
     u = torch.rand(batch, generator=rng, dtype=torch.float64)
     if scheme not in ("independent", "stratified"):
         raise InputError(f"scheme {scheme!r}", "independent, shared or stratified", "name how times are drawn")
-    return u if scheme == "independent" else ((u + steps) / batch).clamp(max=1 - 2.0**-53)  # the sum may round up
+    return (
+        u if scheme == "independent" else ((u + steps) / batch).clamp(max=1 - 2.0**-53)
+    )  # the sum may round up
 
 
 def mask_counts(batch: int, length: int, *, rng: torch.Generator, scheme: Scheme = "stratified") -> Tensor:
@@ -50,7 +52,12 @@ def mask_counts(batch: int, length: int, *, rng: torch.Generator, scheme: Scheme
 
 
 def continuous_bound(
-    model: Denoiser, tokens: Tensor, *, rng: torch.Generator, scheme: Scheme = "stratified", schedule: Schedule = LINEAR
+    model: Denoiser,
+    tokens: Tensor,
+    *,
+    rng: torch.Generator,
+    scheme: Scheme = "stratified",
+    schedule: Schedule = LINEAR,
 ) -> Tensor:
     """One draw of the continuous-time bound per token for each sequence, (batch,) nats.
 
@@ -70,7 +77,9 @@ def random_subset(counts: Tensor, length: int, *, rng: torch.Generator) -> Tenso
     return rank < counts[:, None]
 
 
-def masked_cross_entropy_sum(model: Denoiser, tokens: Tensor, masked: Tensor, t: Tensor | None = None) -> Tensor:
+def masked_cross_entropy_sum(
+    model: Denoiser, tokens: Tensor, masked: Tensor, t: Tensor | None = None
+) -> Tensor:
     """Sum over masked positions of -log mu(x), one value (nats) per sequence: (batch,). The head runs only there.
     InputError for a causal network, which is not shown the mask at the positions that it predicts."""
     if model.config.causal:
@@ -89,6 +98,8 @@ def next_token_cross_entropy(model: Denoiser, tokens: Tensor) -> Tensor:
     """Mean over positions of -log p(x_l | x before l) of a causal network, one value (nats) per sequence: (batch,).
     InputError for a masked network, which sees the token that it would predict."""
     if not model.config.causal:
-        raise InputError("a network that sees what is to come", "a causal one", "its loss is masked_cross_entropy")
+        raise InputError(
+            "a network that sees what is to come", "a causal one", "its loss is masked_cross_entropy"
+        )
     logits = model.logits(model.hidden(tokens)).float()
     return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape).mean(1)

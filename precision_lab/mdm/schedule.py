@@ -36,7 +36,9 @@ class Schedule:
 
 
 # alpha_t = 1 - t (all public masked diffusion models)
-LINEAR = Schedule("linear", lambda t: np.asarray(t) * 1.0, lambda m: np.asarray(m) * 1.0, lambda s, t: (t - s) / t)
+LINEAR = Schedule(
+    "linear", lambda t: np.asarray(t) * 1.0, lambda m: np.asarray(m) * 1.0, lambda s, t: (t - s) / t
+)
 
 # alpha_t = 1 - cos(pi (1 - t) / 2) (MaskGIT): masked = sin(pi t / 2), and a difference of sines is 2 cos(a) sin(b), with
 # cos(a) written as the sine of what is left to pi / 2: nothing cancels near t = 1
@@ -44,7 +46,9 @@ COSINE = Schedule(
     "cosine",
     lambda t: np.sin(np.pi / 2 * np.asarray(t)),
     lambda m: 2 / np.pi * np.arcsin(m),
-    lambda s, t: 2 * np.sin(np.pi / 4 * ((1 - t) + (1 - s))) * np.sin(np.pi / 4 * (t - s)) / np.sin(np.pi / 2 * t),
+    lambda s, t: (
+        2 * np.sin(np.pi / 4 * ((1 - t) + (1 - s))) * np.sin(np.pi / 4 * (t - s)) / np.sin(np.pi / 2 * t)
+    ),
 )
 
 
@@ -57,7 +61,9 @@ def polynomial(power: float) -> Schedule:
         with np.errstate(divide="ignore"):
             return -np.expm1(power * np.where(2 * s < t, np.log(s / t), np.log1p(-(t - s) / t)))
 
-    return Schedule(f"polynomial_{power:g}", lambda t: np.power(t, power), lambda m: np.power(m, 1 / power), unmask)
+    return Schedule(
+        f"polynomial_{power:g}", lambda t: np.power(t, power), lambda m: np.power(m, 1 / power), unmask
+    )
 
 
 def checked(schedule: Schedule, points: int = 257) -> Schedule:
@@ -68,7 +74,9 @@ def checked(schedule: Schedule, points: int = 257) -> Schedule:
         got = f"schedule {schedule.name!r}: masked share {m[0]:.4g} to {m[-1]:.4g}, least rise {np.diff(m).min():.3g}"
         raise InputError(got, "a share that rises from 0 at t = 0 to 1 at t = 1", "alpha must fall from 1 to 0")
     if not np.abs(schedule.time(m) - t).max() <= 1e-6:  # NaN is no inverse
-        raise InputError(f"schedule {schedule.name!r} whose time() does not invert masked()", "an inverse", "mend it")
+        raise InputError(
+            f"schedule {schedule.name!r} whose time() does not invert masked()", "an inverse", "mend it"
+        )
     if not np.abs(schedule.unmask(t[:-1], t[1:]) - np.diff(m) / m[1:]).max() <= 1e-6:
         got = f"schedule {schedule.name!r} whose unmask() is not that of masked()"
         raise InputError(got, "unmask(s, t) = (masked(t) - masked(s)) / masked(t)", "mend it")

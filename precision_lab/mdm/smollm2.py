@@ -105,7 +105,9 @@ def malformed(got: str, expected: str) -> InputError:
     return InputError(f"a GGUF file with {got}", expected, "restore the file from its source")
 
 
-SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))  # GGUF's type -> struct's letter
+SCALARS = dict(
+    zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True)
+)  # GGUF's type -> struct's letter
 STRING, ARRAY = 8, 9
 
 
@@ -134,7 +136,9 @@ class Reader:
         try:
             return self.take(self.scalar("Q")).decode()
         except UnicodeDecodeError as error:
-            raise malformed(f"a string that is not UTF-8 before offset {self.at} ({error.reason})", "UTF-8") from None
+            raise malformed(
+                f"a string that is not UTF-8 before offset {self.at} ({error.reason})", "UTF-8"
+            ) from None
 
     def value(self) -> Any:
         """A typed metadata value. Arrays of arrays exist in the format but not in any model file: refused."""
@@ -147,7 +151,9 @@ class Reader:
 
     def code(self, kind: int) -> str:
         if kind not in SCALARS:
-            raise malformed(f"metadata type {kind} at offset {self.at}", "a type from 0 to 12, arrays not nested")
+            raise malformed(
+                f"metadata type {kind} at offset {self.at}", "a type from 0 to 12, arrays not nested"
+            )
         return SCALARS[kind]
 
 
@@ -319,7 +325,9 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.attn_norm(x)
-        q, k, v = (f(y).unflatten(-1, (-1, self.size)).transpose(1, 2) for f in (self.attn_q, self.attn_k, self.attn_v))
+        q, k, v = (
+            f(y).unflatten(-1, (-1, self.size)).transpose(1, 2) for f in (self.attn_q, self.attn_k, self.attn_v)
+        )
         q, k = rotate(q, self.base), rotate(k, self.base)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         x = x + self.attn_output(mixed.transpose(1, 2).flatten(2))
@@ -351,7 +359,10 @@ class SmolLM2(nn.Module):
             raise malformed(f"the tensor {min(unexpected)!r:.60}", "a llama with tied embedding and no biases")
         weights = {name: torch.from_numpy(gguf.tensor(name)) for name, _ in config.shapes()}
         for i in range(config.layers):
-            for name, heads in ((f"blk.{i}.attn_q.weight", config.heads), (f"blk.{i}.attn_k.weight", config.kv_heads)):
+            for name, heads in (
+                (f"blk.{i}.attn_q.weight", config.heads),
+                (f"blk.{i}.attn_k.weight", config.kv_heads),
+            ):
                 weights[name] = halves(weights[name], heads)
         with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
             model = cls(config)
@@ -361,7 +372,11 @@ class SmolLM2(nn.Module):
     def check(self, tokens: Tensor, least: int = 1) -> None:
         """Raises InputError unless ``tokens`` is a (batch, length) of known ids, ``least`` <= length <= context."""
         vocab, context = self.config.vocab, self.config.context
-        if tokens.ndim != 2 or tokens.dtype != torch.int64 or not (len(tokens) and least <= tokens.shape[1] <= context):
+        if (
+            tokens.ndim != 2
+            or tokens.dtype != torch.int64
+            or not (len(tokens) and least <= tokens.shape[1] <= context)
+        ):
             raise InputError(
                 f"{tokens.dtype} tokens of shape {tuple(tokens.shape)}",
                 f"int64 (batch, length) with batch >= 1 and length from {least} to {context}",
@@ -369,7 +384,9 @@ class SmolLM2(nn.Module):
             )
         if len(wrong := tokens[(tokens < 0) | (tokens >= vocab)]):
             expected = f"ids from 0 to {vocab - 1}"
-            raise InputError(f"token {int(wrong[0])}", expected, "encode with the tokenizer that load() returns")
+            raise InputError(
+                f"token {int(wrong[0])}", expected, "encode with the tokenizer that load() returns"
+            )
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """(batch, length) int64 -> (batch, length, width), the last norm included. Raises InputError as check does."""
@@ -424,6 +441,8 @@ def tokenizer(gguf: GGUF) -> Tokenizer:
     split = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     built.pre_tokenizer = pre_tokenizers.Sequence(split)
     built.decoder = decoders.ByteLevel()
-    control = [token for token, type_ in zip(tokens, types, strict=True) if type_ == 3]  # LLAMA_TOKEN_TYPE_CONTROL
+    control = [
+        token for token, type_ in zip(tokens, types, strict=True) if type_ == 3
+    ]  # LLAMA_TOKEN_TYPE_CONTROL
     built.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in control])
     return built

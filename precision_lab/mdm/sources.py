@@ -156,7 +156,9 @@ def _sword(files: Files) -> Iterator[str]:
                 tagged = zlib.decompress(blocks[at : at + size]).decode()
                 lines = re.sub(r"<(/?(div|title|row|p|lb?|lg|item|list|chapter|verse)\b)[^>]*>", "\n", tagged)
                 plain = html.unescape(re.sub(r"<[^>]*>", " ", lines))
-                yield from pieces("\n\n".join(" ".join(line.split()) for line in plain.split("\n") if line.strip()))
+                yield from pieces(
+                    "\n\n".join(" ".join(line.split()) for line in plain.split("\n") if line.strip())
+                )
 
 
 def _r_strings(files: Files) -> Iterator[str]:

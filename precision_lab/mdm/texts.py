@@ -29,7 +29,10 @@ STEP_LAWS: dict[
     "gumbel_max_fp16": step_law_of(SAMPLERS["gumbel_max_fp16"].law),
     "gumbel_max_bf16": step_law_of(SAMPLERS["gumbel_max_bf16"].law),
 }
-EXCESS = {"gumbel_max_fp16": 2.0**-11, "gumbel_max_bf16": 2.0**-8}  # twice P(u = 0): what a step law may give above r
+EXCESS = {
+    "gumbel_max_fp16": 2.0**-11,
+    "gumbel_max_bf16": 2.0**-8,
+}  # twice P(u = 0): what a step law may give above r
 VARIANTS: dict[str, dict[str, Any]] = {  # of first-hitting decoding
     "first_hitting": {},
     "parallel": {},
@@ -118,4 +121,6 @@ def ids(texts: list[str]) -> np.ndarray:
     except InputError:
         raise
     except ValueError as error:
-        raise InputError(f"text that is no ids: {error}", "numbers with spaces between", "see texts.rows") from None
+        raise InputError(
+            f"text that is no ids: {error}", "numbers with spaces between", "see texts.rows"
+        ) from None

@@ -21,7 +21,9 @@ from .trainer import MEASURE, TrainConfig, Trainer, columns
 from .weights import pack, unpack
 
 KINDS = {"mdm": "masked diffusion model, time-agnostic", "ar": "autoregressive model, left to right"}
-HELD_OUT = 400  # validation windows kept beside the model, for captures and for the reference level of real text
+HELD_OUT = (
+    400  # validation windows kept beside the model, for captures and for the reference level of real text
+)
 
 
 def train(config: TrainConfig, corpus: Corpus, out: Path | str, *, bits: int = 16) -> dict:
@@ -80,7 +82,9 @@ def _held_out_losses(trainer: Trainer) -> dict[str, torch.Tensor]:
     spans = trainer.corpus.spans or {"all": (0, len(tokens))}
     long = {name: tokens[slice(*span)] for name, span in spans.items() if span[1] - span[0] >= 2 * length}
     return {
-        name: validation_losses(trainer.average, torch.from_numpy(windows(part, length)), seed=trainer.config.seed + 3)
+        name: validation_losses(
+            trainer.average, torch.from_numpy(windows(part, length)), seed=trainer.config.seed + 3
+        )
         for name, part in (long or {"all": tokens}).items()
     }
 
@@ -88,7 +92,12 @@ def _held_out_losses(trainer: Trainer) -> dict[str, torch.Tensor]:
 def _estimate(kind: str, losses: torch.Tensor) -> dict[str, float]:
     nats, error = mean_and_error(losses)
     name = MEASURE[kind]
-    return {name: nats, f"{name}_low": nats - 1.96 * error, f"{name}_high": nats + 1.96 * error, "windows": len(losses)}
+    return {
+        name: nats,
+        f"{name}_low": nats - 1.96 * error,
+        f"{name}_high": nats + 1.96 * error,
+        "windows": len(losses),
+    }
 
 
 def load_model(folder: Path | str) -> Denoiser:
@@ -111,5 +120,7 @@ def load_model(folder: Path | str) -> Denoiser:
         model.load_state_dict(unpack(tensors))
     except (RuntimeError, TypeError) as error:  # TypeError: a size beyond 64 bits
         what = str(error).splitlines()[:2][-1].strip()
-        raise InputError(f"weights in {folder}: {what}", "those of its manifest", "retrain or restore") from None
+        raise InputError(
+            f"weights in {folder}: {what}", "those of its manifest", "retrain or restore"
+        ) from None
     return model.eval().requires_grad_(False)

@@ -58,7 +58,11 @@ class TrainConfig:
             got = f"decay = {self.decay}, ema = {self.ema}"
             raise InputError(got, "0 < decay <= 1, 0 <= ema <= 1", "decay = 1 falls from the first step on")
         w = (1.0,) * self.length if self.mask_weights is None else self.mask_weights
-        if len(w) != self.length or not all(0 < x < math.inf for x in w) or (self.mask_weights and self.model.causal):
+        if (
+            len(w) != self.length
+            or not all(0 < x < math.inf for x in w)
+            or (self.mask_weights and self.model.causal)
+        ):
             got, do = f"{len(w)} mask_weights {w!s:.60}", "a causal network has none"
             raise InputError(got, f"{self.length} positive numbers, for a masked network", do)
 
@@ -112,7 +116,9 @@ class Trainer:
                 weight_decay=0.0,
             ),
         ]
-        self.rng = torch.Generator().manual_seed(config.seed + 1)  # on the CPU: the same batches on every device
+        self.rng = torch.Generator().manual_seed(
+            config.seed + 1
+        )  # on the CPU: the same batches on every device
         self.weights = None if config.mask_weights is None else torch.tensor(config.mask_weights)
         self.step, self.seconds = 0, 0.0
         self.curve: list[dict] = []
@@ -228,10 +234,17 @@ class Trainer:
     def _odd(self, tensors: dict[str, Tensor], extra: dict) -> list[str]:
         """What is missing, too much, or of another shape than in a state of this run."""
         started, rows = extra["step"] > 0, {tuple(row.keys()) for row in extra["curve"]}
-        due = {f"{of}.{k}": v.shape for of in ("model", "average") for k, v in getattr(self, of).state_dict().items()}
+        due = {
+            f"{of}.{k}": v.shape
+            for of in ("model", "average")
+            for k, v in getattr(self, of).state_dict().items()
+        }
         for i, (optimiser, slots) in enumerate(zip(self.optimisers, SLOTS, strict=True)):
             for index, p in enumerate(optimiser.param_groups[0]["params"] if started else ()):
-                due |= {f"optimiser.{i}.{index}.{slot}": p.shape if slot != "step" else p.shape[:0] for slot in slots}
+                due |= {
+                    f"optimiser.{i}.{index}.{slot}": p.shape if slot != "step" else p.shape[:0]
+                    for slot in slots
+                }
         found = {k: v.shape for k, v in tensors.items() if k not in ("rng", "extra")}
         odd = [] if rows <= {columns(self.config.kind)} else ["curve"]
         return odd + sorted(k for k in due.keys() | found.keys() if due.get(k) != found.get(k))
@@ -259,10 +272,23 @@ class Trainer:
                 )
             if self.step % config.evaluate_every == 0 or self.step == config.steps:
                 some = self.validation[:: max(len(self.validation) // 256, 1)][:256]  # of every source
-                bound, error = validation_bound(self.average, some, seed=config.seed + 2, autocast=config.autocast)
-                print(f"  validation {measure} {bound:.4f} +- {error:.4f} nats per token", file=sys.stderr, flush=True)
+                bound, error = validation_bound(
+                    self.average, some, seed=config.seed + 2, autocast=config.autocast
+                )
+                print(
+                    f"  validation {measure} {bound:.4f} +- {error:.4f} nats per token",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 tokens, lost = self.step * config.batch * config.length, float(np.mean(recent))
-                row = (self.step, tokens, round(self.seconds, 1), round(lost, 5), round(bound, 5), round(error, 5))
+                row = (
+                    self.step,
+                    tokens,
+                    round(self.seconds, 1),
+                    round(lost, 5),
+                    round(bound, 5),
+                    round(error, 5),
+                )
                 self.curve.append(dict(zip(columns(config.kind), row, strict=True)))
                 recent = []
                 self.save_state()

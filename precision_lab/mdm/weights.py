@@ -39,7 +39,9 @@ def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if value.dtype == torch.int8:
             scale = tensors.get(name + SCALE)
             if scale is None or scale.dtype != torch.float32 or scale.shape != (len(value), 1):
-                got = f"{name} in 8 bits with {'no scale' if scale is None else f'a scale {tuple(scale.shape)}'}"
+                got = (
+                    f"{name} in 8 bits with {'no scale' if scale is None else f'a scale {tuple(scale.shape)}'}"
+                )
                 raise InputError(got, f"{name}{SCALE}, float32 ({len(value)}, 1)", "retrain or restore")
             weights[name] = value.float() * scale
         elif not name.endswith(SCALE):

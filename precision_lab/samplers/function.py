@@ -69,7 +69,9 @@ class FunctionSampler(Sampler):
                 f"ids {int(ids.min())}..{int(ids.max())} from {self.name}", f"0..{vocab - 1}", "check the axis"
             )
         if not torch.equal(before, logits):
-            raise InputError(f"logits changed in place by {self.name}", "logits left as they were", "clone them first")
+            raise InputError(
+                f"logits changed in place by {self.name}", "logits left as they were", "clone them first"
+            )
         return ids.long()
 
     def row_law(self, logits: Tensor) -> Law:

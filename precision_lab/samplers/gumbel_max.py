@@ -13,8 +13,7 @@ GUMBEL_FP64 = WithinBound(relative=2.0**-44 - 2.0**-48, spacing=2.0**-52)
 
 
 def gumbel_max(format: str) -> UniformSampler:
-    """argmax(logits - log(-log u)), u from ``torch.rand``, every stage in ``format``: fp16, bf16, fp32 or fp64.
-    """
+    """argmax(logits - log(-log u)), u from ``torch.rand``, every stage in ``format``: fp16, bf16, fp32 or fp64."""
     return UniformSampler(
         name=f"gumbel_max_{format}",
         publisher="textbook",

@@ -45,7 +45,9 @@ def head_and_tail_law(sampler: Sampler, gap: float, tail_mass: float = 0.1) -> L
         raise InputError(f"{sampler.name}", "an argmax of independent noise", "use its law at a row of logits")
     race, rule = sampler.race, sampler.rule
     if race.tie != "first" or race.nonfinite != "wins" or getattr(sampler, "weights", None) is not None:
-        raise InputError(f"{sampler.name}", "a race whose first of equals wins", "use its law at a row of logits")
+        raise InputError(
+            f"{sampler.name}", "a race whose first of equals wins", "use its law at a row of logits"
+        )
     count = tail_tokens(gap, tail_mass)
     log_probs = np.array([0.0, -gap]) - math.log1p(count * math.exp(-gap))
     if isinstance(rule, Enumerated):
@@ -60,7 +62,9 @@ def head_and_tail_law(sampler: Sampler, gap: float, tail_mass: float = 0.1) -> L
         whole = log_probs + np.array([0.0, math.log(count)])
         law = Law(whole, "target law within a proved perturbation bound", error, Guarantee.CERTIFIED)
     else:
-        raise InputError(f"{sampler.name}", "a race enumerated or within a bound", "use its law at a row of logits")
+        raise InputError(
+            f"{sampler.name}", "a race enumerated or within a bound", "use its law at a row of logits"
+        )
     if sampler.emulated is None:
         return law
     return replace(law, guarantee=Guarantee.EMULATED, how=f"{law.how}; {sampler.emulated}")

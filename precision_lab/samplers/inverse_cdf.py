@@ -63,8 +63,7 @@ class InverseCDF(Sampler):
         return emulated_arithmetic(self.source, self.backend)
 
     def decide(self, logits: Tensor, u: Tensor) -> Tensor:
-        """The pure decision. logits: (rows, vocab); u: (n, rows) from :attr:`source`. Returns (n, rows) int64.
-        """
+        """The pure decision. logits: (rows, vocab); u: (n, rows) from :attr:`source`. Returns (n, rows) int64."""
         sums = self.sums(logits)
         sought = u * sums[:, -1] if self.scaled else u
         found = torch.searchsorted(sums, sought.T.contiguous(), right=self.rule == "u < c").T
@@ -95,8 +94,7 @@ class InverseCDF(Sampler):
 
 
 def inverse_cdf(format: str) -> InverseCDF:
-    """softmax, ``torch.cumsum`` and ``searchsorted`` in ``format``: fp16, fp32 or fp64; u from ``torch.rand``.
-    """
+    """softmax, ``torch.cumsum`` and ``searchsorted`` in ``format``: fp16, fp32 or fp64; u from ``torch.rand``."""
     return InverseCDF(
         name=f"inverse_cdf_{format}",
         publisher="textbook",

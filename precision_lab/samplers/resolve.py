@@ -51,14 +51,20 @@ def _from_code(spec: str) -> Sampler:
     try:
         module = _import_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
     except (Exception, SystemExit) as error:
-        raise InputError(f"{where}: {type(error).__name__}: {error}", "code that imports", "mend it first") from error
+        raise InputError(
+            f"{where}: {type(error).__name__}: {error}", "code that imports", "mend it first"
+        ) from error
     function = _attribute(module, name)
     if isinstance(function, Sampler):
         return function
     if isinstance(function, type):
-        raise InputError(f"the class {name} in {where}", "a function, or an instance", f"name an instance of {name}")
+        raise InputError(
+            f"the class {name} in {where}", "a function, or an instance", f"name an instance of {name}"
+        )
     if not callable(function):
-        raise InputError(f"no function {name!r} in {where}", "sample(logits, n, *, generator)", "check the name")
+        raise InputError(
+            f"no function {name!r} in {where}", "sample(logits, n, *, generator)", "check the name"
+        )
     return FunctionSampler(spec, "user", where, Stages.all("?"), function)
 
 
@@ -71,7 +77,8 @@ def _attribute(module: ModuleType, dotted: str) -> Any:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """The file as a module of its own; files beside it can be imported by it, then and later, as ``python file.py`` has it."""
+    """The file as a module of its own; files beside it can be imported by it, then and later, as ``python
+    file.py`` has it."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")

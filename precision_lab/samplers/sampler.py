@@ -118,7 +118,9 @@ class Sampler(ABC):
             kind = type(logits).__name__
             raise InputError(f"logits of type {kind}", "a tensor or an array", "convert them") from None
         if row.ndim != 1:
-            raise InputError(f"logits of shape {tuple(row.shape)}", "one row, (vocab,)", "index the row you mean")
+            raise InputError(
+                f"logits of shape {tuple(row.shape)}", "one row, (vocab,)", "index the row you mean"
+            )
         law = self.row_law(self._checked(row))
         if self.emulated is None:
             return law
@@ -142,11 +144,15 @@ class Sampler(ABC):
 def check_batch(logits: Tensor) -> Tensor:
     """(*batch, vocab) floating logits, each row valid; else InputError."""
     if not isinstance(logits, Tensor):
-        raise InputError(f"logits of type {type(logits).__name__}", "a torch.Tensor", "use torch.as_tensor(logits)")
+        raise InputError(
+            f"logits of type {type(logits).__name__}", "a torch.Tensor", "use torch.as_tensor(logits)"
+        )
     if not logits.dtype.is_floating_point:
         raise InputError(f"logits of dtype {logits.dtype}", "a floating dtype", "convert to float32 or float64")
     if logits.ndim < 1 or not logits.numel():
-        raise InputError(f"logits of shape {tuple(logits.shape)}", "(*batch, vocab), not empty", "check the shape")
+        raise InputError(
+            f"logits of shape {tuple(logits.shape)}", "(*batch, vocab), not empty", "check the shape"
+        )
     top = logits.amax(dim=-1)  # NaN and +inf both surface here
     if not torch.isfinite(top).all():
         row = logits.reshape(-1, logits.shape[-1])[int((~torch.isfinite(top)).reshape(-1).nonzero()[0])]
@@ -208,7 +214,9 @@ class UniformSampler(Sampler):
     nonfinite: Nonfinite = field(default="wins", kw_only=True)
     gumbel_shift: float = field(default=0.0, kw_only=True)
     noise_sha256: str = field(default="", kw_only=True)  # if given, a noise table with another hash is refused
-    progress: Progress | None = field(default=None, compare=False, kw_only=True)  # told the share of a law that is done
+    progress: Progress | None = field(
+        default=None, compare=False, kw_only=True
+    )  # told the share of a law that is done
 
     def bits_per_draw(self, vocab: int) -> float:
         return vocab * self.source.bits

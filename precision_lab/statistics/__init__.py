@@ -63,7 +63,12 @@ from .richness import chao_jost, coverage_estimate, hill, hill_difference, hill_
 from .spectrum import Band, DrawnBand, log_odds_spectrum, spectrum_from_draws
 from .temperature import EffectiveTemperature, effective_temperature, temperature_from_draws
 from .temperature_rows import Rows, temperature_from_rows
-from .temperature_testing import assert_temperature, detectable_temperature, draws_needed_temperature, temperature_test
+from .temperature_testing import (
+    assert_temperature,
+    detectable_temperature,
+    draws_needed_temperature,
+    temperature_test,
+)
 from .testing import (
     SamplerRejected,
     TailSet,

@@ -56,11 +56,15 @@ def check_tokens(tokens: Any) -> Int:
     try:
         rows = np.asarray(tokens)
     except ValueError as error:  # a ragged list
-        raise InputError("sequences of unequal length", "tokens of shape (sequences, length)", remedy) from error
+        raise InputError(
+            "sequences of unequal length", "tokens of shape (sequences, length)", remedy
+        ) from error
     if rows.ndim != 2 or not rows.size or rows.dtype.kind == "O":
         raise InputError(f"tokens of shape {rows.shape}", "(sequences, length), neither of them 0", remedy)
     if rows.dtype.kind not in "iu":
-        raise InputError(f"tokens of dtype {rows.dtype}", "an integer dtype", "pass token ids, not logits or strings")
+        raise InputError(
+            f"tokens of dtype {rows.dtype}", "an integer dtype", "pass token ids, not logits or strings"
+        )
     return rows.astype(np.int64)
 
 

@@ -22,12 +22,18 @@ class Counts:
     def __post_init__(self) -> None:
         shape, dtype = np.shape(self.counts), getattr(self.counts, "dtype", type(self.counts).__name__)
         if len(shape) != 1 or dtype != np.int64:
-            raise InputError(f"counts of shape {shape}, dtype {dtype}", "(vocab,) int64", "use Counts.from_tokens")
+            raise InputError(
+                f"counts of shape {shape}, dtype {dtype}", "(vocab,) int64", "use Counts.from_tokens"
+            )
         if (self.counts < 0).any():
-            raise InputError(f"a negative count at {int(self.counts.argmin())}", "0 or more", "use Counts.from_tokens")
+            raise InputError(
+                f"a negative count at {int(self.counts.argmin())}", "0 or more", "use Counts.from_tokens"
+            )
         if self.n != self.counts.sum() or self.n < 1:
             raise InputError(
-                f"n = {self.n} for counts that sum to {self.counts.sum()}", "n = sum of counts >= 1", "count the draws"
+                f"n = {self.n} for counts that sum to {self.counts.sum()}",
+                "n = sum of counts >= 1",
+                "count the draws",
             )
 
     @staticmethod
@@ -37,11 +43,15 @@ class Counts:
         try:
             drawn = np.asarray(tokens).ravel()
         except ValueError as error:  # a ragged list
-            raise InputError("lists of unequal length", "tokens of one shape", "concatenate them first") from error
+            raise InputError(
+                "lists of unequal length", "tokens of one shape", "concatenate them first"
+            ) from error
         if not drawn.size:
             raise InputError("no tokens", "at least one draw", "draw with n >= 1")
         if drawn.dtype.kind not in "iu":
-            raise InputError(f"tokens of dtype {drawn.dtype}", "an integer dtype", "pass token ids, not probabilities")
+            raise InputError(
+                f"tokens of dtype {drawn.dtype}", "an integer dtype", "pass token ids, not probabilities"
+            )
         if drawn.min() < 0 or drawn.max() >= vocab:
             raise InputError(
                 f"tokens from {drawn.min()} to {drawn.max()}",

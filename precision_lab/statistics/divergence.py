@@ -41,7 +41,9 @@ def max_log_ratio(q: Law | Float, p: Law | Float) -> float:
 def suppressed_mass(q: Law | Float, p: Law | Float, factor: float = 0.5) -> float:
     """sum of p_i over the tokens with q_i / p_i < factor: the share of the target that is drawn too rarely."""
     if not factor > 0:
-        raise InputError(f"factor = {factor}", "a positive ratio", "0.5 asks for tokens drawn less than half as often")
+        raise InputError(
+            f"factor = {factor}", "a positive ratio", "0.5 asks for tokens drawn less than half as often"
+        )
     log_q, log_p = log_probs_pair(q, p)
     return math.fsum(np.exp(log_p[_log_ratio(log_q, log_p) < math.log(factor)]))
 

@@ -19,7 +19,9 @@ from .entropies import chao_wang_jost, entropy, miller_madow
 from .estimate import Estimate, difference
 from .resampling import cluster_bootstrap, cluster_jackknife
 
-Measure = Callable[[Int], "Float | float"]  # of tokens (sequences, length): one number a sequence, or one of the whole
+Measure = Callable[
+    [Int], "Float | float"
+]  # of tokens (sequences, length): one number a sequence, or one of the whole
 _ENTROPIES = {"plug-in": entropy, "miller-madow": miller_madow, "chao-wang-jost": chao_wang_jost}
 
 
@@ -72,7 +74,9 @@ def distinct_n(tokens: ArrayLike, n: int) -> float:
     return len(np.unique(grams)) / grams.size
 
 
-def diversity(tokens: ArrayLike, measure: Measure, *, rng: np.random.Generator, confidence: float = 0.95) -> Estimate:
+def diversity(
+    tokens: ArrayLike, measure: Measure, *, rng: np.random.Generator, confidence: float = 0.95
+) -> Estimate:
     """A measure of this module with its interval over sequences, ``n`` of them.
 
     ``measure(tokens)``: (sequences,): the mean of that, BCa cluster bootstrap; a number: that, cluster jackknife.

@@ -58,7 +58,9 @@ class EProcess:
         if np.isposinf(self.log_factors[0, drawn]).any():
             self.log_wealth = np.full_like(self.log_wealth, np.inf)
         elif not np.isposinf(self.log_wealth).any():
-            self.log_wealth = self.log_wealth + self.log_factors[:, drawn] @ counts.counts[drawn].astype(np.float64)
+            self.log_wealth = self.log_wealth + self.log_factors[:, drawn] @ counts.counts[drawn].astype(
+                np.float64
+            )
         self.n += counts.n
         self.peak = max(self.peak, self.log_e)
         return self

@@ -42,7 +42,9 @@ class Estimate:
     def exact(value: float, error: float = 0.0, method: str = "exact") -> Estimate:
         """A number that was computed, not drawn: value -/+ error, certified where the error is not 0."""
         if not error >= 0:
-            raise InputError(f"error = {error}", "a bound, 0 or more", "pass the largest possible |value - truth|")
+            raise InputError(
+                f"error = {error}", "a bound, 0 or more", "pass the largest possible |value - truth|"
+            )
         guarantee = Guarantee.CERTIFIED if error else Guarantee.EXACT
         return Estimate(float(value), float(value - error), float(value + error), 1.0, 0, method, guarantee)
 
@@ -78,12 +80,15 @@ def proportion(successes: int, n: int, confidence: float = 0.95) -> Estimate:
     return Estimate(hits / total, low, high, confidence, total, "Clopper-Pearson", Guarantee.FINITE_SAMPLE)
 
 
-def ratio_of_proportion(successes: int, n: int, expected_probability: float, confidence: float = 0.95) -> Estimate:
-    """(successes / n) / p0: 1 where the sampler is right. Clopper-Pearson divided by the known p0, 0 < p0 <= 1.
-    """
+def ratio_of_proportion(
+    successes: int, n: int, expected_probability: float, confidence: float = 0.95
+) -> Estimate:
+    """(successes / n) / p0: 1 where the sampler is right. Clopper-Pearson divided by the known p0, 0 < p0 <= 1."""
     if not 0 < expected_probability <= 1:
         raise InputError(
-            f"expected_probability = {expected_probability}", "0 < p0 <= 1", "choose events that the target can draw"
+            f"expected_probability = {expected_probability}",
+            "0 < p0 <= 1",
+            "choose events that the target can draw",
         )
     return proportion(successes, n, confidence).scaled(1 / expected_probability, "Clopper-Pearson over p0")
 
@@ -104,7 +109,9 @@ def mean(values: ArrayLike, confidence: float = 0.95) -> Estimate:
         centre = float(x.mean())
         spread = float(x.std(ddof=1)) if x.size > 1 else 0.0
     if not (math.isfinite(centre) and math.isfinite(spread)):
-        raise InputError("values whose squares overflow", "numbers below 1e150 or so", "divide them by a power of two")
+        raise InputError(
+            "values whose squares overflow", "numbers below 1e150 or so", "divide them by a power of two"
+        )
     half = math.inf
     if x.size > 1:
         half = float(stats.t.ppf((1 + confidence) / 2, x.size - 1) * spread / math.sqrt(x.size))
@@ -146,5 +153,7 @@ def detectable_difference(found: Estimate, n: int | None = None, power: float = 
         return math.inf
     error = (found.high - found.low) / 2 / stats.norm.ppf((1 + found.confidence) / 2)
     return float(
-        error * math.sqrt(found.n / n) * (stats.t.ppf((1 + found.confidence) / 2, 2 * n - 2) + stats.norm.ppf(power))
+        error
+        * math.sqrt(found.n / n)
+        * (stats.t.ppf((1 + found.confidence) / 2, 2 * n - 2) + stats.norm.ppf(power))
     )

@@ -31,7 +31,9 @@ class Generated:
         """Of generated ids (n, length) and a judge's scores of them; the definition chooses the tokens that count."""
         rows, (nats, counts) = check_tokens(tokens), scores.sums(definition)
         if len(rows) != len(nats):
-            raise InputError(f"{len(rows)} sequences and {len(nats)} scores", "as many", "judge the same sequences")
+            raise InputError(
+                f"{len(rows)} sequences and {len(nats)} scores", "as many", "judge the same sequences"
+            )
         return Generated(sequence_entropy(rows), nats, counts)
 
     def __len__(self) -> int:

@@ -55,7 +55,9 @@ def joint_region(statistic: Callable[[Int], ArrayLike], clusters: int, confidenc
         raise InputError(f"{clusters} clusters for {p} numbers", f"more than {p}", "generate more sequences")
     covariance = (clusters - 1) / clusters * away.T @ away
     if not np.isfinite(covariance).all() or np.linalg.matrix_rank(covariance, hermitian=True) < p:
-        raise InputError("numbers that do not vary, or vary as one", "finite, not collinear", "drop one of them")
+        raise InputError(
+            "numbers that do not vary, or vary as one", "finite, not collinear", "drop one of them"
+        )
     square = p * (clusters - 1) / (clusters - p) * float(stats.f.ppf(confidence, p, clusters - p))
     method = "jackknife over clusters, Hotelling"
     return Region(centre, covariance, square, confidence, clusters, method, Guarantee.ASYMPTOTIC)
@@ -79,7 +81,9 @@ def stratified_bootstrap(
     sizes = [check_whole("sizes", size, 1) for size in sizes]
     values = np.atleast_1d(np.asarray(statistic([np.arange(size) for size in sizes]), dtype=np.float64))
     if np.isnan(values).any():
-        raise InputError("a statistic that is not defined on the samples", "a number", "ask whether it is, first")
+        raise InputError(
+            "a statistic that is not defined on the samples", "a number", "ask whether it is, first"
+        )
     drawn = np.array([statistic([rng.integers(0, size, size) for size in sizes]) for _ in range(resamples)])
     drawn = drawn.reshape(resamples, -1)
     low = np.quantile(np.where(np.isnan(drawn), -np.inf, drawn), (1 - confidence) / 2, axis=0, method="lower")

@@ -18,7 +18,9 @@ from .tempered import Tempered
 from .testing import TestResult, asserting
 
 
-def lack_of_fit_test(counts: Counts, p: Law, alternative: Law | ArrayLike, *, false_fail: float = 1e-6) -> TestResult:
+def lack_of_fit_test(
+    counts: Counts, p: Law, alternative: Law | ArrayLike, *, false_fail: float = 1e-6
+) -> TestResult:
     """Is the sampler some p_b, p_b ~ p^b? e = L(alternative) / max_b L(p_b), E[e] <= 1 under every p_b; p-value 1 / e.
 
     ``alternative``, chosen before the draws: a Law; or the inner edges of bands of log p (nats), for the mixture over all
@@ -33,7 +35,9 @@ def lack_of_fit_test(counts: Counts, p: Law, alternative: Law | ArrayLike, *, fa
     estimate = temperature_from_draws(counts, p)
     family, n, drawn = Tempered.of(p), counts.n, counts.counts
     if family.flat:
-        raise InputError("a flat target", "two different probabilities", "every temperature of it is the same law")
+        raise InputError(
+            "a flat target", "two different probabilities", "every temperature of it is the same law"
+        )
     with np.errstate(divide="ignore"):
         best = n * family.divergence(family.excess_of(np.log(drawn[family.tokens] / n)))
     if isinstance(alternative, Law):
@@ -61,7 +65,9 @@ assert_some_temperature = asserting(lack_of_fit_test)
 def _mixture(drawn: Int, p: Law, edges: Float) -> float:
     """log of the mixture's likelihood over p's, nats."""
     if edges.ndim != 1 or not edges.size or not (edges[1:] > edges[:-1]).all():
-        raise InputError(f"edges {edges.tolist()}", "one or more increasing numbers", "sort them and drop repeats")
+        raise InputError(
+            f"edges {edges.tolist()}", "one or more increasing numbers", "sort them and drop repeats"
+        )
     band = np.digitize(p.log_probs, edges)
     mass = np.bincount(band, weights=p.probs)
     hits = np.bincount(band, weights=drawn)[mass > 0]

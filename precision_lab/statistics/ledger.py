@@ -52,9 +52,13 @@ class Ledger:
         """Write the process. InputError for a run that is recorded, no new draws, or a record that has moved on."""
         kept = self._read(process)
         if run in {entry["run"] for entry in kept["runs"]}:
-            raise InputError(f"run {run!r}, which is recorded", "new words", "draw from another seed or counter range")
+            raise InputError(
+                f"run {run!r}, which is recorded", "new words", "draw from another seed or counter range"
+            )
         if self._resumed != kept["n"]:
-            raise InputError(f"a process resumed at n = {self._resumed}", f"n = {kept['n']}", "resume, update, record")
+            raise InputError(
+                f"a process resumed at n = {self._resumed}", f"n = {kept['n']}", "resume, update, record"
+            )
         if process.n <= kept["n"]:
             raise InputError("no new draws", "at least one", "update the process before it is recorded")
         entry = {"run": run, "n": process.n, "log_e": process.log_e.hex()}
@@ -109,5 +113,7 @@ def _check(kept: Any, fresh: dict[str, Any], path: Path) -> None:
     for name in ("version", "sampler", "code", "null", "family"):
         if kept[name] != fresh[name]:
             raise InputError(
-                f"{path} for another {name}", f"{name} {str(fresh[name])[:16]}", "start a new ledger: the test changed"
+                f"{path} for another {name}",
+                f"{name} {str(fresh[name])[:16]}",
+                "start a new ledger: the test changed",
             )

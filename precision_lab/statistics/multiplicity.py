@@ -143,12 +143,16 @@ def combined_e(log_e: ArrayLike, *, independent: bool = False) -> float:
 def _p_values(values: ArrayLike) -> Float:
     p = np.asarray(values, dtype=np.float64)
     if p.ndim != 1 or not p.size or not ((p >= 0) & (p <= 1)).all():
-        raise InputError(f"p-values {p.tolist()!s:.60}", "a list of numbers from 0 to 1", "give one or more p-values")
+        raise InputError(
+            f"p-values {p.tolist()!s:.60}", "a list of numbers from 0 to 1", "give one or more p-values"
+        )
     return p
 
 
 def _log_e(values: ArrayLike) -> Float:
     logs = np.asarray(values, dtype=np.float64)
     if logs.ndim != 1 or not logs.size or np.isnan(logs).any():
-        raise InputError(f"log e-values {logs.tolist()!s:.60}", "a list of numbers", "give one or more logarithms")
+        raise InputError(
+            f"log e-values {logs.tolist()!s:.60}", "a list of numbers", "give one or more logarithms"
+        )
     return logs

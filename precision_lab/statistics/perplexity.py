@@ -125,7 +125,9 @@ class Scores:
             scored = ~np.isnan(cost)
             sums[i] = np.bincount(part[scored], cost[scored], len(PARTS))
             counts[i] = np.bincount(part[scored], minlength=len(PARTS))
-        return Scores(judge, sums, counts, np.asarray(replaced, dtype=np.int64), np.asarray(dropped, dtype=np.int64))
+        return Scores(
+            judge, sums, counts, np.asarray(replaced, dtype=np.int64), np.asarray(dropped, dtype=np.int64)
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat row a sequence, for a table: judge, nats_<part>, tokens_<part>, replaced, dropped."""
@@ -134,7 +136,9 @@ class Scores:
             | {f"nats_{part}": float(x) for part, x in zip(PARTS, nats, strict=True)}
             | {f"tokens_{part}": int(x) for part, x in zip(PARTS, tokens, strict=True)}
             | {"replaced": int(replaced), "dropped": int(dropped)}
-            for nats, tokens, replaced, dropped in zip(self.nats, self.tokens, self.replaced, self.dropped, strict=True)
+            for nats, tokens, replaced, dropped in zip(
+                self.nats, self.tokens, self.replaced, self.dropped, strict=True
+            )
         ]
 
     @staticmethod
@@ -142,7 +146,9 @@ class Scores:
         """Back from the columns of such rows (a data frame, or a dict of sequences), all of one judge."""
         judges = sorted(set(columns["judge"]))
         if len(judges) != 1:
-            raise InputError(f"rows of {len(judges)} judges", "rows of one", "choose: frame[frame.judge == name]")
+            raise InputError(
+                f"rows of {len(judges)} judges", "rows of one", "choose: frame[frame.judge == name]"
+            )
         nats = np.stack([np.asarray(columns[f"nats_{part}"], dtype=np.float64) for part in PARTS], 1)
         tokens = np.stack([np.asarray(columns[f"tokens_{part}"], dtype=np.int64) for part in PARTS], 1)
         lost = (np.asarray(columns[name], dtype=np.int64) for name in ("replaced", "dropped"))
@@ -157,7 +163,10 @@ class Scores:
             raise unknown_name("definition", definition, DEFINITIONS)
         at = [PARTS.index(part) for part in DEFINITIONS[definition].parts]
         if 0 in at and not self.tokens[:, 0].any():
-            got, do = f"scores of {self.judge} without a start symbol", "ask the judge with start=True, or use 'sedd'"
+            got, do = (
+                f"scores of {self.judge} without a start symbol",
+                "ask the judge with start=True, or use 'sedd'",
+            )
             raise InputError(got, f"scored first tokens for {definition!r}", do)
         nats, tokens = self.nats[:, at].sum(1), self.tokens[:, at].sum(1)
         if not tokens.any():
@@ -195,7 +204,12 @@ def _exp(nats: float) -> float:
 
 
 def generative_perplexity(
-    scores: Scores, definition: str = "mdlm", *, rng: np.random.Generator, batch: int = 8, confidence: float = 0.95
+    scores: Scores,
+    definition: str = "mdlm",
+    *,
+    rng: np.random.Generator,
+    batch: int = 8,
+    confidence: float = 0.95,
 ) -> Estimate:
     """The perplexity of one of DEFINITIONS, BCa cluster bootstrap over sequences, ``n`` of them that have a
     scored token.
@@ -213,7 +227,12 @@ def generative_perplexity(
 
 
 def perplexity_beside_diversity(
-    tokens: ArrayLike, scores: Scores, *, rng: np.random.Generator, definition: str = "mdlm", confidence: float = 0.95
+    tokens: ArrayLike,
+    scores: Scores,
+    *,
+    rng: np.random.Generator,
+    definition: str = "mdlm",
+    confidence: float = 0.95,
 ) -> dict[str, Estimate]:
     """One row of a table: ``perplexity`` and, beside it, what cheap perplexity is bought with.
 
@@ -224,7 +243,9 @@ def perplexity_beside_diversity(
     """
     rows = check_tokens(tokens)
     if len(rows) != len(scores):
-        raise InputError(f"{len(rows)} sequences and {len(scores)} scores", "as many", "judge the same sequences")
+        raise InputError(
+            f"{len(rows)} sequences and {len(scores)} scores", "as many", "judge the same sequences"
+        )
     entropy = diversity(rows, sequence_entropy, rng=rng, confidence=confidence)
     bits = to_bits(1.0)
     return {

@@ -96,7 +96,9 @@ def size_at_coverage(counts: Counts, coverage: float) -> float:
     target, few, many = check_open_unit("coverage", coverage), 1, counts.n
     least, most = rarefied_coverage(counts, few), rarefied_coverage(counts, many)
     if not least <= target <= most:
-        raise InputError(f"coverage {target}", f"{least:.6g} to {most:.6g} with these draws", "draw more, or ask less")
+        raise InputError(
+            f"coverage {target}", f"{least:.6g} to {most:.6g} with these draws", "draw more, or ask less"
+        )
     while many - few > 1:
         middle = (few + many) // 2
         few, many = (middle, many) if rarefied_coverage(counts, middle) <= target else (few, middle)
@@ -116,7 +118,9 @@ def rarefied_to_coverage(counts: Counts, coverage: float, order: float = 0.0) ->
 def _check_digits(counts: Counts) -> None:
     """The logarithms of factorials of n are known to 1e-16 n log n, which must stay far below 1."""
     if counts.n > _MOST_DRAWS:
-        raise InputError(f"{counts.n:.3g} draws", f"at most {_MOST_DRAWS:.0e}", "draws so many need no rarefaction")
+        raise InputError(
+            f"{counts.n:.3g} draws", f"at most {_MOST_DRAWS:.0e}", "draws so many need no rarefaction"
+        )
 
 
 def check_order(order: float) -> float:
@@ -134,7 +138,9 @@ def _drawn(source: Counts | Law, m: int) -> Iterator[tuple[Float, Int, Float]]:
     each = source.counts if isinstance(source, Counts) else np.minimum(source.probs, 1.0)
     values, times = np.unique(each[each > 0], return_counts=True)
     mean = m * values / n
-    far = 9 * np.sqrt(mean) + 40  # beyond mean -/+ far lies less than e^-40, binomial or hypergeometric (Bernstein)
+    far = (
+        9 * np.sqrt(mean) + 40
+    )  # beyond mean -/+ far lies less than e^-40, binomial or hypergeometric (Bernstein)
     few, many = np.floor(mean - far), np.ceil(mean + far)
     first = 0
     while first < len(values):

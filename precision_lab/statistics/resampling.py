@@ -50,10 +50,14 @@ def cluster_bootstrap(
 
     value = float(statistic(every))
     if math.isnan(value):
-        raise InputError("a statistic that is NaN", "a number", "check the data for NaN, or make the statistic total")
+        raise InputError(
+            "a statistic that is NaN", "a number", "check the data for NaN, or make the statistic total"
+        )
     if clusters == 1:
         return interval(-math.inf, math.inf)
-    drawn = np.array([statistic(rng.integers(0, clusters, clusters)) for _ in range(resamples)], dtype=np.float64)
+    drawn = np.array(
+        [statistic(rng.integers(0, clusters, clusters)) for _ in range(resamples)], dtype=np.float64
+    )
     left_out = _left_out(statistic, clusters)
     _check_finite(value, drawn, left_out)
     if np.ptp(drawn) == 0:
@@ -95,7 +99,9 @@ def ratio_of_sums(over: ArrayLike, under: ArrayLike, confidence: float = 0.95) -
     :func:`cluster_jackknife`."""
     x, y = (np.asarray(values, dtype=np.float64) for values in (over, under))
     if x.shape != y.shape or x.ndim != 1:
-        raise InputError(f"shapes {x.shape} and {y.shape}", "one value of each a cluster", "sum inside clusters first")
+        raise InputError(
+            f"shapes {x.shape} and {y.shape}", "one value of each a cluster", "sum inside clusters first"
+        )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise InputError("values that are not finite", "finite numbers", "drop the clusters that have none")
 
@@ -119,10 +125,14 @@ def draw_jackknife(statistic: Callable[[Counts], float], counts: Counts, confide
     return _jackknife(value, np.array(left_out), np.array(weights), n, confidence, "jackknife over draws")
 
 
-def _jackknife(value: float, left_out: Float, weights: Float, units: int, confidence: float, method: str) -> Estimate:
+def _jackknife(
+    value: float, left_out: Float, weights: Float, units: int, confidence: float, method: str
+) -> Estimate:
     check_open_unit("confidence", confidence)
     if math.isnan(value):
-        raise InputError("a statistic that is NaN", "a number", "check the data for NaN, or make the statistic total")
+        raise InputError(
+            "a statistic that is NaN", "a number", "check the data for NaN, or make the statistic total"
+        )
     low, high = -math.inf, math.inf
     if units > 1:
         _check_finite(value, left_out)

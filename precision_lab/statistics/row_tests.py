@@ -12,7 +12,9 @@ from ..types import Array, Float, Guarantee
 from .estimate import Estimate
 from .testing import TestResult, unmask_rate_test
 
-EXCESS = 2.0 ** np.arange(-10, 1)  # t = 1/T - 1 of the exponential bounds, both signs: half an octave off costs 11 %
+EXCESS = 2.0 ** np.arange(
+    -10, 1
+)  # t = 1/T - 1 of the exponential bounds, both signs: half an octave off costs 11 %
 TAIL_MASS = 0.1
 _ENTRIES = 1 << 18  # of one block of rows in float64
 
@@ -49,14 +51,18 @@ class RowEvidence:
             raise InputError(got, f"0 to {logits.shape[1] - 1}", "count from 0, over the logits' vocabulary")
         step = max(1, _ENTRIES // logits.shape[1])
         for first in range(0, len(tokens), step):
-            self._block(logits[first : first + step].astype(np.float64), tokens[first : first + step].astype(np.int64))
+            self._block(
+                logits[first : first + step].astype(np.float64), tokens[first : first + step].astype(np.int64)
+            )
         return self
 
     def _block(self, rows: Float, tokens: Array) -> None:
         top = rows.max(axis=1, keepdims=True)
         if not np.isfinite(top).all():
             at = int(np.flatnonzero(~np.isfinite(top[:, 0]))[0])
-            raise InputError(f"a largest logit of {top[at, 0]} in row {self.n + at}", "a finite one", "mask by -inf")
+            raise InputError(
+                f"a largest logit of {top[at, 0]} in row {self.n + at}", "a finite one", "mask by -inf"
+            )
         log_p = rows - top
         log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
         p, drawn = np.exp(log_p), tokens[:, None]
@@ -71,7 +77,9 @@ class RowEvidence:
         for side, sign in enumerate((-1.0, 1.0)):
             for j, t in enumerate(EXCESS):
                 with np.errstate(over="ignore"):
-                    grown = np.where(np.isneginf(y), 0.0, p * np.exp(sign * t * np.where(np.isneginf(y), 0.0, y)))
+                    grown = np.where(
+                        np.isneginf(y), 0.0, p * np.exp(sign * t * np.where(np.isneginf(y), 0.0, y))
+                    )
                 self.cumulant[side, j] += float(np.log(grown.sum(axis=1)).sum())
         for bits in self.lattice:
             self.lattice[bits] += self._lattice(log_p, p, drawn, alive, bits)
@@ -111,7 +119,9 @@ class RowEvidence:
         found = Estimate(ends[1], ends[0], ends[2], 1 - false_fail, self.n, how, Guarantee.ASYMPTOTIC)
         name, effect = "row_temperature_test", "|temperature - 1|"
         p_value = min(1.0, 2 * math.exp(bound))
-        return TestResult(p_value, -bound, self.n, detectable, false_fail, name, effect, estimate=found, expected=1.0)
+        return TestResult(
+            p_value, -bound, self.n, detectable, false_fail, name, effect, estimate=found, expected=1.0
+        )
 
     def tail_test(self, false_fail: float, false_pass: float) -> TestResult:
         """:func:`~.unmask_rate.unmask_rate_test` of the rarest :data:`TAIL_MASS` of each row (strictly below an edge)."""

@@ -76,11 +76,15 @@ def spectrum_from_draws(
 def _pairs(edges: ArrayLike) -> list[tuple[float, float]]:
     marks = np.asarray(edges, dtype=np.float64)
     if marks.ndim != 1 or len(marks) < 2 or not (marks[1:] > marks[:-1]).all():
-        raise InputError(f"edges {marks.tolist()}", "two or more increasing numbers", "sort them and drop repeats")
+        raise InputError(
+            f"edges {marks.tolist()}", "two or more increasing numbers", "sort them and drop repeats"
+        )
     return list(itertools.pairwise(marks.tolist()))
 
 
-def _drawn_band(counts: Counts, rows: Int | None, p: Law, low: float, high: float, confidence: float) -> DrawnBand:
+def _drawn_band(
+    counts: Counts, rows: Int | None, p: Law, low: float, high: float, confidence: float
+) -> DrawnBand:
     inside = (p.log_probs >= low) & (p.log_probs < high) & ~np.isneginf(p.log_probs)
     mass = math.fsum(p.probs[inside])
     if not mass > 0:

@@ -118,10 +118,14 @@ def _gaps(logits: Array, tokens: Array) -> Float:
     rows = logits.astype(np.float64)
     top, vocab = rows.max(axis=1), rows.shape[1]
     if not np.isfinite(top).all():
-        raise InputError(f"a largest logit of {top[~np.isfinite(top)][0]}", "a finite one in every row", "mask by -inf")
+        raise InputError(
+            f"a largest logit of {top[~np.isfinite(top)][0]}", "a finite one in every row", "mask by -inf"
+        )
     if tokens.min() < 0 or tokens.max() >= vocab:
         raise InputError(f"tokens from {tokens.min()} to {tokens.max()}", f"0 to {vocab - 1}", "count from 0")
     rows -= top[:, None]
     if np.isneginf(rows[np.arange(len(rows)), tokens]).any():
-        raise InputError("a draw of a token of logit -inf", "tokens that their row can draw", "compare supports first")
+        raise InputError(
+            "a draw of a token of logit -inf", "tokens that their row can draw", "compare supports first"
+        )
     return rows

@@ -46,9 +46,13 @@ def temperature_test(
     with np.errstate(divide="ignore"):
         t = family.excess_of(np.log(drawn / n))
     if p.error:
-        bounded = max(-1 / p.error, min(1 / p.error, t))  # every t of its sign gives a bound: a finite one is enough
+        bounded = max(
+            -1 / p.error, min(1 / p.error, t)
+        )  # every t of its sign gives a bound: a finite one is enough
         gaps = bounded * (family.y - (family.y.max() if t > 0 else family.y.min()))
-        exponent = math.fsum(drawn / n * gaps) - math.log(worst_mean(np.exp(family.log_p), p.error, np.exp(gaps)))
+        exponent = math.fsum(drawn / n * gaps) - math.log(
+            worst_mean(np.exp(family.log_p), p.error, np.exp(gaps))
+        )
     else:
         exponent = family.divergence(t)
     ratio = n * max(0.0, exponent)
@@ -118,9 +122,13 @@ def draws_needed_temperature(
     elif alternative > 0:
         log_q = null.at(1 / alternative - 1, p.vocab).log_probs
     else:
-        raise InputError(f"temperature {alternative}", "a number above 0", "give a Law for what has no temperature")
+        raise InputError(
+            f"temperature {alternative}", "a number above 0", "give a Law for what has no temperature"
+        )
     if (np.isneginf(p.log_probs) & ~np.isneginf(log_q)).any():
-        raise InputError("an alternative that draws what p cannot", "a law on the support of p", "one draw may do")
+        raise InputError(
+            "an alternative that draws what p cannot", "a law on the support of p", "one draw may do"
+        )
     other = null.tilting(log_q[null.tokens])
     away = other.centre - null.centre
     if not abs(away) > 1e-13 * abs(null.centre):
@@ -139,7 +147,9 @@ def draws_needed_temperature(
 def _tilting(p: Law) -> Tempered:
     family = Tempered.of(p)
     if family.flat:
-        raise InputError("a flat target", "two different probabilities", "every temperature of it is the same law")
+        raise InputError(
+            "a flat target", "two different probabilities", "every temperature of it is the same law"
+        )
     return family
 
 
@@ -159,4 +169,6 @@ def _rate(family: Tempered, mean: float) -> float:
         return math.inf if mean else 0.0
     if abs(mean) > abs(end) * (1 - 1e-12):
         return family.divergence(math.copysign(math.inf, mean))
-    return family.divergence(root(lambda t: family.mean(t) - mean, 0.0, math.copysign(family.step(abs(mean)), mean)))
+    return family.divergence(
+        root(lambda t: family.mean(t) - mean, 0.0, math.copysign(family.step(abs(mean)), mean))
+    )

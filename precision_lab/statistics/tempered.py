@@ -68,8 +68,7 @@ class Tempered:
         return float(logsumexp(self.log_p + t * self.y))
 
     def cumulants(self, t: float) -> tuple[float, float, float]:
-        """Mean below the mode, variance and third central moment of log p under p_b, each to relative accuracy.
-        """
+        """Mean below the mode, variance and third central moment of log p under p_b, each to relative accuracy."""
         probs, gap = np.exp(self.log_p + self.log_ratio(t)), self.y - self.y.max()
         centre = float(np.sum(probs * gap))
         off = gap - centre
@@ -83,8 +82,7 @@ class Tempered:
         return Law(log_probs, f"tempered by {1 + t:.6g}", 0.0, Guarantee.EXACT)
 
     def mean(self, t: float) -> float:
-        """E_{p_b}[y], increasing in t and 0 at 0: near 0 taken as a difference from E_p, to relative accuracy.
-        """
+        """E_{p_b}[y], increasing in t and 0 at 0: near 0 taken as a difference from E_p, to relative accuracy."""
         if self._small(t):
             grown = np.exp(self.log_p) * np.expm1(t * self.y)
             return float(np.sum(grown * self.y) / (1 + np.sum(grown)))

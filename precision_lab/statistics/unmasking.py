@@ -32,9 +32,13 @@ def unmasking(law: Law, target: Law) -> Unmasking:
     """
     asked, given = target.probs[:-1], law.probs[:-1]
     if len(asked) != len(given):
-        raise InputError(f"{law.vocab} tokens against {target.vocab}", "two laws of one step", "give the same target")
+        raise InputError(
+            f"{law.vocab} tokens against {target.vocab}", "two laws of one step", "give the same target"
+        )
     if not asked.sum() > 0 or not given.sum() > 0:
-        raise InputError("a step that never unmasks", "a target with r > 0 and a law that unmasks", "change the step")
+        raise InputError(
+            "a step that never unmasks", "a target with r > 0 and a law that unmasks", "change the step"
+        )
     tokens, wanted = _token(law), _token(target)
     temperature = effective_temperature(tokens, wanted).temperature.value
     return Unmasking(float(given.sum() / asked.sum()), temperature, entropy(wanted) - entropy(tokens))

@@ -1,5 +1,4 @@
-"""Rows of logits recorded from a real model: float16 values in safetensors beside a manifest with their sha256.
-"""
+"""Rows of logits recorded from a real model: float16 values in safetensors beside a manifest with their sha256."""
 
 from __future__ import annotations
 
@@ -107,9 +106,13 @@ def load_capture(path: Path) -> Capture:
     top = logits.max(axis=1)
     if not np.isfinite(top).all():
         at = int(np.flatnonzero(~np.isfinite(top))[0])
-        raise InputError(f"row {at} of {path} with maximum {top[at]}", "numbers or -inf, one finite", "drop the row")
+        raise InputError(
+            f"row {at} of {path} with maximum {top[at]}", "numbers or -inf, one finite", "drop the row"
+        )
     rows = len(logits)
     ratio, tokens = tensors.get("mask_ratio", np.full(rows, np.nan)), tensors.get("tokens", np.full(rows, -1))
     if ratio.shape != (rows,) or tokens.shape != (rows,):
-        raise InputError(f"mask_ratio {ratio.shape}, tokens {tokens.shape}", f"({rows},)", "one per row of logits")
+        raise InputError(
+            f"mask_ratio {ratio.shape}, tokens {tokens.shape}", f"({rows},)", "one per row of logits"
+        )
     return Capture(logits, ratio, tokens, manifest)

@@ -51,7 +51,9 @@ def dirichlet(vocab: int = 1000, concentration: float = 0.1, seed: int = 0) -> F
     _positive(vocab=vocab, concentration=concentration)
     rng = _generator(seed)
     # Gamma(a) = Gamma(a + 1) U^(1/a) (Marsaglia and Tsang 2000)
-    return normalise(np.log(rng.standard_gamma(concentration + 1, vocab)) + np.log(rng.random(vocab)) / concentration)
+    return normalise(
+        np.log(rng.standard_gamma(concentration + 1, vocab)) + np.log(rng.random(vocab)) / concentration
+    )
 
 
 def normal(vocab: int = 50257, sd: float = 3.0, seed: int = 0) -> Float:
@@ -76,7 +78,9 @@ def mdm_step(log_probs: Float, unmask: float) -> Float:
     """One ancestral step of masked diffusion (Eq. 10) at a masked position: each token keeps ``unmask`` of its mass and
     the mask, appended last, has the rest. ``unmask`` = (alpha_s - alpha_t) / (1 - alpha_t), in (0, 1]."""
     if not 0 < unmask <= 1:
-        raise InputError(f"unmask = {unmask}", "a probability in (0, 1]", "use (alpha_s - alpha_t) / (1 - alpha_t)")
+        raise InputError(
+            f"unmask = {unmask}", "a probability in (0, 1]", "use (alpha_s - alpha_t) / (1 - alpha_t)"
+        )
     with np.errstate(divide="ignore"):
         return np.append(normalise(np.asarray(log_probs, dtype=np.float64)) + np.log(unmask), np.log1p(-unmask))
 

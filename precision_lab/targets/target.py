@@ -23,10 +23,11 @@ class Target:
     mask: int | None = None
 
     def at_temperature(self, temperature: float) -> Target:
-        """Logits divided by ``temperature``. InputError where that is not above 0, and for a step with a mask.
-        """
+        """Logits divided by ``temperature``. InputError where that is not above 0, and for a step with a mask."""
         if self.mask is not None:
-            raise InputError("a temperature of a step with a mask", "one of its tokens", "temper the logits first")
+            raise InputError(
+                "a temperature of a step with a mask", "one of its tokens", "temper the logits first"
+            )
         if not 0 < temperature < float("inf"):
             raise InputError(f"temperature {temperature}", "a positive number", "change it")
         return replace(self, name=f"{self.name} at {temperature:g}", logits=self.logits / temperature)
@@ -60,7 +61,9 @@ def parse_target(spec: str) -> Target:
         try:
             arguments[key] = int(text) if known[key].annotation == "int" else float(text)
         except ValueError:
-            raise InputError(f"{key}={text!r}", f"a number ({known[key].annotation})", "write key=value") from None
+            raise InputError(
+                f"{key}={text!r}", f"a number ({known[key].annotation})", "write key=value"
+            ) from None
     logits = TARGETS[name](**arguments)
     mask = len(logits) - 1 if name == "mdm_step" else None
     return Target(spec, logits, "synthetic", mask)

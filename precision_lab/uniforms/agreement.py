@@ -29,7 +29,9 @@ class UnknownWordMap(InputError):
     """Draws of this machine's torch that no known word map makes."""
 
 
-def native_draws(op: str, dtype: torch.dtype, device: str, shape: tuple[int, ...], *, rng: torch.Generator) -> Tensor:
+def native_draws(
+    op: str, dtype: torch.dtype, device: str, shape: tuple[int, ...], *, rng: torch.Generator
+) -> Tensor:
     """The library's own call."""
     if op == "rand":
         return torch.rand(shape, generator=rng, dtype=dtype, device=device)

@@ -107,7 +107,9 @@ class TorchCudaExponential(TorchCudaSource):
         return bool(near.all()) and torch.equal(native[known], expected[known])
 
 
-CURAND = Curand("curand_uniform", FORMATS["fp32"], 32, whose="curand_uniform, whose words are Philox's or XORWOW's")
+CURAND = Curand(
+    "curand_uniform", FORMATS["fp32"], 32, whose="curand_uniform, whose words are Philox's or XORWOW's"
+)
 ROCRAND = Rocrand("hiprand_uniform", FORMATS["fp32"], 32, whose="hiprand_uniform and a HIP kernel's logarithm")
 # The same u in kernels that differ in their logarithm.
 CURAND_LG2 = replace(CURAND, whose="a CUDA kernel built with -use_fast_math, whose log2f is lg2.approx")

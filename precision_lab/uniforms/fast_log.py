@@ -20,7 +20,9 @@ from ..files import read_npz
 from ..types import Array, Float
 
 TABLE = Path(__file__).parent / "tables" / "logf_h100.npz"
-SHA256 = "ea11fdb0a1ad5df7e660f161a2894b94f1979300b15c1080eac0f327f4ee1fa9"  # of the float32 values, little-endian
+SHA256 = (
+    "ea11fdb0a1ad5df7e660f161a2894b94f1979300b15c1080eac0f327f4ee1fa9"  # of the float32 values, little-endian
+)
 PROVENANCE = "NVIDIA H100 80GB HBM3, torch 2.11.0+cu130"
 LENGTH = 1 << 21
 # E beyond the table is at least 0.1335: 2^-21.41 of it, one ulp of the logarithm that stands in, 2^-23, and
@@ -62,7 +64,9 @@ def fast_log_table() -> Tensor:
     values = unpack(planes)
     found = hashlib.sha256(values.tobytes()).hexdigest()
     if found != SHA256:
-        raise InputError(f"{TABLE.name} of sha256 {found[:16]}...", f"{SHA256[:16]}...", "install the package again")
+        raise InputError(
+            f"{TABLE.name} of sha256 {found[:16]}...", f"{SHA256[:16]}...", "install the package again"
+        )
     return torch.from_numpy(values.astype(np.float32))
 
 

@@ -29,7 +29,13 @@ class CompiledExponential(TlRand):
         return torch.where(u >= 1 - 2.0**-24, 2.0**-24, -torch.log(u))
 
 
-COMPILED_RAND = TlRand("compiled torch.rand float32", FP32, 31, 0.0, whose="torch.rand compiled by inductor (2.13)")
+COMPILED_RAND = TlRand(
+    "compiled torch.rand float32", FP32, 31, 0.0, whose="torch.rand compiled by inductor (2.13)"
+)
 COMPILED_EXPONENTIAL = CompiledExponential(
-    "compiled exponential_ float32", FP32, 31, 0.0, whose="exponential_ compiled by inductor (2.13), with tl.log"
+    "compiled exponential_ float32",
+    FP32,
+    31,
+    0.0,
+    whose="exponential_ compiled by inductor (2.13), with tl.log",
 )

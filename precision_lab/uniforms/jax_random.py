@@ -71,15 +71,20 @@ class JaxHighest(JaxUniform):
 
     def from_words(self, words: Tensor) -> Tensor:
         x = torch.where(words < 0, -words, words)  # from the nearer end; 2^63, where they meet, stays negative
-        x = torch.where((x < 0) | (x >= 1 << 53), x & -2048, x).double().abs()  # exact: bits that double lacks are cut
+        x = (
+            torch.where((x < 0) | (x >= 1 << 53), x & -2048, x).double().abs()
+        )  # exact: bits that double lacks are cut
         x = (x.view(torch.int64) & -(1 << 29)).view(torch.float64).float() * 2.0**-64  # cut to 24 bits
         x = x.clamp(min=2.0**-65)
         return torch.where(words < 0, -torch.log(x), -torch.log1p(-x))
 
 
 _XLA = "JAX 0.10.2 on CPU, with XLA's logarithms"
-JAX_LOW = {f.name: JaxLow(f"jax.random.uniform {f.name}", f, f.precision - 1, whose=_XLA) for f in (FP16, BF16, FP32)}
+JAX_LOW = {
+    f.name: JaxLow(f"jax.random.uniform {f.name}", f, f.precision - 1, whose=_XLA) for f in (FP16, BF16, FP32)
+}
 JAX_HIGH = {
-    f.name: JaxHigh(f"jax.random.gumbel high {f.name}", f, 2 * f.precision - 2, whose=_XLA) for f in (FP16, BF16, FP32)
+    f.name: JaxHigh(f"jax.random.gumbel high {f.name}", f, 2 * f.precision - 2, whose=_XLA)
+    for f in (FP16, BF16, FP32)
 }
 JAX_HIGHEST = JaxHighest("jax.random.gumbel highest fp32", FP32, 64, whose=_XLA)

@@ -29,10 +29,14 @@ def confirmed(op: str, dtype: torch.dtype, device: str = "cpu") -> Source:
     if kind not in ("cpu", "cuda"):
         raise InputError(f"device {device!r}", "cpu or cuda", "name one of them")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device}", "a CUDA device that torch sees", "leave it out, or look at: doctor")
+        raise InputError(
+            f"device {device}", "a CUDA device that torch sees", "leave it out, or look at: doctor"
+        )
     known = {**(_CPU if kind == "cpu" else _CUDA)[op]}
     if NAMES.get(dtype) not in known:
-        raise InputError(f"dtype {dtype} on {kind}", ", ".join(short(DTYPES[n]) for n in known), "choose one of these")
+        raise InputError(
+            f"dtype {dtype} on {kind}", ", ".join(short(DTYPES[n]) for n in known), "choose one of these"
+        )
     source = known[NAMES[dtype]]
     if isinstance(source, TorchSource):
         word_map_here(op, dtype)

@@ -92,8 +92,14 @@ def noise_vector(seed: int, position: int, vocab: int) -> Tensor:
 
 
 MURMUR_32 = MurmurUniform(
-    "murmur3, float32", FP32, 32, whose="a Triton kernel of vLLM 0.33 with tl.log, its fused multiply-adds left out"
+    "murmur3, float32",
+    FP32,
+    32,
+    whose="a Triton kernel of vLLM 0.33 with tl.log, its fused multiply-adds left out",
 )
 MURMUR_CLOSED = ClosedUniform(
-    "murmur3 / (2^32 - 1), float64", FP64, 32, whose="SGLang's float64 code for CUDA, with CUDA's double logarithm"
+    "murmur3 / (2^32 - 1), float64",
+    FP64,
+    32,
+    whose="SGLang's float64 code for CUDA, with CUDA's double logarithm",
 )

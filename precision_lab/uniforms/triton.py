@@ -16,7 +16,9 @@ from ..types import Array
 from .philox import philox4x32
 from .wide import WideSource, WordSource
 
-SCALE = 4.6566127342e-10  # as a float32, 2^-31 (1 - 2^-24): one ulp below 2^-31, so that 2^31 scales to less than 1
+SCALE = (
+    4.6566127342e-10  # as a float32, 2^-31 (1 - 2^-24): one ulp below 2^-31, so that 2^31 scales to less than 1
+)
 
 
 def randint4x(seed: Array | int, offset: Array | int) -> tuple[Array, ...]:
@@ -58,4 +60,6 @@ class TlRand64(WordSource):
 _TRITON = "Triton's tl.rand (3.9) and tl.log, which on an H100 was within an ulp of the accurate logarithm"
 TL_RAND = TlRand("tl.rand, 0 raised", FP32, 31, float(np.float32(SCALE)), whose=_TRITON)
 TL_RAND_GUARDED = TlRand("tl.rand, at least 1e-20", FP32, 31, 1e-20, whose=_TRITON)
-TL_RAND_64 = TlRand64("64 bits of tl.randint4x", FP32, 64, whose="Triton's tl.randint4x (3.9) and its logarithms")
+TL_RAND_64 = TlRand64(
+    "64 bits of tl.randint4x", FP32, 64, whose="Triton's tl.randint4x (3.9) and its logarithms"
+)

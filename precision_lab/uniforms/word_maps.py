@@ -58,8 +58,12 @@ def double_log1p(words: Tensor, dtype: torch.dtype) -> Tensor:
 OWN_DIGITS = WordMap("own digits", "2.6 to 2.11 in every dtype; 2.13 in float32 and float64", own_digits)
 ROUNDED_FLOAT32 = WordMap("float32 rounded, 1 moved to 0", "2.13 in float16 and bfloat16", rounded_float32)
 # Two correct double logarithms differ by an ulp or two: 1 draw in 2^29 then casts otherwise to float32.
-DOUBLE_LOG1P = WordMap("-log1p(-u53) in double, cast", "2.11 and 2.13", double_log1p, relative=2.0**-7, strays=2.0**-10)
-DOUBLE_LOG1P_FP64 = WordMap("-log1p(-u53) in double", "2.11 and 2.13", double_log1p, relative=2.0**-51, strays=1.0)
+DOUBLE_LOG1P = WordMap(
+    "-log1p(-u53) in double, cast", "2.11 and 2.13", double_log1p, relative=2.0**-7, strays=2.0**-10
+)
+DOUBLE_LOG1P_FP64 = WordMap(
+    "-log1p(-u53) in double", "2.11 and 2.13", double_log1p, relative=2.0**-51, strays=1.0
+)
 
 
 def candidates(op: str, dtype: torch.dtype) -> tuple[WordMap, ...]:

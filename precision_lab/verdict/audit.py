@@ -47,7 +47,9 @@ def audit(
             raise InputError(f"{name} = {rate}", "1e-9 to 0.5", "1e-6 and 1e-3 are the defaults")
     ids, rows = Recorded(draws, "tokens"), Recorded(logits, "logits")
     if len(ids.shape) != 1 or len(rows.shape) > 2:
-        raise InputError(f"tokens {ids.shape}, logits {rows.shape}", "(n,) and (n, vocab) or (vocab,)", "flatten them")
+        raise InputError(
+            f"tokens {ids.shape}, logits {rows.shape}", "(n,) and (n, vocab) or (vocab,)", "flatten them"
+        )
     words = ["precision-lab", "audit", str(draws), "--logits", str(logits)]
     for part in [detect] if isinstance(detect, str) else detect:
         words += ["--detect", part]
@@ -76,7 +78,9 @@ def _shared(
         raise InputError(f"{len(tokens)} draws", f"{2 * STREAMS} or more", "record more")
     question = ask(target, without=UNKNOWN, dtype=np.float64)
     level = false_fail / len(question.tests)
-    needed = {effect: draws_needed(question, effect, size, level, false_pass) for effect, size in wished.items()}
+    needed = {
+        effect: draws_needed(question, effect, size, level, false_pass) for effect, size in wished.items()
+    }
     question = question.planned(needed, n, vector_length(question.law, n, level))
     asked = Plan((question,), wished, false_fail, false_pass, level)
     streams = np.random.SeedSequence(seed).spawn(2)

@@ -1,5 +1,4 @@
-"""Calls of a sampler, each watched: torch, NumPy and JAX functions behind one door, ids out as (n, rows) int64.
-"""
+"""Calls of a sampler, each watched: torch, NumPy and JAX functions behind one door, ids out as (n, rows) int64."""
 
 from __future__ import annotations
 
@@ -23,8 +22,7 @@ LIBRARIES = {"generator": "torch", "rng": "numpy", "key": "jax"}
 
 
 class Misbehaved(Exception):
-    """A call that no sampler may answer so. ``what``: the fault in a few words; ``call``: Python that shows it.
-    """
+    """A call that no sampler may answer so. ``what``: the fault in a few words; ``call``: Python that shows it."""
 
     def __init__(self, what: str, detail: str, call: str = "") -> None:
         super().__init__(f"{what}: {detail}")
@@ -62,7 +60,9 @@ class Caller:
             return Caller(found, "house", spec or found.name, device)
         arrays = library or library_by_name(found.function)
         if device != "cpu" and arrays != "torch":
-            raise InputError(f"device {device} for a {arrays} function", "a torch function", "leave --device out")
+            raise InputError(
+                f"device {device} for a {arrays} function", "a torch function", "leave --device out"
+            )
         return Caller(found.function, arrays, spec or found.name, device)
 
     def draw(self, stream: int, logits: np.ndarray, n: int) -> Int:
@@ -94,7 +94,9 @@ class Caller:
                 raise
             raise self._fault("raises", "InputError", logits, n, seed) from None
         except Exception as error:
-            raise self._fault("raises", f"{type(error).__name__}: {str(error)[:300]}", logits, n, seed) from None
+            raise self._fault(
+                "raises", f"{type(error).__name__}: {str(error)[:300]}", logits, n, seed
+            ) from None
         wrong = _wrong_answer(ids, n, logits)
         if not wrong and not np.array_equal(_numpy(given), logits):
             wrong = ("changes its logits in place", "they differ after the call")

@@ -56,7 +56,9 @@ def targets_of(specs: Sequence[str], budget: Budget, vocab: int | None = None) -
         if _:
             capture = load_capture(Path(path + _))
             if row and not row[1:].isdigit():
-                raise InputError(f"target {spec!r}", "FILE.safetensors or FILE.safetensors:ROW", "rows count from 0")
+                raise InputError(
+                    f"target {spec!r}", "FILE.safetensors or FILE.safetensors:ROW", "rows count from 0"
+                )
             rows = [int(row[1:])] if row else range(len(capture.logits))
             found += [capture.row(i) for i in rows]
         elif vocab is not None and "[" not in spec:
@@ -100,7 +102,12 @@ def check(
     wished = parse_detect(detect)
     drawn = targets_of(targets, budget, vocab)
     asked = plan(
-        drawn, wished, budget=budget, false_fail=false_fail, false_pass=false_pass, extra=["ledger"] if ledger else []
+        drawn,
+        wished,
+        budget=budget,
+        false_fail=false_fail,
+        false_pass=false_pass,
+        extra=["ledger"] if ledger else [],
     )
     say = say or (lambda line: print(line, file=sys.stderr, flush=True))
     options: dict[str, Any] = {"slow": budget is Budget.FULL, "ledger": ledger, "say": say}
@@ -126,7 +133,9 @@ def examine(
     results: dict[str, dict[str, TestResult]] = {}
     counts: list[Counts] = []
     first, *seeds = np.random.SeedSequence(seed).spawn(len(asked.questions) + 2)
-    base = int(first.generate_state(1)[0])  # consecutive seeds follow: 32 bits are all that some generators read
+    base = int(
+        first.generate_state(1)[0]
+    )  # consecutive seeds follow: 32 bits are all that some generators read
     try:
         vocab = asked.questions[0].law.vocab
         say(f"{drawer.spec}: generator, shape, dtype, global state")

@@ -42,7 +42,9 @@ def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generato
     rates: dict[str, Any] = {"false_fail": plan.level, "false_pass": plan.false_pass}
     counts = Counts.from_tokens(tokens, law.vocab)
     rows = tokens.shape[2]
-    sequences = tokens.transpose(0, 2, 1)  # one after another: an even number of calls, so that no pair crosses two
+    sequences = tokens.transpose(
+        0, 2, 1
+    )  # one after another: an even number of calls, so that no pair crosses two
 
     def tail() -> TestResult:
         mass, error = question.tail_mass
@@ -51,7 +53,9 @@ def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generato
     def lattice() -> TestResult:
         result = likelihood_ratio_test(counts, law, lattice_bet(law), **rates)
         seen = detectable_lattice(counts.n, law, plan.level, plan.false_pass)
-        return replace(result, test="lattice_test", detectable=seen, effect="share of the way to a 24-bit lattice")
+        return replace(
+            result, test="lattice_test", detectable=seen, effect="share of the way to a 24-bit lattice"
+        )
 
     def identity() -> TestResult:
         blocks = [Counts.from_tokens(stream, law.vocab) for stream in tokens]
@@ -62,7 +66,9 @@ def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generato
         "tail": tail,
         "lattice": lattice,
         "identity": identity,
-        "support": lambda: reachability_test(counts, law, impossible=np.isneginf(law.log_probs), false_fail=plan.level),
+        "support": lambda: reachability_test(
+            counts, law, impossible=np.isneginf(law.log_probs), false_fail=plan.level
+        ),
         "rows": lambda: cross_row_test(tokens.reshape(-1, rows), law, **rates),
         "serial": lambda: serial_test(sequences.ravel(), law, **rates),
         "streams": lambda: agreement_test(tokens[0::2].ravel(), tokens[1::2].ravel(), law, law, **rates),

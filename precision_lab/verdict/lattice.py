@@ -27,7 +27,9 @@ def lattice_bet(law: Law) -> Law:
 def lattice_draws(law: Law, share: float, level: float, false_pass: float) -> int:
     """Draws with which :func:`lattice_bet` fails a sampler ``share`` of the way to the lattice. Certified, by Chernoff."""
     lattice = lattice_law(law, LATTICE_BITS)
-    truth = replace(lattice, log_probs=np.logaddexp(lattice.log_probs + math.log(share), _scaled(law, 1 - share)))
+    truth = replace(
+        lattice, log_probs=np.logaddexp(lattice.log_probs + math.log(share), _scaled(law, 1 - share))
+    )
     return draws_needed_likelihood_ratio(law, lattice_bet(law), level, false_pass, truth=truth)
 
 

@@ -41,7 +41,9 @@ def probe(caller: Caller, vocab: int, seed: int) -> None:
         detail = f"the call moves the global state of {' and '.join(touched)}"
         raise Misbehaved("uses the global random state", detail, call)
     if not np.array_equal(first, repeated):
-        raise Misbehaved("ignores its generator", f"two calls with seed {seed} give different ids", f"{call}  # twice")
+        raise Misbehaved(
+            "ignores its generator", f"two calls with seed {seed} give different ids", f"{call}  # twice"
+        )
     if np.array_equal(first, other):
         detail = f"seeds {seed} and {seed + 1} give the same {first.size} ids"
         raise Misbehaved("ignores its generator", detail, f"{call}  # and with seed {seed + 1}")

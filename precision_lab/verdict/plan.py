@@ -56,7 +56,9 @@ def parse_detect(text: str | Iterable[str]) -> dict[str, float]:
             except ValueError:
                 value = math.nan
             if not 0 < value < (2 if name in ("temperature", "tail") else 1 + 1e-12):
-                raise InputError(f"--detect {part}", f"{name}=NUMBER, {EFFECTS[name][1]}", "for example tv=0.05")
+                raise InputError(
+                    f"--detect {part}", f"{name}=NUMBER, {EFFECTS[name][1]}", "for example tv=0.05"
+                )
             if name == "float32" and value not in SHARES:
                 raise InputError(f"--detect {part}", f"float32= one of {SHARES}", "1 is float32 noise itself")
             wished[name] = value
@@ -109,7 +111,10 @@ class Plan:
 
 
 def ask(
-    target: Target, extra: Sequence[str] = (), without: Sequence[str] = (), dtype: type[np.floating] = np.float32
+    target: Target,
+    extra: Sequence[str] = (),
+    without: Sequence[str] = (),
+    dtype: type[np.floating] = np.float32,
 ) -> Question:
     """The question of one target. ``extra``, ``without``: tests beyond those its law calls for, and left out.
 
@@ -178,7 +183,9 @@ def draws_needed(question: Question, effect: str, size: float, level: float, fal
     """Draws with which every test that must see the effect does, at any deviation of ``size`` or more."""
     law = question.law
     if effect != "sharing" and EFFECTS[effect][0][0] not in question.tests:
-        raise InputError(f"{effect} on {question.target.name}", "a target that is not flat", "wish for tv=0.05 instead")
+        raise InputError(
+            f"{effect} on {question.target.name}", "a target that is not flat", "wish for tv=0.05 instead"
+        )
     if effect == "temperature":
         sides = [1 + size, *([1 - size] if size < 1 else [])]
         n = max(draws_needed_temperature(law, side, level, false_pass) for side in sides)
@@ -195,7 +202,9 @@ def draws_needed(question: Question, effect: str, size: float, level: float, fal
         return draws_needed_blocked_identity(law, size, level, false_pass, blocks=STREAMS)
     alone, shared = agreement(law, law)
     if not shared - alone > 1e-6:
-        raise InputError(f"{question.target.name}, where draws agree anyway", "a flatter target", "choose another")
+        raise InputError(
+            f"{question.target.name}, where draws agree anyway", "a flatter target", "choose another"
+        )
     pairs = ROWS * (ROWS - 1) // 2
     return ROWS * draws_needed_sharing(law, law, size, false_fail=level / pairs, false_pass=false_pass)
 

@@ -49,7 +49,9 @@ class Judged:
             "n": result.n,
             "statistic": result.statistic,
             "estimate": None if found is None else found.value,
-            "interval": "" if found is None else f"[{found.low:.5g}, {found.high:.5g}] at {_level(found.confidence)}",
+            "interval": ""
+            if found is None
+            else f"[{found.low:.5g}, {found.high:.5g}] at {_level(found.confidence)}",
             "expected": result.expected,
             "p_adjusted": self.verdict.adjusted,
             "smallest_effect_seen": result.detectable,
@@ -106,9 +108,7 @@ class Report:
             which = ", ".join(dict.fromkeys(judged.test for judged in failed))
             return f"{name} fails {len(failed)} of {len(self.judged)} tests ({which}); n = {n:,}; {rates}"
         if self.outcome is Outcome.PASS:
-            return (
-                f"{name} fails none of {len(self.judged)} tests; n = {n:,}; {rates}, false-pass <= {self.false_pass:g}"
-            )
+            return f"{name} fails none of {len(self.judged)} tests; n = {n:,}; {rates}, false-pass <= {self.false_pass:g}"
         blind = [judged for judged in self.judged if judged.outcome is Outcome.INCONCLUSIVE]
         which = ", ".join(dict.fromkeys(f"{judged.test} on {judged.target}" for judged in blind))
         wanted = ", ".join(f"{target} {draws:,}" for target, draws in self.needed.items())
@@ -136,13 +136,22 @@ class Report:
             said += f"; but no listed recipe explains the draws (p = {best.fit:.2g})"
         failed = {judged.test for judged in self.judged if judged.outcome is Outcome.FAIL}
         if failed & LAW and failed & INDEPENDENCE:
-            said += f"; {', '.join(sorted(failed & INDEPENDENCE))} suppose the target's law, and can fail with it"
+            said += (
+                f"; {', '.join(sorted(failed & INDEPENDENCE))} suppose the target's law, and can fail with it"
+            )
         return said
 
     def rows(self) -> list[dict[str, Any]]:
         """The tests, or the fault as the one row."""
         if self.fault:
-            return [{"verdict": "fail", "fault": self.fault.what, "detail": self.fault.detail, "call": self.fault.call}]
+            return [
+                {
+                    "verdict": "fail",
+                    "fault": self.fault.what,
+                    "detail": self.fault.detail,
+                    "call": self.fault.call,
+                }
+            ]
         return [judged.row() for judged in self.judged]
 
     def suspect_rows(self) -> list[dict[str, Any]]:
@@ -179,7 +188,9 @@ class Report:
         if self.fault:
             lines.append(f"  shown by: {self.fault.call}")
         lines += [f"  {j.test} on {j.target}: {j.result}" for j in self.judged if j.outcome is not Outcome.PASS]
-        lines += [f"  {line}" for line in (self.best_fit(), f"again: {self.command}" if self.command else "") if line]
+        lines += [
+            f"  {line}" for line in (self.best_fit(), f"again: {self.command}" if self.command else "") if line
+        ]
         return "\n".join(lines)
 
 

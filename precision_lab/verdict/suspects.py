@@ -75,7 +75,9 @@ def suspects(questions: Sequence[Question], counts: Sequence[Counts], *, slow: b
     1/2, log 2], by Laplace.
     ``slow``: the exact laws of float32 races too, 12 s each.
     """
-    found: dict[str, tuple[str, float, LawAt]] = {FAITHFUL: ("softmax in float64", 0.0, lambda question: question.law)}
+    found: dict[str, tuple[str, float, LawAt]] = {
+        FAITHFUL: ("softmax in float64", 0.0, lambda question: question.law)
+    }
     for recipe, name in (EXACT | (SLOW if slow else {})).items():
         with contextlib.suppress(InputError):  # a law that cannot be computed there is no candidate
             law_at = partial(exact_law, name)
@@ -100,8 +102,7 @@ def suspects(questions: Sequence[Question], counts: Sequence[Counts], *, slow: b
 def with_fit(
     best: Suspect, questions: Sequence[Question], counts: Sequence[Counts], rng: np.random.Generator
 ) -> Suspect:
-    """The suspect with the p-value of the identity test of its law: the least over targets, times their number.
-    """
+    """The suspect with the p-value of the identity test of its law: the least over targets, times their number."""
     p_values = []
     assert best.law_at is not None
     for question, count in zip(questions, counts, strict=True):
@@ -121,7 +122,9 @@ def shifted_lattice(law: Law) -> Law:
     with np.errstate(divide="ignore", over="ignore"):
         y = 2.0**-24 * (1 - p) / p
     log_q = np.where(np.isneginf(lattice.log_probs), -np.inf, lattice.log_probs - 2 * y)
-    return replace(lattice, log_probs=log_q - special.logsumexp(log_q), how="lattice without its first two atoms")
+    return replace(
+        lattice, log_probs=log_q - special.logsumexp(log_q), how="lattice without its first two atoms"
+    )
 
 
 CLOSED_FORMS: dict[str, tuple[str, Callable[[Law], Law]]] = {

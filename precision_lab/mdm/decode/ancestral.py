@@ -59,7 +59,9 @@ def ancestral(
     mask, device = model.config.mask_id, device_of(model)
     check_rng(rng, device)
     clock, some = Clock(device), rows_at_once(mask)
-    heat, mixed = (1.0, check_temperature(temperature)) if temper_the_mask else (check_temperature(temperature), 1.0)
+    heat, mixed = (
+        (1.0, check_temperature(temperature)) if temper_the_mask else (check_temperature(temperature), 1.0)
+    )
     r = unmask_probabilities(steps, schedule) if unmask is None else _given(unmask, steps)
     tokens, came = beginning(given, batch, length, model), torch.full((batch, length), -1, device=device)
     log_mu: Tensor | None = None
@@ -87,7 +89,9 @@ def ancestral(
                 hit = drawn != mask
                 if step == steps - 1 and not hit.all():
                     raise InputError(
-                        f"{sampler.name} drew the mask at probability 0", "a token", "this sampler cannot decode here"
+                        f"{sampler.name} drew the mask at probability 0",
+                        "a token",
+                        "this sampler cannot decode here",
                     )
                 tokens[where[hit, 0], where[hit, 1]] = drawn[hit]
                 came[where[hit, 0], where[hit, 1]] = step
@@ -101,7 +105,9 @@ def _given(unmask: Float, steps: int) -> Float:
     try:
         r = np.nan_to_num(np.clip(np.asarray(unmask, dtype=np.float64), 0.0, 1.0), nan=1.0)
     except (TypeError, ValueError):
-        raise InputError("unmask of other things than numbers", f"({steps},) probabilities", "mend them") from None
+        raise InputError(
+            "unmask of other things than numbers", f"({steps},) probabilities", "mend them"
+        ) from None
     if r.shape != (steps,):
         raise InputError(f"unmask of shape {r.shape}", f"({steps},)", "give one probability a step")
     return np.append(r[:-1], 1.0)

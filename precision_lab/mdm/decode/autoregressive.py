@@ -8,7 +8,17 @@ from ...errors import InputError
 from ...samplers.sampler import Sampler
 from ...uniforms import Rng
 from ..denoiser import START
-from .decoded import Clock, Decoded, Network, Progress, check_rng, check_size, check_temperature, device_of, tempered
+from .decoded import (
+    Clock,
+    Decoded,
+    Network,
+    Progress,
+    check_rng,
+    check_size,
+    check_temperature,
+    device_of,
+    tempered,
+)
 
 
 def autoregressive(

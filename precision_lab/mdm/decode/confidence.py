@@ -75,7 +75,9 @@ def confidence_ordered(
             if order == "random":
                 sure = uniforms(tuple(where.shape), rng=rng)
             else:
-                sure = torch.from_numpy(confidence_format.round(_sure(log_mu, drawn, order).cpu().numpy())).to(device)
+                sure = torch.from_numpy(confidence_format.round(_sure(log_mu, drawn, order).cpu().numpy())).to(
+                    device
+                )
             best = sure.argsort(dim=1, descending=True, stable=True)[:, :count]
             at = where.gather(1, best)
             tokens[rows, at], came[rows, at] = drawn.gather(1, best), call

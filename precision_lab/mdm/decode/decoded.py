@@ -83,7 +83,9 @@ def check_rng(rng: Rng, device: torch.device | None = None) -> None:
     found = rng.device if isinstance(rng, torch.Generator) else CPU
     if device is not None and found.type != device.type:
         got = f"a network on {device} and a {type(rng).__module__} generator on {found}"
-        raise InputError(got, "both on one device", f"pass rng=torch.Generator({str(device)!r}), or move the network")
+        raise InputError(
+            got, "both on one device", f"pass rng=torch.Generator({str(device)!r}), or move the network"
+        )
 
 
 def rows_at_once(vocab: int) -> int:

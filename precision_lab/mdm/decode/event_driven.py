@@ -77,7 +77,10 @@ def event_driven(
         done = np.append(survival, 0.0)[after]  # after = -1: none yet
         return np.maximum(np.searchsorted(-survival, rng.exponential(size=after.shape) - done), after + 1)
 
-    tokens, came = torch.full((batch, length), model.config.mask_id, device=device), np.full((batch, length), -1)
+    tokens, came = (
+        torch.full((batch, length), model.config.mask_id, device=device),
+        np.full((batch, length), -1),
+    )
     candidate, stale, nfe, draws = next_candidate(came), np.ones(batch, dtype=bool), 0, 0
     hidden: Tensor | None = None
     head = getattr(model, "logits", None) or model.log_probs
@@ -104,13 +107,17 @@ def event_driven(
                     total = float(cumulative[-1])
                     if not float(last) * 2.0**-60 <= total <= bound[s] * (1 + 1e-9):
                         got = f"a step law of mass {total:.6g} at r = {r[s]:.6g}"
-                        raise InputError(got, f"0 to r + excess = {bound[s]:.6g}", "raise excess, or mend the law")
+                        raise InputError(
+                            got, f"0 to r + excess = {bound[s]:.6g}", "raise excess, or mend the law"
+                        )
                     u = rng.random() * (total if last else bound[s])
                     u = min(u, np.nextafter(total, 0.0)) if last else u  # a product can round up to the total
                     token = int(np.searchsorted(cumulative, u, side="right")) if u < total else -1
                     if watch is not None:
                         law = q / total if last else q
-                        watch(Candidate(int(i), int(p), int(s), float(r[s]), float(bound[s]), log_p, law, token))
+                        watch(
+                            Candidate(int(i), int(p), int(s), float(r[s]), float(bound[s]), log_p, law, token)
+                        )
                     if token >= 0:
                         tokens[i, p], came[i, p] = token, s
                         candidate[i, p], stale[i] = steps, True

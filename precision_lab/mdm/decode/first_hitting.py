@@ -75,7 +75,10 @@ def first_hitting(
     clock, rows = Clock(device), torch.arange(batch, device=device)[:, None]
     tokens, came = beginning(given, batch, length, model), torch.full((batch, length), -1, device=device)
     masked = None if given is None else tokens == model.config.mask_id
-    order, needs_time = permutations(batch, length, rng=rng, among=masked).to(device), timed(model) or extrapolate
+    order, needs_time = (
+        permutations(batch, length, rng=rng, among=masked).to(device),
+        timed(model) or extrapolate,
+    )
     n = order.shape[1]
     counts = _counts(per_call, n)
     tau = hitting_times(batch, n, rng=rng, schedule=schedule) if needs_time else torch.ones(batch, n)
@@ -95,7 +98,11 @@ def first_hitting(
             hidden = ask(model, tokens, t)
             log_mu = model.log_probs(hidden[rows, now]).double()
             again = model.log_probs(hidden[rows, last]) if correct and last is not None else None
-            ahead = tempered(model.log_probs(hidden[rows, next_]), 1.0) if extrapolate and next_ is not None else None
+            ahead = (
+                tempered(model.log_probs(hidden[rows, next_]), 1.0)
+                if extrapolate and next_ is not None
+                else None
+            )
         with clock("categorical"):
             if again is not None and last is not None:
                 draws += draw(again, last, call)
@@ -121,7 +128,9 @@ def _counts(per_call: Sequence[int] | None, length: int) -> list[int]:
 def even_counts(length: int, calls: int) -> list[int]:
     """``length`` tokens over ``calls`` calls, as evenly as whole numbers allow, the larger first."""
     if not (whole(calls, length) and calls <= length):
-        raise InputError(f"calls = {calls!r}", f"a whole number, 1 to {length}", "decode at least one token a call")
+        raise InputError(
+            f"calls = {calls!r}", f"a whole number, 1 to {length}", "decode at least one token a call"
+        )
     return [length // calls + (i < length % calls) for i in range(calls)]
 
 

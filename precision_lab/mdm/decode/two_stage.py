@@ -54,7 +54,9 @@ def two_stage(
         row, position = (came == step).nonzero().to(device).unbind(1)
         changed, place = row.unique(return_inverse=True)
         with clock("network"), torch.no_grad():
-            hidden = ask(model, tokens[changed], torch.full((len(changed),), (steps - step) / steps, device=device))
+            hidden = ask(
+                model, tokens[changed], torch.full((len(changed),), (steps - step) / steps, device=device)
+            )
             log_mu = model.log_probs(hidden[place, position])
         with clock("categorical"):
             tokens[row, position] = sampler.sample(tempered(log_mu, heat), 1, rng=rng)[0]

@@ -1,5 +1,4 @@
-"""ReMDM, BD3LM and Duo: MDLM's race in float64; their autoregressive baselines, float64 sums of float32 noise.
-"""
+"""ReMDM, BD3LM and Duo: MDLM's race in float64; their autoregressive baselines, float64 sums of float32 noise."""
 
 from __future__ import annotations
 

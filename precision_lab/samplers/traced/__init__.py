@@ -26,7 +26,9 @@ def read_function(calling: Calling, logits: Tensor, draws: int = 2) -> Reading:
     """A function at one row of logits, (vocab,), as a call for ``draws`` draws, confirmed in the dtype and
     on the device of the row. InputError where it cannot be read."""
     if draws < 1:
-        raise InputError(f"draws = {draws}", "at least 1", "ask for the law of a call for one draw, or for several")
+        raise InputError(
+            f"draws = {draws}", "at least 1", "ask for the law of a call for one draw, or for several"
+        )
     shapes = shapes_for(calling, logits, draws)
     confirmed = confirm(calling, dtype=logits.dtype, device=logits.device, shapes=shapes)
     return reading(calling, logits, confirmed, draws)

@@ -1,6 +1,7 @@
 """From a record to its parts: which draws make an id, where noise meets the logits, and what decides.
 
-The ids are followed back to the operations that chose them. Each is a :class:`RaceDraw` (the best of rounded scores), a
+The ids are followed back to the operations that chose them. Each is a :class:`RaceDraw` (the best of
+rounded scores), a
 :class:`ThresholdDraw` (one uniform against a cumulative sum), a :class:`LibraryDraw` draw (``torch.multinomial``), or a
 :class:`GatedDraw` (a uniform that decides whether one of these comes at all). What cannot be followed is refused by name.
 """
@@ -41,13 +42,13 @@ class Relabel:
 
 @dataclass(eq=False)
 class RaceDraw:
-    """The index of the best score(weights, noise). ``weights``: as they meet the noise, with the sign that makes the largest
-    score win; ``ruled_out``: tokens whose scores are replaced by ``lowest``, in the shape of the weights; ``shape``:
-    of the scores; ``axis``: the axis of the vocabulary.
+    """The index of the best score(weights, noise). ``weights``: as they meet the noise, with the sign that
+    makes the largest score win; ``ruled_out``: tokens whose scores are replaced by ``lowest``, in the shape
+    of the weights; ``shape``: of the scores; ``axis``: the axis of the vocabulary.
 
-    ``score``: dtype in which the score is rounded.  ``blurred``: monotone operations after it, whose rounding can make
-    equals of two scores; ``shift``: the largest number added by one of them; ``nan_rows``: one infinite score makes the
-    whole row NaN, so that index 0 comes.
+    ``score``: dtype in which the score is rounded.  ``blurred``: monotone operations after it, whose
+    rounding can make equals of two scores; ``shift``: the largest number added by one of them;
+    ``nan_rows``: one infinite score makes the whole row NaN, so that index 0 comes.
     """
 
     noise: NoiseMap
@@ -74,8 +75,8 @@ class RaceDraw:
 
 @dataclass(eq=False)
 class ThresholdDraw:
-    """The first index whose sum exceeds (``u < c``) or reaches (``u <= c``) a uniform; ``beyond``: the index that comes
-    where no sum does: "last + 1" or "first"."""
+    """The first index whose sum exceeds (``u < c``) or reaches (``u <= c``) a uniform; ``beyond``: the
+    index that comes where no sum does: "last + 1" or "first"."""
 
     noise: NoiseMap
     sums: Tensor  # as they are compared, the vocabulary last
@@ -106,14 +107,15 @@ class LibraryDraw:
 
     @property
     def races(self) -> bool:
-        """One draw, or several without replacement: an exponential race. Several with replacement: a cumulative sum."""
+        """One draw, or several without replacement: an exponential race. Several with replacement: a
+        cumulative sum."""
         return self.draws == 1 or not self.replacement
 
 
 @dataclass(eq=False)
 class GatedDraw:
-    """``where(u < rate, token, other)``: a token of ``draws``, all alike, if the gate opens; ``other``: the ids that stay if
-    not."""
+    """``where(u < rate, token, other)``: a token of ``draws``, all alike, if the gate opens; ``other``: the
+    ids that stay if not."""
 
     noise: NoiseMap
     rate: Tensor
@@ -137,19 +139,25 @@ Draw = RaceDraw | ThresholdDraw | LibraryDraw | GatedDraw
 
 
 def draws_of(record: Record) -> list[Draw]:
-    """The draws behind the ids, in the order in which they are put together; InputError where one cannot be followed."""
+    """The draws behind the ids, in the order in which they are put together; InputError where one cannot be
+    followed."""
     if not record.result.is_random:
         raise refused(_no_draw(record), "ids that come from torch's random operations")
     if record.ids.is_floating_point() or record.ids.dtype is torch.bool:
-        raise refused(f"{record.ids.dtype} ids", "an integer tensor of token ids", "return indices, such as argmax")
+        raise refused(
+            f"{record.ids.dtype} ids", "an integer tensor of token ids", "return indices, such as argmax"
+        )
     found: list[Draw] = []
     _follow(record.result, Relabel(), found, set())
     if not found:
         raise refused(
-            "ids that are no draw at these logits: where(...) takes its other side", "a draw, whatever the logits are"
+            "ids that are no draw at these logits: where(...) takes its other side",
+            "a draw, whatever the logits are",
         )
     if not any(_reads_logits(draw) for draw in found):
-        raise refused("ids that do not depend on the logits", "a draw from softmax(logits)", "check the function")
+        raise refused(
+            "ids that do not depend on the logits", "a draw from softmax(logits)", "check the function"
+        )
     return found
 
 
@@ -198,11 +206,14 @@ def _follow(value: Value, relabel: Relabel, found: list[Draw], seen: set[int]) -
         assert operand is not None
         _follow(operand, relabel.then(step), found, seen)
     else:
-        raise refused(f"ids made by {step.name} at {step.where}", "argmax, searchsorted, multinomial and the like")
+        raise refused(
+            f"ids made by {step.name} at {step.where}", "argmax, searchsorted, multinomial and the like"
+        )
 
 
 def _taken(step: Step) -> list[Value]:
-    """The sides of ``where(condition, first, second)`` that are taken somewhere, the condition not being random."""
+    """The sides of ``where(condition, first, second)`` that are taken somewhere, the condition not being
+    random."""
     condition = step.inputs[0].kept
     assert condition is not None
     sides = []
@@ -225,7 +236,8 @@ def _library(step: Step, value: Value, relabel: Relabel) -> LibraryDraw:
     probs = step.inputs[0]
     if probs.is_random:
         raise refused(
-            f"multinomial of probabilities that are random themselves, at {step.where}", "one draw for each token"
+            f"multinomial of probabilities that are random themselves, at {step.where}",
+            "one draw for each token",
         )
     draws, replacement = int(step.argument(1, "num_samples")), bool(step.argument(2, "replacement", False))
     assert probs.kept is not None
@@ -241,7 +253,9 @@ def _decided(step: Step, value: Value, relabel: Relabel) -> Draw:
     chosen = _one_hot(operand)
     if chosen is not None:
         if chosen.kept is None or not torch.equal(chosen.kept.reshape(-1), value.kept.reshape(-1)):  # type: ignore[union-attr]
-            raise refused(f"{step.name} of a row that is not one-hot, at {step.where}", "the index that was drawn")
+            raise refused(
+                f"{step.name} of a row that is not one-hot, at {step.where}", "the index that was drawn"
+            )
         found: list[Draw] = []
         _follow(chosen, relabel, found, set())
         if len(found) != 1:
@@ -262,7 +276,8 @@ def _comparison(value: Value) -> Step | None:
 
 
 def _one_hot(value: Value) -> Value | None:
-    """The index behind ``scatter(zeros, -1, index, 1.0)``, also with the straight-through pair - s + s around it."""
+    """The index behind ``scatter(zeros, -1, index, 1.0)``, also with the straight-through pair - s + s
+    around it."""
     step = _moved(value).step
     if step is not None and step.name == "add" and all(isinstance(part, Value) for part in step.args[:2]):
         kept, soft = step.args[0], step.args[1]
@@ -302,7 +317,9 @@ class _Walk:
     squashed: bool = False  # a softmax or exp of the scores
     logarithm: bool = False  # a log of the scores
     shift: float = 0.0  # the largest number that was added to the scores
-    masks: list[Tensor] = field(default_factory=list)  # True where a token is ruled out, in the shape of the scores
+    masks: list[Tensor] = field(
+        default_factory=list
+    )  # True where a token is ruled out, in the shape of the scores
     lowest: float = -float("inf")  # what their scores are replaced by
     cast_step: Step | None = None
 
@@ -377,7 +394,8 @@ def _ruled_out(masks: list[Tensor], weights: Tensor, step: Step) -> Tensor | Non
         return torch.stack([mask.expand(weights.shape) for mask in masks]).any(dim=0)
     except RuntimeError:
         raise refused(
-            f"tokens ruled out in another shape than that of the scores, at {step.where}", "a mask of the logits' shape"
+            f"tokens ruled out in another shape than that of the scores, at {step.where}",
+            "a mask of the logits' shape",
         ) from None
 
 
@@ -387,14 +405,19 @@ def _axis(step: Step, scores: Value) -> int:
     dim = step.argument(place, "dim", default)
     if step.name == "sort":
         dim = next(
-            (a for a in step.args[1:] if isinstance(a, int) and not isinstance(a, bool)), step.kwargs.get("dim", -1)
+            (a for a in step.args[1:] if isinstance(a, int) and not isinstance(a, bool)),
+            step.kwargs.get("dim", -1),
         )
     if dim is None and len(scores.shape) > 1 and max(scores.shape) != torch.Size(scores.shape).numel():
-        raise refused(f"{step.name} over all axes at once, at {step.where}", "one draw for each row", "give dim=-1")
+        raise refused(
+            f"{step.name} over all axes at once, at {step.where}", "one draw for each row", "give dim=-1"
+        )
     dim = -1 if dim is None else int(dim)
     axis = dim % len(scores.shape)
     if axis != len(scores.shape) - 1:
-        raise refused(f"{step.name} along axis {axis} of {len(scores.shape)}", "the vocabulary last", "move the axis")
+        raise refused(
+            f"{step.name} along axis {axis} of {len(scores.shape)}", "the vocabulary last", "move the axis"
+        )
     return axis
 
 
@@ -440,7 +463,10 @@ def _monotone(step: Step, operand: Value, walk: _Walk) -> Value:
         walk.sign = -walk.sign
         return operand
     if name in _SQUASH:
-        if "softmax" in name and int(step.argument(1, "dim", -1)) % len(operand.shape) != len(operand.shape) - 1:
+        if (
+            "softmax" in name
+            and int(step.argument(1, "dim", -1)) % len(operand.shape) != len(operand.shape) - 1
+        ):
             raise refused(f"{name} of scores over another axis, at {step.where}", "dim=-1, the vocabulary")
         walk.squashed = True
         walk.nan_rows = walk.nan_rows or "softmax" in name
@@ -452,7 +478,9 @@ def _monotone(step: Step, operand: Value, walk: _Walk) -> Value:
         return operand
     if name in _SHIFT | _SCALE:
         return _shifted(step, operand, walk)
-    raise refused(f"the operation {name} on scores, at {step.where}", "operations that keep the order of the scores")
+    raise refused(
+        f"the operation {name} on scores, at {step.where}", "operations that keep the order of the scores"
+    )
 
 
 def _shifted(step: Step, operand: Value, walk: _Walk) -> Value:
@@ -467,7 +495,9 @@ def _shifted(step: Step, operand: Value, walk: _Walk) -> Value:
             )
         if number == 0 or not number == number:
             raise refused(
-                f"scores times {number}, at {step.where}", "a temperature above 0", "draw greedily without noise"
+                f"scores times {number}, at {step.where}",
+                "a temperature above 0",
+                "draw greedily without noise",
             )
         walk.sign = walk.sign if number > 0 else -walk.sign
         if abs(number) != 1 or isinstance(other, Value):  # a tensor may be another one in the next call
@@ -503,7 +533,9 @@ def _row_number(other: object, step: Step) -> float:
         )
     flat = kept.reshape(-1)
     if not bool((flat > 0).all() or (flat < 0).all() or (flat == 0).all()):
-        raise refused(f"{step.name} of scores and numbers of both signs, at {step.where}", "one sign in every row")
+        raise refused(
+            f"{step.name} of scores and numbers of both signs, at {step.where}", "one sign in every row"
+        )
     return float(flat[0]) if bool((flat == flat[0]).all()) else float(flat.sign()[0]) * 2.0
 
 
@@ -548,8 +580,8 @@ def _operands(join: Step) -> tuple[Value, Value]:
 
 
 def _combination(join: Step, noise: Value, weights: Tensor, sign: int) -> tuple[Combine, Tensor, int]:
-    """The join as score(weights, noise), largest first: combine, weights, and the sign that the noise takes. Changing signs
-    rounds nothing."""
+    """The join as score(weights, noise), largest first: combine, weights, and the sign that the noise
+    takes. Changing signs rounds nothing."""
     noise_first = join.args[0] is noise
     if join.name == "rsub":
         noise_first = not noise_first
@@ -599,7 +631,9 @@ def _sides(compare: Step) -> tuple[Value, Value, str]:
     """(uniform, sums, rule): u rule c is what the comparison says."""
     first, second = compare.args[0], compare.args[1]
     if not isinstance(first, Value) or not isinstance(second, Value) or (first.is_random and second.is_random):
-        raise refused(f"{compare.name} with a number at {compare.where}", "a uniform compared with a cumulative sum")
+        raise refused(
+            f"{compare.name} with a number at {compare.where}", "a uniform compared with a cumulative sum"
+        )
     rule = _COMPARE[compare.name]
     if first.is_random:
         return first, second, rule
@@ -619,7 +653,9 @@ def _first_true(step: Step, value: Value, relabel: Relabel, compare: Step) -> Th
     if step.name in _SMALLEST:
         wanted = {">": "u <= c", ">=": "u < c"}
     if rule not in wanted:
-        raise refused(f"{step.name} of u {rule} c at {step.where}", "the first token whose sum exceeds the uniform")
+        raise refused(
+            f"{step.name} of u {rule} c at {step.where}", "the first token whose sum exceeds the uniform"
+        )
     if step.name not in ("argmax", "argmin", "max", "min"):
         raise refused(f"{step.name} of a comparison at {step.where}", "argmax, whose first True wins")
     assert sums.kept is not None
@@ -647,7 +683,9 @@ def _counted(step: Step, value: Value, relabel: Relabel) -> ThresholdDraw:
         raise refused(f"a count of u {rule} c at {step.where}", "a count of the sums below the uniform")
     assert sums.kept is not None
     passed: Rule = "u <= c" if rule == ">" else "u < c"
-    return ThresholdDraw(NoiseMap(uniform), sums.kept, formula(sums), passed, "last + 1", step, value, relabel, compare)
+    return ThresholdDraw(
+        NoiseMap(uniform), sums.kept, formula(sums), passed, "last + 1", step, value, relabel, compare
+    )
 
 
 # -- gates
@@ -668,7 +706,9 @@ def _gate(step: Step, relabel: Relabel) -> GatedDraw:
     if isinstance(other, Value) and other.is_random:
         raise refused(f"a choice between two draws at {step.where}", "a token drawn, or what was there")
     if isinstance(rate, Value) and rate.is_random:
-        raise refused(f"a uniform compared with a random number at {step.where}", "a uniform compared with a rate")
+        raise refused(
+            f"a uniform compared with a random number at {step.where}", "a uniform compared with a rate"
+        )
     found: list[Draw] = []
     _follow(inside, relabel, found, set())
     if not found:

@@ -20,7 +20,9 @@ from .anatomy import DTYPE_NAMES
 from .chain import JOINED, LAYOUT, NoiseMap, constant
 from .record import Step, Value, is_random, refused
 
-Form = Literal["uniform", "minus uniform", "minus exponential", "exponential", "reciprocal", "minus gumbel", "gumbel"]
+Form = Literal[
+    "uniform", "minus uniform", "minus exponential", "exponential", "reciprocal", "minus gumbel", "gumbel"
+]
 _REACH = 40.0  # a Gumbel value above it has probability e^-40 < 2^-57; below -5, e^-148
 _LIBM = 2.0  # error of log, log1p and pow in units of roundoff: one unit in the last place
 
@@ -99,7 +101,13 @@ def _applied(step: Step, before: Budget, numbers: list[float | None], unit: floa
         return _logarithm(step, before, unit)
     if name == "reciprocal" and form == "exponential":
         return _rounded(replace(before, form="reciprocal"), unit)
-    if name == "pow" and form == "exponential" and len(numbers) > 1 and numbers[1] is not None and numbers[1] > 0:
+    if (
+        name == "pow"
+        and form == "exponential"
+        and len(numbers) > 1
+        and numbers[1] is not None
+        and numbers[1] > 0
+    ):
         powered = replace(before, power=before.power * numbers[1])
         return _rounded(powered, unit, _LIBM)
     if name in ("clamp", "clamp_min", "clamp_max", "maximum", "minimum"):
@@ -194,11 +202,17 @@ def _shifted(step: Step, before: Budget, numbers: list[float | None], unit: floa
         raise _unknown(step, before.form)
     subtracted = (step.name == "sub" and not noise_first) or (step.name == "rsub" and noise_first)
     if subtracted:
-        before = replace(before, form="uniform") if (before.form, number) == ("uniform", 1.0) else _turned(before, step)
+        before = (
+            replace(before, form="uniform")
+            if (before.form, number) == ("uniform", 1.0)
+            else _turned(before, step)
+        )
         if number == 1.0 and before.form == "uniform":
             return _rounded(before, unit)
     if before.form in ("gumbel", "minus gumbel"):
-        return replace(before, relative=before.relative + unit * (_REACH * before.power + abs(number)) / before.power)
+        return replace(
+            before, relative=before.relative + unit * (_REACH * before.power + abs(number)) / before.power
+        )
     if before.power != 1:
         raise _unknown(step, before.form)
     return replace(
@@ -238,11 +252,17 @@ def _guarded(step: Step, value: Value) -> Budget:
     noise = step.args[0] if step.name == "masked_fill" else None
     if noise is None:
         noise = next(
-            (part for part in step.args[1:] if isinstance(part, Value) and part.is_random and part is not condition),
+            (
+                part
+                for part in step.args[1:]
+                if isinstance(part, Value) and part.is_random and part is not condition
+            ),
             None,
         )
     compared = condition.step if isinstance(condition, Value) else None
     if compared is None or compared.name != "eq" or not isinstance(noise, Value):
-        raise refused(f"noise replaced under a condition, at {step.where}", "a guard that replaces one value: u == 0")
+        raise refused(
+            f"noise replaced under a condition, at {step.where}", "a guard that replaces one value: u == 0"
+        )
     before = _follow(noise)
     return replace(before, spacing=before.spacing + 2.0**-52)

@@ -53,7 +53,9 @@ class Calling:
                     f"a {library} function has no law by reading it: judge its draws with precision-lab check",
                 )
         if not places and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
-            raise InputError(f"{called}() without a place for logits", SIGNATURE, "take logits (batch, vocab) first")
+            raise InputError(
+                f"{called}() without a place for logits", SIGNATURE, "take logits (batch, vocab) first"
+            )
         generator = "generator" in names or any_keyword
         count: str | None = None
         keyword = next((p.name for p in parameters if p.name in COUNTS and p.kind is p.KEYWORD_ONLY), None)
@@ -65,7 +67,9 @@ class Calling:
             and (places[1].name in COUNTS or places[1].default is inspect.Parameter.empty)
         ):
             count = ""
-        wanted = {places[0].name if places else "", count, "generator"} | ({places[1].name} if count == "" else set())
+        wanted = {places[0].name if places else "", count, "generator"} | (
+            {places[1].name} if count == "" else set()
+        )
         for parameter in parameters:
             needed = parameter.default is parameter.empty and parameter.kind in (
                 parameter.POSITIONAL_ONLY,
@@ -108,14 +112,18 @@ class Calling:
                 "return ids, such as argmax",
             )
         if ids.is_floating_point() or ids.is_complex() or ids.dtype is torch.bool:
-            raise InputError(f"{ids.dtype} ids from {self.name}", "an integer tensor of token ids", "return indices")
+            raise InputError(
+                f"{ids.dtype} ids from {self.name}", "an integer tensor of token ids", "return indices"
+            )
         loose = self.count is None and tuple(ids.shape) == (*expected, 1)
         if tuple(ids.shape) != expected and not loose:
             what = "(n, batch)" if self.count is not None else "(rows,)"
             raise InputError(
                 f"ids of shape {tuple(ids.shape)} from {self.name}",
                 f"{what} = {expected} for logits {tuple(logits.shape)}",
-                "draw n tokens for each row of logits" if self.count is not None else "draw one token for each row",
+                "draw n tokens for each row of logits"
+                if self.count is not None
+                else "draw one token for each row",
             )
         return ids.reshape(n, len(logits))
 

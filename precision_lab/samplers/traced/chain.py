@@ -14,17 +14,87 @@ from .record import Step, Value, is_random, refused
 # Operations that give each element from the same element, in every argument.
 ELEMENTWISE = {
     *("add", "sub", "rsub", "mul", "div", "neg", "reciprocal", "pow", "sqrt", "rsqrt", "square", "abs", "sign"),
-    *("log", "log1p", "log2", "log10", "exp", "expm1", "exp2", "sigmoid", "log_sigmoid_forward", "logit", "erfinv"),
-    *("clamp", "clamp_min", "clamp_max", "maximum", "minimum", "fmax", "fmin", "nan_to_num", "floor", "ceil", "round"),
-    *("where", "masked_fill", "eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite", "trunc", "frac"),
+    *(
+        "log",
+        "log1p",
+        "log2",
+        "log10",
+        "exp",
+        "expm1",
+        "exp2",
+        "sigmoid",
+        "log_sigmoid_forward",
+        "logit",
+        "erfinv",
+    ),
+    *(
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "maximum",
+        "minimum",
+        "fmax",
+        "fmin",
+        "nan_to_num",
+        "floor",
+        "ceil",
+        "round",
+    ),
+    *(
+        "where",
+        "masked_fill",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "isnan",
+        "isinf",
+        "isfinite",
+        "trunc",
+        "frac",
+    ),
     *("logical_and", "logical_or", "logical_not", "bitwise_and", "bitwise_or", "bitwise_not", "_to_copy", "to"),
     *("copysign", "xlogy", "fmod", "remainder", "ldexp", "nextafter", "special_xlog1py", "special_erfcx"),
 }
 # Operations that move elements and change none. cat and stack move those of several tensors.
 LAYOUT = {
-    *("view", "_unsafe_view", "reshape", "expand", "expand_as", "unsqueeze", "squeeze", "permute", "transpose", "t"),
-    *("clone", "contiguous", "detach", "alias", "slice", "select", "narrow", "split", "split_with_sizes", "chunk"),
-    *("unbind", "movedim", "flatten", "unflatten", "lift_fresh", "lift_fresh_copy", "repeat", "as_strided", "flip"),
+    *(
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "expand",
+        "expand_as",
+        "unsqueeze",
+        "squeeze",
+        "permute",
+        "transpose",
+        "t",
+    ),
+    *(
+        "clone",
+        "contiguous",
+        "detach",
+        "alias",
+        "slice",
+        "select",
+        "narrow",
+        "split",
+        "split_with_sizes",
+        "chunk",
+    ),
+    *(
+        "unbind",
+        "movedim",
+        "flatten",
+        "unflatten",
+        "lift_fresh",
+        "lift_fresh_copy",
+        "repeat",
+        "as_strided",
+        "flip",
+    ),
     *("view_as", "repeat_interleave", "_reshape_alias", "tile", "swapaxes", "mT", "numpy_T"),
 }
 _MONOTONE = {
@@ -73,7 +143,9 @@ class NoiseMap:
         kinds = {(step.name, step.outputs[0].dtype) for step in found}
         if len(kinds) != 1:
             named = " and ".join(sorted(f"{name} {dtype}" for name, dtype in kinds)) or "none"
-            raise refused(f"noise made of several kinds of draws ({named})", "one kind of random operation for a draw")
+            raise refused(
+                f"noise made of several kinds of draws ({named})", "one kind of random operation for a draw"
+            )
         return found
 
     @property
@@ -102,7 +174,9 @@ class NoiseMap:
         if step.name in JOINED or step.name == "write":
             parts = [part for part in step.reads if part.is_random]
             if len({formula(part) for part in parts}) != 1:
-                raise refused(f"noise put together from unlike parts at {step.where}", "one map for every token")
+                raise refused(
+                    f"noise put together from unlike parts at {step.where}", "one map for every token"
+                )
             return self._along(parts[0], drawn, memo)
         if step.name in ELEMENTWISE:
             behind = {operand.depends.random for operand in step.reads if operand.is_random}
@@ -142,7 +216,9 @@ class NoiseMap:
         at = step.kwargs["at"]
         kept = self.draws[0].outputs[0].kept
         assert kept is not None
-        storage = torch.full((max(map(_extent, at)),), torch.nan, dtype=step.outputs[0].dtype, device=kept.device)
+        storage = torch.full(
+            (max(map(_extent, at)),), torch.nan, dtype=step.outputs[0].dtype, device=kept.device
+        )
         for part, (shape, stride, offset) in zip(step.args, at, strict=True):
             if part.is_random:
                 storage.as_strided(shape, stride, offset).copy_(self._again(part, memo))
@@ -362,7 +438,11 @@ def _formula_of(value: Value, memo: dict[int, str], limit: int) -> str:
     for argument in step.args:
         if isinstance(argument, Value):
             shown.append(_formula(argument, memo, limit))
-        elif isinstance(argument, bool | int | float) and step.name not in ("_softmax", "_log_softmax", "softmax"):
+        elif isinstance(argument, bool | int | float) and step.name not in (
+            "_softmax",
+            "_log_softmax",
+            "softmax",
+        ):
             shown.append(repr(argument))
         elif isinstance(argument, list | tuple):
             shown += [_formula(part, memo, limit) for part in argument if isinstance(part, Value)]

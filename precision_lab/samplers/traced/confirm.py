@@ -30,8 +30,9 @@ _BLUR = 8.0  # ulp of the score within which a monotone operation after the sum 
 
 @dataclass(frozen=True)
 class Confirmed:
-    """``draws`` ids agreed over ``shapes``; ``signature``: what was the same in all; ``shared``: axes along which noise is
-    shared; ``tie``: which of equal best scores won; ``skipped``: shapes that the function does not take, and why."""
+    """``draws`` ids agreed over ``shapes``; ``signature``: what was the same in all; ``shared``: axes along
+    which noise is shared; ``tie``: which of equal best scores won; ``skipped``: shapes that the function
+    does not take, and why."""
 
     draws: int
     shapes: tuple[tuple[int, int, int], ...]
@@ -42,8 +43,9 @@ class Confirmed:
 
 
 def shapes_for(calling: Calling, row: Tensor, draws: int) -> tuple[tuple[int, int, int], ...]:
-    """:data:`SHAPES`, or calls of two and three rows of the vocabulary of ``row``, for a function that takes no other one.
-    Calls for one draw (``draws`` = 1) have as many rows as the others have draws and rows."""
+    """:data:`SHAPES`, or calls of two and three rows of the vocabulary of ``row``, for a function that
+    takes no other one. Calls for one draw (``draws`` = 1) have as many rows as the others have draws and
+    rows."""
     shapes = _shapes_taken(calling, row)
     return shapes if draws > 1 else tuple((1, n * rows, vocab) for n, rows, vocab in shapes)
 
@@ -67,7 +69,8 @@ def _shapes_taken(calling: Calling, row: Tensor) -> tuple[tuple[int, int, int], 
 
 
 def trial_logits(rows: int, vocab: int, seed: int) -> Tensor:
-    """(rows, vocab) float32 of sd 3, with equal logits next to each other and a tenth of -inf in every row but the first."""
+    """(rows, vocab) float32 of sd 3, with equal logits next to each other and a tenth of -inf in every row
+    but the first."""
     rng = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(rows, vocab, generator=rng)
     logits[:, 1::7] = logits[:, :-1:7][:, : logits[:, 1::7].shape[1]]
@@ -82,8 +85,8 @@ def confirm(
     device: torch.device = CPU,
     shapes: tuple[tuple[int, int, int], ...] = SHAPES,
 ) -> Confirmed:
-    """Read the function at several shapes and replay it. InputError with the first difference, or where too few draws can
-    be compared."""
+    """Read the function at several shapes and replay it. InputError with the first difference, or where too
+    few draws can be compared."""
     done: list[tuple[int, int, int]] = []
     skipped: list[str] = []
     signatures: dict[str, tuple[int, int, int]] = {}
@@ -114,7 +117,9 @@ def confirm(
     _moves(calling, done[0], dtype, device)
     if len(signatures) > 1:
         found = "; ".join(f"at (n, rows, vocab) = {shape}: {text}" for text, shape in signatures.items())
-        raise refused(f"{calling.name}, which draws differently by shape: {found}", "one recipe for every shape")
+        raise refused(
+            f"{calling.name}, which draws differently by shape: {found}", "one recipe for every shape"
+        )
     ties.discard("none seen")
     total = sum(n * rows for n, rows, _ in done)
     tie = "neither the first nor the last" if len(ties) > 1 else (ties.pop() if ties else "first")
@@ -131,9 +136,12 @@ def by_itself(calling: Calling, logits: Tensor, n: int, state: Tensor) -> Tensor
         raise _raising(calling, error, logits, n) from error
 
 
-def same_again(calling: Calling, logits: Tensor, n: int, state: Tensor, recorded: Tensor, plain: Tensor) -> None:
-    """The recorded call drew what the function draws by itself. InputError if not: it says whether the checks that
-    torch.distributions makes of its arguments, which are off while a call is recorded, are what decided."""
+def same_again(
+    calling: Calling, logits: Tensor, n: int, state: Tensor, recorded: Tensor, plain: Tensor
+) -> None:
+    """The recorded call drew what the function draws by itself. InputError if not: it says whether the
+    checks that torch.distributions makes of its arguments, which are off while a call is recorded, are what
+    decided."""
     if torch.equal(recorded.reshape(-1), plain.reshape(-1)):
         return
     with without_checks():
@@ -195,8 +203,8 @@ def _enough(calling: Calling, done: list, skipped: list[str], failure: BaseExcep
 def read(
     calling: Calling, logits: Tensor, n: int, state: Tensor, plant: Plant | None = None
 ) -> tuple[Record, list[Draw]]:
-    """Record one call from a generator state, and find its draws; ``plant``: see :func:`.record.record`. InputError where
-    they are of unlike kinds."""
+    """Record one call from a generator state, and find its draws; ``plant``: see :func:`.record.record`.
+    InputError where they are of unlike kinds."""
     generator = torch.Generator(device=logits.device)
     generator.set_state(state)
     before = logits.clone()
@@ -211,7 +219,9 @@ def read(
         except (Exception, SystemExit) as error:  # whatever the user's function raises
             raise _raising(calling, error, logits, n) from error
     if not torch.equal(before.nan_to_num(), logits.nan_to_num()):
-        raise InputError(f"logits changed in place by {calling.name}", "logits left as they were", "clone them first")
+        raise InputError(
+            f"logits changed in place by {calling.name}", "logits left as they were", "clone them first"
+        )
     if _other_generators() != other:
         raise refused(
             f"{calling.name}, which draws from the random module or from NumPy's global generator",
@@ -224,7 +234,9 @@ def read(
     except RecursionError:
         raise _too_long(calling) from None
     if len(found := sorted({signature(draw) for draw in flattened(draws)})) > 1:
-        raise refused(f"{calling.name}, which draws by {' and by '.join(found)} in one call", "one recipe for every id")
+        raise refused(
+            f"{calling.name}, which draws by {' and by '.join(found)} in one call", "one recipe for every id"
+        )
     return taken, draws
 
 
@@ -301,7 +313,8 @@ def noise_values(noise: NoiseMap) -> Tensor:
 
 
 def replay(draws: list[Draw], shape: tuple[int, int, int]) -> set[str]:
-    """Ids of the reading against those recorded, for every draw; which of equal scores won, where equals were seen.
+    """Ids of the reading against those recorded, for every draw; which of equal scores won, where equals
+    were seen.
     InputError with the first difference."""
     ties: set[str] = set()
     for draw in draws:
@@ -382,13 +395,15 @@ def _one_for_each_token(draw: RaceDraw) -> None:
     rows = places.expand(draw.shape).reshape(-1, draw.shape[-1]).sort(dim=-1).values
     if bool((rows[:, 1:] == rows[:, :-1]).any()):
         raise refused(
-            f"one random value for several tokens, at {draw.join.where}", "a random value of its own for each token"
+            f"one random value for several tokens, at {draw.join.where}",
+            "a random value of its own for each token",
         )
 
 
 def _compare_race(draw: RaceDraw, index: Tensor, shape: tuple[int, int, int]) -> str:
-    """Every recorded index has the best score: the first of the best, the last, or, behind a blurring operation, one of
-    those within a few ulp. An infinite or NaN score in a row that a softmax makes NaN gives index 0."""
+    """Every recorded index has the best score: the first of the best, the last, or, behind a blurring
+    operation, one of those within a few ulp. An infinite or NaN score in a row that a softmax makes NaN
+    gives index 0."""
     scores = race_scores(draw)
     vocab = scores.shape[-1]
     rows = scores.reshape(-1, vocab).double()
@@ -453,26 +468,31 @@ def _threshold_ids(draw: ThresholdDraw) -> Tensor:
 
 
 def _library_ids(draw: LibraryDraw) -> Tensor:
-    """``torch.multinomial`` on CPU, from the same generator state: a race of p over exponentials, or, for several draws
-    with replacement, a search of 53-bit uniforms in sequential sums divided by the last."""
+    """``torch.multinomial`` on CPU, from the same generator state: a race of p over exponentials, or, for
+    several draws with replacement, a search of 53-bit uniforms in sequential sums divided by the last."""
     probs = draw.probs
     generator = torch.Generator(device=probs.device)
     assert draw.decision.state is not None
     generator.set_state(draw.decision.state)
     if not draw.races and probs.device.type != "cpu":
-        raise refused("several draws with replacement by torch.multinomial on a GPU", "one draw a call, or a CPU")
+        raise refused(
+            "several draws with replacement by torch.multinomial on a GPU", "one draw a call, or a CPU"
+        )
     if draw.races:
         scores = probs / torch.empty_like(probs, memory_format=torch.contiguous_format).exponential_(
             generator=generator
         )
-        return scores.topk(draw.draws, dim=-1).indices if draw.draws > 1 else scores.argmax(dim=-1, keepdim=True)
+        return (
+            scores.topk(draw.draws, dim=-1).indices if draw.draws > 1 else scores.argmax(dim=-1, keepdim=True)
+        )
     sums = sequential_sums(probs)
     uniform = torch.rand((*probs.shape[:-1], draw.draws), dtype=torch.float64, generator=generator)
     return torch.searchsorted(sums.double(), uniform)
 
 
 def sequential_sums(probs: Tensor) -> Tensor:
-    """Sums one after another in the dtype of ``probs`` (float32 for half precision), divided by the last, which is 1."""
+    """Sums one after another in the dtype of ``probs`` (float32 for half precision), divided by the last,
+    which is 1."""
     wide = np.float64 if probs.dtype == torch.float64 else np.float32
     sums: Array = np.cumsum(probs.double().cpu().numpy().astype(wide), axis=-1, dtype=wide)
     found = torch.from_numpy(sums / sums[..., -1:])
@@ -498,7 +518,8 @@ def _gate_ids(draw: GatedDraw) -> Tensor:
 
 
 def sharing(draws: list[Draw], n: int, rows: int, vocab: int) -> set[str]:
-    """Axes along which one random value serves several scores: "draws", "rows", "tokens". The three sizes must differ."""
+    """Axes along which one random value serves several scores: "draws", "rows", "tokens". The three sizes
+    must differ."""
     found: set[str] = set()
     used: list[int] = []
     for inner in _ungated(draws):
@@ -506,7 +527,9 @@ def sharing(draws: list[Draw], n: int, rows: int, vocab: int) -> set[str]:
             continue
         used += [step.number for step in inner.noise.draws]
         if isinstance(inner, RaceDraw) and len({n, rows, vocab}) == 3:
-            found |= _shared_axes(inner, {n * rows: "draws and rows", n: "draws", rows: "rows", vocab: "tokens"})
+            found |= _shared_axes(
+                inner, {n * rows: "draws and rows", n: "draws", rows: "rows", vocab: "tokens"}
+            )
     if len(used) > len(set(used)):
         found.add("several draws")
     return found

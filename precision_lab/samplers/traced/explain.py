@@ -19,7 +19,12 @@ from .source import named, source_of
 
 _ENDS = 1 << 17  # words at either end of a source of 24 bits, where every map has its extremes
 _STEPS = np.array([-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0])  # nats around the ceiling at which the tail is told
-_SHORT = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
+_SHORT = {
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+    torch.float32: "float32",
+    torch.float64: "float64",
+}
 
 
 def explain(reading: Reading) -> dict[str, Any]:
@@ -139,7 +144,9 @@ def _decision(draw: RaceDraw) -> str:
 
 
 def _ties(tie: str) -> str:
-    return {"first": "the first index wins", "last": "the last index wins"}.get(tie, "neither the first nor the last")
+    return {"first": "the first index wins", "last": "the last index wins"}.get(
+        tie, "neither the first nor the last"
+    )
 
 
 def _late_cast(dtypes: list[torch.dtype], score: torch.dtype) -> str:
@@ -179,7 +186,11 @@ def _of_library(draw: LibraryDraw) -> dict[str, Any]:
     dtype, device = draw.probs.dtype, draw.probs.device.type
     if draw.races:
         source = named("exponential", dtype, device)
-        how = f"argmax of p / exponential_ in {_SHORT[dtype]}" if draw.draws == 1 else "the largest p / exponential_"
+        how = (
+            f"argmax of p / exponential_ in {_SHORT[dtype]}"
+            if draw.draws == 1
+            else "the largest p / exponential_"
+        )
         one = (
             "each draw by itself"
             if draw.draws == 1
@@ -222,6 +233,4 @@ def _calling(reading: Reading) -> str:
     count = {None: "one draw for each row", "": "n draws for each row"}.get(
         calling.count, f"{calling.count} draws a row"
     )
-    return (
-        f"{calling.takes} in, {count}, {'its own argument generator' if calling.generator else 'the global generator'}"
-    )
+    return f"{calling.takes} in, {count}, {'its own argument generator' if calling.generator else 'the global generator'}"

@@ -49,7 +49,8 @@ _MOST = 64  # draws of that call
 
 @dataclass(frozen=True)
 class KeyedMap:
-    """A noise map that is equal to another of the same ``key``, so that tables of its law are kept and found again."""
+    """A noise map that is equal to another of the same ``key``, so that tables of its law are kept and
+    found again."""
 
     key: str
     function: Callable[[Tensor], Tensor] = field(compare=False)
@@ -60,7 +61,8 @@ class KeyedMap:
 
 @dataclass(frozen=True)
 class Reading:
-    """A function, read at one row of logits: ``draw``, what it was ``confirmed`` by, and the ``vocab`` of the row."""
+    """A function, read at one row of logits: ``draw``, what it was ``confirmed`` by, and the ``vocab`` of
+    the row."""
 
     calling: Calling
     confirmed: Confirmed
@@ -71,18 +73,21 @@ class Reading:
         """The law of one draw. ``how`` says what was read and by how many replayed draws it was confirmed."""
         found = _law(self.draw, self.vocab, Enumerated(tolerance, relative, overflow=True), progress)
         says_nothing = (
-            ", whose roundings are too many for a bound: the error of 1 says nothing" if found.error >= 1 else ""
+            ", whose roundings are too many for a bound: the error of 1 says nothing"
+            if found.error >= 1
+            else ""
         )
         how = f"{found.how}{says_nothing}; read from {self.calling.name}, confirmed by {self.confirmed.draws:,} replayed draws"
         return replace(found, how=how)
 
 
 def reading(calling: Calling, logits: Tensor, confirmed: Confirmed, draws: int = DRAWS) -> Reading:
-    """Read ``calling`` at one row, (vocab,), in the dtype that the row has, and replay it there, values too rare to be
-    drawn among them. ``draws``: 1 for a call for one draw; else it is read as a call for several, ``draws`` or more.
+    """Read ``calling`` at one row, (vocab,), in the dtype that the row has, and replay it there, values too
+    rare to be drawn among them. ``draws``: 1 for a call for one draw; else it is read as a call for
+    several, ``draws`` or more.
 
-    InputError if this is another recipe than the one that was confirmed, if its draws have different laws, or if the
-    weights of a row depend on the number of draws or on the other rows of the batch.
+    InputError if this is another recipe than the one that was confirmed, if its draws have different laws,
+    or if the weights of a row depend on the number of draws or on the other rows of the batch.
     """
     vocab = len(logits)
     n = 1 if draws == 1 else max(draws, min(_AT_ONCE // vocab, _MOST))
@@ -106,7 +111,8 @@ def reading(calling: Calling, logits: Tensor, confirmed: Confirmed, draws: int =
     for other in flattened(parts):
         if not _same_row(_row(first), _row(other)):
             raise refused(
-                f"{calling.name}, whose draws of one call have different weights", "independent draws of one law"
+                f"{calling.name}, whose draws of one call have different weights",
+                "independent draws of one law",
             )
     _alone_or_in_company(calling, logits, first, single=draws == 1)
     return Reading(calling, confirmed, first, vocab)
@@ -204,7 +210,8 @@ def _law(draw: Draw, vocab: int, exact: Enumerated, progress: Progress | None) -
 
 
 def race_draw_law(draw: RaceDraw, exact: Enumerated, progress: Progress | None) -> Law:
-    """The law of the index. Enumerated where the source can be listed, else the target within the bound of the map."""
+    """The law of the index. Enumerated where the source can be listed, else the target within the bound of
+    the map."""
     source, prepare = source_of(draw.noise.draw)
     weights = _one_row(draw.weights).double().numpy()
     if np.isnan(weights).any():
@@ -254,7 +261,8 @@ def race_draw_law(draw: RaceDraw, exact: Enumerated, progress: Progress | None) 
 
 
 def _usable(draw: RaceDraw, noise: Tensor) -> None:
-    """InputError for noise that is NaN, or -0 where it divides: such a score is -inf, and NaN where the weight is 0."""
+    """InputError for noise that is NaN, or -0 where it divides: such a score is -inf, and NaN where the
+    weight is 0."""
     if bool(noise.isnan().any()):
         raise refused(
             f"noise {draw.noise.formula()} that is NaN for some random values",
@@ -280,8 +288,8 @@ def _can_be_infinite(race: RaceOf) -> bool:
 
 
 def _with_ruled_out(law: Law, kept: Array, race: RaceOf, weights: Float) -> Law:
-    """The law of the tokens that are not ruled out, among all. One that is ruled out can win only if the noise of all
-    others is -inf: this probability is added to the error."""
+    """The law of the tokens that are not ruled out, among all. One that is ruled out can win only if the
+    noise of all others is -inf: this probability is added to the error."""
     probs = np.zeros(len(kept))
     probs[kept] = law.probs
     noise = race.noise_atoms()
@@ -291,7 +299,8 @@ def _with_ruled_out(law: Law, kept: Array, race: RaceOf, weights: Float) -> Law:
 
 
 def _either_tie(exact: Enumerated, race: RaceOf, weights: Float, progress: Progress | None) -> Law:
-    """Ties whose winner depends on more than the order of the tokens: the mean of both orders, and half their distance."""
+    """Ties whose winner depends on more than the order of the tokens: the mean of both orders, and half
+    their distance."""
     first = exact.law(replace(race, tie="first"), weights, progress)
     last = exact.law(replace(race, tie="last"), weights, progress)
     probs = (first.probs + last.probs) / 2
@@ -303,7 +312,12 @@ def _either_tie(exact: Enumerated, race: RaceOf, weights: Float, progress: Progr
 def _bounded_law(draw: RaceDraw, race: RaceOf, weights: Float) -> Law:
     """Within the bound of a map that cannot be listed; a power T of the exponential is a temperature."""
     found = budget(draw.noise)
-    forms = {"add": ("gumbel",), "divide": ("exponential",), "ratio": ("exponential",), "multiply": ("reciprocal",)}
+    forms = {
+        "add": ("gumbel",),
+        "divide": ("exponential",),
+        "ratio": ("exponential",),
+        "multiply": ("reciprocal",),
+    }
     form = found.form if draw.noise_sign > 0 else found.form.replace("minus ", "", 1)
     if form not in forms[draw.combine]:
         raise refused(
@@ -325,7 +339,8 @@ def _bounded_law(draw: RaceDraw, race: RaceOf, weights: Float) -> Law:
 
 
 def _blurred(draw: RaceDraw, weights: Float) -> float:
-    """P(the best two scores lie within what the later operations round away): at most that width, as a factor of E."""
+    """P(the best two scores lie within what the later operations round away): at most that width, as a
+    factor of E."""
     spread = weights[np.isfinite(weights)]
     if draw.combine == "add":
         size = (float(np.abs(spread).max()) if spread.size else 0.0) + 37.0 + draw.shift
@@ -360,7 +375,8 @@ def _threshold_law(draw: ThresholdDraw) -> tuple[Law, float]:
         raise InputError("NaN in the cumulative sum", "numbers", "check the logits and the processors")
     if draw.beyond != "first" and bool((sums[1:] < sums[:-1]).any()):
         raise refused(
-            f"sums that fall, counted or searched at {draw.decision.where}", "a cumulative sum that does not decrease"
+            f"sums that fall, counted or searched at {draw.decision.where}",
+            "a cumulative sum that does not decrease",
         )
 
     device = draw.sums.device
@@ -369,7 +385,9 @@ def _threshold_law(draw: ThresholdDraw) -> tuple[Law, float]:
         return draw.noise(prepare(values.to(device))).cpu()
 
     if source.enumerable:
-        counted = threshold_law(sums.double().numpy(), source.push(KeyedMap(draw.noise.key(), uniform_of)), draw.rule)
+        counted = threshold_law(
+            sums.double().numpy(), source.push(KeyedMap(draw.noise.key(), uniform_of)), draw.rule
+        )
         how = f"counts of a 2^{counted.bits} grid below the rounded sum ({draw.rule})"
         law = Law.from_probs(counted.probs, how, 2.0**-53, Guarantee.EXACT)
         beyond = float(np.ldexp(float(counted.beyond), -counted.bits))
@@ -383,7 +401,8 @@ def _threshold_law(draw: ThresholdDraw) -> tuple[Law, float]:
 
 
 def _searched_law(draw: ThresholdDraw, source: Source, uniform_of: object, sums: Tensor) -> tuple[Law, float]:
-    """For a monotone map of a word too wide to list: how many words lie below each sum, by bisection on the word."""
+    """For a monotone map of a word too wide to list: how many words lie below each sum, by bisection on the
+    word."""
     assert callable(uniform_of)
     c = sums.cummax(-1).values.double()
     bits = source.bits
@@ -420,7 +439,8 @@ def _searched_law(draw: ThresholdDraw, source: Source, uniform_of: object, sums:
 
 
 def _library_law(draw: LibraryDraw, exact: Enumerated, progress: Progress | None) -> Law:
-    """``torch.multinomial`` on CPU: an exponential race in the dtype of p, or sums searched with a 53-bit uniform."""
+    """``torch.multinomial`` on CPU: an exponential race in the dtype of p, or sums searched with a 53-bit
+    uniform."""
     probs = _row(draw)
     if not draw.races:
         sums = sequential_sums(probs[None])[0].double().numpy()
@@ -447,9 +467,13 @@ def _gated_law(draw: GatedDraw, vocab: int, exact: Enumerated, progress: Progres
     source, prepare = source_of(draw.noise.draw)
     if not source.enumerable:
         raise refused(
-            "a gate in float64", "a uniform of at most 32 bits", "draw the gate in float32, or declare the recipe"
+            "a gate in float64",
+            "a uniform of at most 32 bits",
+            "draw the gate in float32, or declare the recipe",
         )
-    opened = open_probability(draw, source.push(lambda values: draw.noise(prepare(values.to(draw.rate.device))).cpu()))
+    opened = open_probability(
+        draw, source.push(lambda values: draw.noise(prepare(values.to(draw.rate.device))).cpu())
+    )
     stays = torch.unique(draw.other)
     if stays.numel() != 1:
         raise refused("a gate whose closed side has several ids", "one row of logits, one id that stays")

@@ -1,8 +1,8 @@
 """One run of a function, written down: every torch operation, and what each value depends on.
 
-The function runs for real, on real tensors; nothing is rewritten. A :class:`Value` is what a tensor held between two
-writes, so that operations in place need no special case later: a write makes a new value, of the tensor itself and of
-every tensor that shares its storage.
+The function runs for real, on real tensors; nothing is rewritten. A :class:`Value` is what a tensor held
+between two writes, so that operations in place need no special case later: a write makes a new value, of
+the tensor itself and of every tensor that shares its storage.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Depends:
 
 @dataclass(eq=False)
 class Value:
-    """What one tensor held. ``kept``: a copy, of constants, of what meets a random value, of random results and of integers
-    that depend on them; ``step``: None for logits and constants."""
+    """What one tensor held. ``kept``: a copy, of constants, of what meets a random value, of random results
+    and of integers that depend on them; ``step``: None for logits and constants."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -66,10 +66,11 @@ class Value:
 
 @dataclass(eq=False)
 class Step:
-    """One operation. ``args`` and ``kwargs`` hold :class:`Value` where the call had tensors; ``name`` has no trailing _.
+    """One operation. ``args`` and ``kwargs`` hold :class:`Value` where the call had tensors; ``name`` has
+    no trailing _.
 
-    The name "write" is no operation of torch's: its value is what a tensor holds (the first argument) after parts of its
-    storage were written through other tensors (the others; where they lie is in ``kwargs``).
+    The name "write" is no operation of torch's: its value is what a tensor holds (the first argument) after
+    parts of its storage were written through other tensors (the others; where they lie is in ``kwargs``).
     """
 
     number: int
@@ -109,13 +110,16 @@ class Step:
             return tensor.clone() if key in written else tensor
 
         args = [tree_map(lambda leaf, i=i: given(i, leaf), arg) for i, arg in enumerate(self.args)]
-        kwargs = {key: tree_map(lambda leaf, key=key: given(key, leaf), arg) for key, arg in self.kwargs.items()}
+        kwargs = {
+            key: tree_map(lambda leaf, key=key: given(key, leaf), arg) for key, arg in self.kwargs.items()
+        }
         return self.operation(*args, **(kwargs | changed))
 
 
 @dataclass(eq=False)
 class Record:
-    """``steps`` in order; ``result``: the value that came back; ``ids``: the tensor itself; ``random``: the random steps."""
+    """``steps`` in order; ``result``: the value that came back; ``ids``: the tensor itself; ``random``: the
+    random steps."""
 
     steps: list[Step]
     result: Value
@@ -147,8 +151,8 @@ def refused(what: str, expected: str, remedy: str = DECLARE) -> InputError:
 def record(function: Callable[[Tensor], Any], logits: Tensor, plant: Plant | None = None) -> Record:
     """Run ``function(logits)`` once. InputError where values decide what Python does, or leave torch.
 
-    ``plant``: called with each random operation and the tensor that it drew, which it may overwrite before the function
-    goes on, so that values too rare to be drawn are seen.
+    ``plant``: called with each random operation and the tensor that it drew, which it may overwrite before
+    the function goes on, so that values too rare to be drawn are seen.
     """
     recorder = _Recorder()
     recorder.begin(logits, plant)
@@ -161,10 +165,14 @@ def record(function: Callable[[Tensor], Any], logits: Tensor, plant: Plant | Non
         if recorder.refusal is not None:  # TorchScript, for one, makes another error of it
             raise recorder.refusal from None
         raise
-    if recorder.refusal is not None:  # the function caught it, and may have gone another way than it goes by itself
+    if (
+        recorder.refusal is not None
+    ):  # the function caught it, and may have gone another way than it goes by itself
         raise recorder.refusal
     if not isinstance(ids, Tensor):
-        raise refused(f"a {type(ids).__name__} from the function", "an integer tensor of token ids", "return ids")
+        raise refused(
+            f"a {type(ids).__name__} from the function", "an integer tensor of token ids", "return ids"
+        )
     return Record(recorder.steps, recorder.value_of(ids), ids)
 
 
@@ -180,7 +188,8 @@ def without_checks() -> Iterator[None]:
 
 
 def _shows(operation: Any, inputs: list[Tensor]) -> bool:
-    """Whether the shape of the result, which Python can read, tells values: nonzero, unique, a mask that selects."""
+    """Whether the shape of the result, which Python can read, tells values: nonzero, unique, a mask that
+    selects."""
     if torch.Tag.dynamic_output_shape not in getattr(operation, "tags", ()):
         return False
     if operation.overloadpacket.__name__ != "index":
@@ -202,7 +211,8 @@ def _written(operation: Any) -> frozenset[int | str]:
 class _Recorder(TorchDispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """No: the wrapper that hides a mode from torch.compile imports the compiler, which takes more than a second."""
+        """No: the wrapper that hides a mode from torch.compile imports the compiler, which takes more than
+        a second."""
         return False
 
     def begin(self, logits: Tensor, plant: Plant | None) -> None:
@@ -212,12 +222,16 @@ class _Recorder(TorchDispatchMode):
         self.steps: list[Step] = []
         self._values: dict[int, Value] = {}  # by id of a living tensor
         self._sharing: dict[int, dict[int, weakref.ref[Tensor]]] = {}  # living tensors by storage
-        self._learn(logits, Value(tuple(logits.shape), logits.dtype, logits.is_contiguous(), Depends(logits=True)))
+        self._learn(
+            logits, Value(tuple(logits.shape), logits.dtype, logits.is_contiguous(), Depends(logits=True))
+        )
 
     def value_of(self, tensor: Tensor) -> Value:
         """The value that a tensor holds now; a tensor that no operation made is a constant."""
         if id(tensor) not in self._values:
-            constant = Value(tuple(tensor.shape), tensor.dtype, tensor.is_contiguous(), Depends(), kept=tensor.clone())
+            constant = Value(
+                tuple(tensor.shape), tensor.dtype, tensor.is_contiguous(), Depends(), kept=tensor.clone()
+            )
             self._learn(tensor, constant)
         return self._values[id(tensor)]
 
@@ -243,7 +257,9 @@ class _Recorder(TorchDispatchMode):
         if _shows(func, leaves) and depends.random:
             self.refusal = _reads(name, depends, where)
             raise self.refusal
-        if (name in _READS or torch.Tag.data_dependent_output in func.tags) and (depends.logits or depends.random):
+        if (name in _READS or torch.Tag.data_dependent_output in func.tags) and (
+            depends.logits or depends.random
+        ):
             self.refusal = _reads(name, depends, where)
             raise self.refusal
         if depends.random or _draws(func):
@@ -288,7 +304,8 @@ class _Recorder(TorchDispatchMode):
         self._sharing.get(storage, {}).pop(key, None)
 
     def _spread_writes(self, step: Step, args: tuple, kwargs: dict) -> None:
-        """Tensors that share a storage that was written to hold a new value: the same one, or a part of it is new."""
+        """Tensors that share a storage that was written to hold a new value: the same one, or a part of it
+        is new."""
         for place in _written(step.operation):
             written = args[place] if isinstance(place, int) else kwargs.get(place)
             if not isinstance(written, Tensor):
@@ -314,7 +331,9 @@ class _Recorder(TorchDispatchMode):
             at = [*old.step.kwargs["at"], at[1]]
         part = Step(len(self.steps), None, "write", parts, {"at": at}, step.where)
         self.steps.append(part)
-        value = Value(tuple(tensor.shape), tensor.dtype, tensor.is_contiguous(), old.depends | new.depends, part)
+        value = Value(
+            tuple(tensor.shape), tensor.dtype, tensor.is_contiguous(), old.depends | new.depends, part
+        )
         if value.is_random and not tensor.is_floating_point():
             value.kept = tensor.clone()
         part.outputs.append(value)
@@ -380,7 +399,11 @@ def _place() -> str:
     """file:line of the innermost frame that is neither torch's nor ours."""
     for frame in _frames():
         name = frame.f_code.co_filename
-        if "/torch/" not in name and "precision_lab/samplers/traced" not in name and not name.startswith("<frozen"):
+        if (
+            "/torch/" not in name
+            and "precision_lab/samplers/traced" not in name
+            and not name.startswith("<frozen")
+        ):
             return f"{name.rsplit('/', 1)[-1]}:{frame.f_lineno}"
     return "an unknown place"
 

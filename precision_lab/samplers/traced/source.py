@@ -48,7 +48,8 @@ def source_of(step: Step) -> tuple[Source, Callable[[Tensor], Tensor]]:
             )
         return named("rand", dtype, device), lambda u: _stretched(u, low, high)
     raise refused(
-        f"the random operation {step.name} at {step.where}", "torch.rand, uniform_, exponential_ or torch.multinomial"
+        f"the random operation {step.name} at {step.where}",
+        "torch.rand, uniform_, exponential_ or torch.multinomial",
     )
 
 

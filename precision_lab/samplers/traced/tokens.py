@@ -20,7 +20,9 @@ def origins(record: Record, draws: list[Draw]) -> list[Tensor]:
     each id of the result comes from, -1 for ids of other draws. InputError where an id comes from none."""
     starts, flat = _places_of_ids(record.result, draws)
     if flat is None:
-        raise refused("ids whose way from the decision to the result is not one to one", "one id for each decision")
+        raise refused(
+            "ids whose way from the decision to the result is not one to one", "one id for each decision"
+        )
     if bool((flat < 0).any()):
         share = float((flat < 0).double().mean())
         raise refused(
@@ -72,11 +74,14 @@ def weights_behind(draw: Draw, place: Tensor) -> Tensor:
     if isinstance(draw, GatedDraw):
         starts, flat = _places_of_ids(draw.inside_ids, draw.draws)
         if flat is None or bool((flat < 0).any()):
-            raise refused(f"a gate over tokens that are put together, at {draw.decision.where}", "one token, one gate")
+            raise refused(
+                f"a gate over tokens that are put together, at {draw.decision.where}", "one token, one gate"
+            )
         inside = flat.reshape(draw.inside_ids.shape).expand(draw.index.shape).reshape(-1)[place]
         which = torch.bucketize(inside, torch.tensor(starts[1:]), right=True)
         rows = [
-            weights_behind(draw.draws[k], (at - starts[k])[None]) for k, at in zip(which.tolist(), inside, strict=True)
+            weights_behind(draw.draws[k], (at - starts[k])[None])
+            for k, at in zip(which.tolist(), inside, strict=True)
         ]
         return torch.cat(rows)
     if isinstance(draw, LibraryDraw):
@@ -125,7 +130,9 @@ def _step_on_ids(step: Step, ids: Tensor) -> Tensor:
     if step.name in ELEMENTWISE:
         answer = step.run(lambda value: ids if value.is_random else constant(value).cpu())
         return answer if isinstance(answer, Tensor) else answer[0]
-    raise refused(f"ids that go through {step.name} at {step.where}", "a table of ids, clamp, or sums with constants")
+    raise refused(
+        f"ids that go through {step.name} at {step.where}", "a table of ids, clamp, or sums with constants"
+    )
 
 
 def _table(step: Step) -> Tensor:
@@ -133,8 +140,12 @@ def _table(step: Step) -> Tensor:
     tables = [value for value in step.inputs if not value.is_random and value.kept is not None]
     table = tables[0].kept if tables else None
     if table is None:
-        raise refused(f"{step.name} from a random table at {step.where}", "a table of ids that the logits decide")
+        raise refused(
+            f"{step.name} from a random table at {step.where}", "a table of ids that the logits decide"
+        )
     rows = table.reshape(-1, table.shape[-1])
     if not bool((rows == rows[0]).all()):
-        raise refused(f"{step.name} from a table other for each draw, at {step.where}", "one table for a row of logits")
+        raise refused(
+            f"{step.name} from a table other for each draw, at {step.where}", "one table for a row of logits"
+        )
     return rows[0]

@@ -30,7 +30,9 @@ def agreement(p: Law | Float, q: Law | Float, shift: int = 0) -> tuple[float, fl
     check_same_vocab(len(second), len(first))
     vocab = len(first)
     if not abs(shift) < vocab:
-        raise InputError(f"shift = {shift}", f"less than the vocabulary, {vocab}", "tokens cannot differ by more")
+        raise InputError(
+            f"shift = {shift}", f"less than the vocabulary, {vocab}", "tokens cannot differ by more"
+        )
     table = np.zeros((2, vocab + abs(shift)))
     table[0, max(0, -shift) :][:vocab], table[1, max(0, shift) :][:vocab] = first, second
     a, b = table[:, table.any(axis=0)]
@@ -38,7 +40,9 @@ def agreement(p: Law | Float, q: Law | Float, shift: int = 0) -> tuple[float, fl
         order = np.argsort(np.log(b) - np.log(a), kind="stable")
     a, b = a[order], b[order]
     both = (a > 0) & (b > 0)
-    after = np.append(np.cumsum(b[::-1])[::-1][1:], 0.0)  # of q where p / q is smaller; before and here p / p_i leads
+    after = np.append(
+        np.cumsum(b[::-1])[::-1][1:], 0.0
+    )  # of q where p / q is smaller; before and here p / p_i leads
     shared = math.fsum(1 / (np.cumsum(a)[both] / a[both] + after[both] / b[both]))
     return min(1.0, float(a @ b)), min(1.0, shared)
 
@@ -115,7 +119,11 @@ def detectable_sharing(
     """
     alone, shared = agreement(p, q, shift)
     side = check_open_unit("false_fail", false_fail) / check_whole("events", events, 1)
-    n, miss, most = check_whole("n", n, 1), check_open_unit("false_pass", false_pass), alone + _error(p) + _error(q)
+    n, miss, most = (
+        check_whole("n", n, 1),
+        check_open_unit("false_pass", false_pass),
+        alone + _error(p) + _error(q),
+    )
     if not most < shared:
         return math.inf
     rate = detected_rates(n, most, most, side, miss)[1]
@@ -150,7 +158,9 @@ def paired(first: ArrayLike, second: ArrayLike, vocab: int | None) -> tuple[Int,
                 f"tokens of shape {ids.shape}, dtype {ids.dtype}", "(n,) integers, n >= 1", "pass token ids"
             )
         if vocab is not None and not (ids.min() >= 0 and ids.max() < vocab):
-            raise InputError(f"tokens from {ids.min()} to {ids.max()}", f"0 to {vocab - 1}", "pass the law they follow")
+            raise InputError(
+                f"tokens from {ids.min()} to {ids.max()}", f"0 to {vocab - 1}", "pass the law they follow"
+            )
     if len(a) != len(b):
         raise InputError(f"{len(a)} and {len(b)} tokens", "pairs: equally many", "draw both in the same calls")
     return a.astype(np.int64), b.astype(np.int64)

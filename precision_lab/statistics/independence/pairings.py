@@ -36,10 +36,14 @@ def serial_test(
     """
     drawn, width = paired(tokens, tokens, None)[0], check_whole("lag", lag, 1)
     if len(drawn) < 2 * width:
-        raise InputError(f"{len(drawn)} tokens", f"2 lag = {2 * width} or more", "draw more, or shorten the lag")
+        raise InputError(
+            f"{len(drawn)} tokens", f"2 lag = {2 * width} or more", "draw more, or shorten the lag"
+        )
     blocks = drawn[: len(drawn) // (2 * width) * 2 * width].reshape(-1, 2, width)
     early, late = blocks[:, 0].ravel(), blocks[:, 1].ravel()
-    result = agreement_test(early, late, law, law, classes=classes, false_fail=false_fail, false_pass=false_pass)
+    result = agreement_test(
+        early, late, law, law, classes=classes, false_fail=false_fail, false_pass=false_pass
+    )
     return replace(result, test="serial_test")
 
 
@@ -50,7 +54,9 @@ def cross_row_test(
 
     :func:`agreement_test` of every two rows; p = min(1, pairs of rows x the least).
     """
-    return replace(_over_rows(tokens, laws, math.inf, (0,), classes, false_fail, false_pass), test="cross_row_test")
+    return replace(
+        _over_rows(tokens, laws, math.inf, (0,), classes, false_fail, false_pass), test="cross_row_test"
+    )
 
 
 def window_test(
@@ -85,7 +91,12 @@ def draft_target_test(
 
 
 def shuffle_test(
-    first: ArrayLike, second: ArrayLike, *, rng: np.random.Generator, resamples: int = 9999, false_fail: float = 1e-3
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    rng: np.random.Generator,
+    resamples: int = 9999,
+    false_fail: float = 1e-3,
 ) -> TestResult:
     """Do two rows agree more often than with one of them shuffled? p = (b + 1) / (resamples + 1), b shuffles not below.
 
@@ -124,7 +135,9 @@ def _over_rows(
     """:func:`agreement_test` of the rows at most ``reach`` apart, each at false_fail / number of them."""
     drawn = np.asarray(tokens)
     if drawn.ndim != 2 or drawn.shape[1] < 2:
-        raise InputError(f"tokens of shape {drawn.shape}", "(calls, batch), batch >= 2", "one column for each row")
+        raise InputError(
+            f"tokens of shape {drawn.shape}", "(calls, batch), batch >= 2", "one column for each row"
+        )
     one = isinstance(laws, Law) or (isinstance(laws, np.ndarray) and laws.ndim == 1)
     each: Sequence[Law | Float] = [laws] * drawn.shape[1] if one else list(laws)  # type: ignore[arg-type, list-item]
     if len(each) != drawn.shape[1]:

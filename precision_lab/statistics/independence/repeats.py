@@ -26,7 +26,9 @@ class Chance:
 
     def __post_init__(self) -> None:
         if not 0 <= self.pair <= self.most <= 1:
-            raise InputError(f"chances {self.pair}, {self.most}", "0 <= pair <= most <= 1", "use of_draws or of_bits")
+            raise InputError(
+                f"chances {self.pair}, {self.most}", "0 <= pair <= most <= 1", "use of_draws or of_bits"
+            )
 
     @staticmethod
     def of_draws(*laws: Law | Float, times: int = 1) -> Chance:
@@ -59,7 +61,9 @@ def repeated_vector_test(
     """
     rows = np.ascontiguousarray(vectors)
     if rows.ndim not in (1, 2) or len(rows) < 2 or not rows.size or rows.dtype.kind not in "iuf":
-        raise InputError(f"vectors of shape {rows.shape}, dtype {rows.dtype}", "(k,) or (k, m), k >= 2", "stack them")
+        raise InputError(
+            f"vectors of shape {rows.shape}, dtype {rows.dtype}", "(k,) or (k, m), k >= 2", "stack them"
+        )
     k = len(rows)
     whole = np.dtype((np.void, rows.nbytes // k))  # a row as one value, compared bit by bit
     repeats = k - len(np.unique(rows.reshape(k, -1).view(whole)))
@@ -88,7 +92,9 @@ def detectable_state_bits(k: int, null: Chance, false_fail: float = 1e-6, false_
     return math.log2(max(k - least, (k - least) * (k - least + 1) / (2 * mean)))
 
 
-def draws_needed_state_bits(bits: float, null: Chance, false_fail: float = 1e-6, false_pass: float = 1e-6) -> int:
+def draws_needed_state_bits(
+    bits: float, null: Chance, false_fail: float = 1e-6, false_pass: float = 1e-6
+) -> int:
     """Vectors with which :func:`repeated_vector_test` fails a state of 2^bits values with at least 1 - ``false_pass``."""
 
     def enough(k: int) -> bool:

@@ -13,7 +13,9 @@ from .._checks import check_open_unit, check_whole, log_probs_of
 from .rule import Rule, never
 
 
-def passing_temperatures(target: Law | Float, threshold: float = 0.99, n: int | None = None) -> tuple[float, float]:
+def passing_temperatures(
+    target: Law | Float, threshold: float = 0.99, n: int | None = None
+) -> tuple[float, float]:
     """The lowest and the highest T at which p_T ~ p^(1/T) has cosine similarity ``threshold`` with p.
 
     Unimodal in b = 1/T with its top at 1, as d log cos / db = E_{b+1}[log p] - E_{2b}[log p]. ``n``: of the frequencies in

@@ -32,7 +32,9 @@ def forecast_jax_gumbel_ks(noise: Atoms, n: int = 10_000, *, bfloat16: bool = Fa
     The bound is that of Dvoretzky, Kiefer, Wolfowitz and Massart, and 0 for d >= c.
     """
     edges, draws = stats.gumbel_r.cdf(noise.values), check_whole("n", n, 1)
-    distance = max(float(np.abs(noise.below(noise.values, inclusive=side) - edges).max()) for side in (False, True))
+    distance = max(
+        float(np.abs(noise.below(noise.values, inclusive=side) - edges).max()) for side in (False, True)
+    )
     critical = float(stats.kstwo.isf(0.003 if bfloat16 else 0.01, draws))
     passes = max(0.0, 1 - 2 * math.exp(-2 * draws * max(0.0, critical - distance) ** 2))
     return Forecast("jax_gumbel_ks", passes, distance, critical, draws, Guarantee.FINITE_SAMPLE)

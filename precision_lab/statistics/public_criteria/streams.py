@@ -23,7 +23,9 @@ def pytorch_repeats(vectors: ArrayLike) -> Criterion:
     if rows.ndim != 2 or not rows.size:
         raise InputError(f"vectors of shape {rows.shape}", "(k, m)", "one row for each permutation")
     repeats = len(rows) - len(np.unique(rows, axis=0))
-    where = "pytorch/pytorch test/distributions/test_distributions.py test_multinomial_sequential_draw, 009e3c697a"
+    where = (
+        "pytorch/pytorch test/distributions/test_distributions.py test_multinomial_sequential_draw, 009e3c697a"
+    )
     return Criterion("pytorch_repeats", "PyTorch", where, repeats < 10, float(repeats), 10, len(rows))
 
 

@@ -18,7 +18,9 @@ def tail_mass(p: Float) -> float:
     """The mass of all tokens but the likeliest."""
     tail = float(np.delete(p, p.argmax()).sum())
     if not 0 < tail < 1:
-        raise InputError(f"a tail of mass {tail}", "a head and a tail", "give a target with two possible tokens")
+        raise InputError(
+            f"a tail of mass {tail}", "a head and a tail", "give a target with two possible tokens"
+        )
     return tail
 
 

@@ -40,7 +40,9 @@ def region(n: int | Array, low: float | Float, high: float | Float, false_fail: 
     if np.max(n) > MOST_DRAWS:
         raise InputError(f"n = {np.max(n):.3g}", f"at most 2**50 = {MOST_DRAWS:.3g} draws", "compare the laws")
     side = false_fail / 2
-    few = np.asarray(stats.binom.ppf(side, n, low)) + 1.0  # quantiles may round by one: walk to the last one rejected
+    few = (
+        np.asarray(stats.binom.ppf(side, n, low)) + 1.0
+    )  # quantiles may round by one: walk to the last one rejected
     while (beyond := stats.binom.cdf(few, n, low) > side).any():
         few = few - beyond
     many = np.maximum(np.asarray(stats.binom.isf(side, n, high)) - 1.0, 0.0)
@@ -55,9 +57,10 @@ def power(n: int | Array, ends: tuple[Float, Float], rate: float | Float) -> Flo
     return np.asarray(stats.binom.cdf(few, n, rate) + stats.binom.sf(many - 1, n, rate))
 
 
-def detected_rates(n: int, low: float, high: float, false_fail: float, false_pass: float) -> tuple[float, float]:
-    """The largest rate below the null and the smallest above it that fail with 1 - false_pass; NaN where none.
-    """
+def detected_rates(
+    n: int, low: float, high: float, false_fail: float, false_pass: float
+) -> tuple[float, float]:
+    """The largest rate below the null and the smallest above it that fail with 1 - false_pass; NaN where none."""
     few, many = (int(end) for end in region(n, low, high, false_fail))
     lowest = float(stats.beta.ppf(false_pass, few + 1, n - few)) if few >= 0 else math.nan
     highest = float(stats.beta.isf(false_pass, many, n - many + 1)) if many <= n else math.nan
@@ -71,7 +74,9 @@ def conditional_power(n: int, discordant: float, false_fail: float) -> Callable[
     The sum leaves out 2e-12 of M, so the power is understated by at most that.
     """
     if n * discordant > 2**30:  # the sum would have a million terms
-        raise InputError(f"an expectation of {n * discordant:.3g} trials", f"at most {2.0**30:.3g}", "compare the laws")
+        raise InputError(
+            f"an expectation of {n * discordant:.3g} trials", f"at most {2.0**30:.3g}", "compare the laws"
+        )
     m = np.arange(stats.binom.ppf(1e-12, n, discordant), stats.binom.isf(1e-12, n, discordant) + 1)
     m = m[m > 0]
     weights, ends = stats.binom.pmf(m, n, discordant), region(m, 0.5, 0.5, false_fail)

@@ -41,7 +41,9 @@ def bernoulli_sum_upper(k: int, trials: Float, rates: Float) -> float:
         def exponent(s: float) -> float:
             return float(trials @ np.log1p(rates * math.expm1(s))) - s * k
 
-        best = min(best, math.exp(min(optimize.minimize_scalar(exponent, bounds=(0, 60), method="bounded").fun, 0.0)))
+        best = min(
+            best, math.exp(min(optimize.minimize_scalar(exponent, bounds=(0, 60), method="bounded").fun, 0.0))
+        )
     return best
 
 

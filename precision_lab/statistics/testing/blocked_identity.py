@@ -44,12 +44,16 @@ def blocked_identity_test(
     check_rates(false_fail, false_pass)
     sizes = {block.n for block in blocks}
     if len(sizes) != 1:
-        raise InputError(f"blocks of {sorted(sizes)} draws", "one size, one block or more", "split the draws evenly")
+        raise InputError(
+            f"blocks of {sorted(sizes)} draws", "one size, one block or more", "split the draws evenly"
+        )
     n, count = sizes.pop() * len(blocks), len(blocks)
     detectable = detectable_blocked_identity(n, law, false_fail, false_pass, blocks=count, resamples=resamples)
     each, rows = block_level(false_fail, count), resamples or default_resamples(false_fail, count)
     p_values = [
-        identity_test(block, law, rng=rng, false_fail=each, false_pass=false_pass / count, resamples=rows).p_value
+        identity_test(
+            block, law, rng=rng, false_fail=each, false_pass=false_pass / count, resamples=rows
+        ).p_value
         for block in blocks
     ]
     statistic = -2 * math.fsum(math.log(max(p, 1e-300)) for p in p_values)
@@ -103,11 +107,15 @@ def draws_needed_blocked_identity(
 ) -> int:
     """Draws that see every sampler at ``total_variation`` or more from the law. Asymptotic."""
     if not 0 < total_variation <= 1:
-        raise InputError(f"total_variation = {total_variation}", "a number in (0, 1]", "name the deviation to see")
+        raise InputError(
+            f"total_variation = {total_variation}", "a number in (0, 1]", "name the deviation to see"
+        )
 
     def enough(n: int) -> bool:
         return (
-            detectable_blocked_identity(n * blocks, law, false_fail, false_pass, blocks=blocks, resamples=resamples)
+            detectable_blocked_identity(
+                n * blocks, law, false_fail, false_pass, blocks=blocks, resamples=resamples
+            )
             <= total_variation
         )
 

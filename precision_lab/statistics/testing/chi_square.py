@@ -18,7 +18,9 @@ from .result import TestResult, asserting
 LEAST = 5.0  # expected draws of the rarest token (Cochran, Biometrics 10, 1954)
 
 
-def chi_square_test(counts: Counts, law: Law, *, false_fail: float = 1e-6, false_pass: float = 1e-6) -> TestResult:
+def chi_square_test(
+    counts: Counts, law: Law, *, false_fail: float = 1e-6, false_pass: float = 1e-6
+) -> TestResult:
     """X^2 = sum_i max(0, |n_i - n p_i| - n e)^2 / (n (p_i + e)) against chi-square with (tokens - 1)
     degrees of freedom.
 
@@ -41,7 +43,9 @@ def chi_square_test(counts: Counts, law: Law, *, false_fail: float = 1e-6, false
         statistic = float((off**2 / (n * (p[cells] + e))).sum())
         p_value = float(stats.chi2.sf(statistic, max(int(cells.sum()) - 1, 1)))
     effect = "sqrt of sum (q - p)^2 / p"
-    return TestResult(p_value, statistic, n, detectable, false_fail, "chi_square_test", effect, Guarantee.ASYMPTOTIC)
+    return TestResult(
+        p_value, statistic, n, detectable, false_fail, "chi_square_test", effect, Guarantee.ASYMPTOTIC
+    )
 
 
 assert_chi_square = asserting(chi_square_test)
@@ -57,7 +61,9 @@ def detectable_chi_square(n: int, law: Law, false_fail: float = 1e-6, false_pass
     return math.sqrt(_noncentrality(law, false_fail, false_pass) / check_whole("n", n, 1))
 
 
-def draws_needed_chi_square(law: Law, alternative: Law, false_fail: float = 1e-6, false_pass: float = 1e-6) -> int:
+def draws_needed_chi_square(
+    law: Law, alternative: Law, false_fail: float = 1e-6, false_pass: float = 1e-6
+) -> int:
     """Draws that see the alternative, and no fewer than the test accepts. Asymptotic."""
     check_rates(false_fail, false_pass)
     check_same_vocab(alternative.vocab, law.vocab)
@@ -77,7 +83,9 @@ def _noncentrality(law: Law, false_fail: float, false_pass: float) -> float:
     critical, top = stats.chi2.isf(false_fail, freedom), 64.0
     while stats.ncx2.cdf(critical, freedom, top) > false_pass:
         top *= 2
-    return float(optimize.brentq(lambda nc: stats.ncx2.cdf(critical, freedom, nc) - false_pass, 0, top, rtol=1e-9))
+    return float(
+        optimize.brentq(lambda nc: stats.ncx2.cdf(critical, freedom, nc) - false_pass, 0, top, rtol=1e-9)
+    )
 
 
 def _least_draws(rarest: float) -> int:

@@ -66,7 +66,9 @@ def draws_needed_coupled(p10: float, p01: float, false_fail: float = 1e-6, false
     """Pairs with which the test sees P(set for a only) = p10, P(set for b only) = p01. Exact power."""
     check_rates(false_fail, false_pass)
     if not (min(p10, p01) >= 0 and p10 + p01 <= 1 and p10 != p01):
-        raise InputError(f"p10 = {p10}, p01 = {p01}", "unequal rates, sum at most 1", "of one disagreement each")
+        raise InputError(
+            f"p10 = {p10}, p01 = {p01}", "unequal rates, sum at most 1", "of one disagreement each"
+        )
     total, share = p10 + p01, max(p10, p01) / (p10 + p01)
     return smallest(
         lambda n: conditional_power(n, total, false_fail)(share) >= 1 - false_pass, "rates that nearly agree"
@@ -75,9 +77,16 @@ def draws_needed_coupled(p10: float, p01: float, false_fail: float = 1e-6, false
 
 def _membership(a: ArrayLike, b: ArrayLike, tokens: ArrayLike) -> tuple[Array, Array]:
     left, right, mask = np.asarray(a), np.asarray(b), np.asarray(tokens)
-    if left.shape != right.shape or not left.size or left.dtype.kind not in "iu" or right.dtype.kind not in "iu":
+    if (
+        left.shape != right.shape
+        or not left.size
+        or left.dtype.kind not in "iu"
+        or right.dtype.kind not in "iu"
+    ):
         raise InputError(
-            f"tokens of shapes {left.shape} and {right.shape}", "integer tokens, pair by pair", "same words, same n"
+            f"tokens of shapes {left.shape} and {right.shape}",
+            "integer tokens, pair by pair",
+            "same words, same n",
         )
     if mask.ndim != 1 or mask.dtype != bool:
         raise InputError(f"a set of shape {mask.shape}, dtype {mask.dtype}", "(vocab,) bool", "pass a mask")

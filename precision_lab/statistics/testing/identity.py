@@ -53,7 +53,9 @@ def identity_test(
         observed, p_value = math.inf, 0.0
     else:
         p_value = widened(monte_carlo(observed, simulate, allowed, resamples, law.vocab, progress), law, n)
-    return TestResult(p_value, observed, n, detectable, false_fail, "identity_test", EFFECT, Guarantee.FINITE_SAMPLE)
+    return TestResult(
+        p_value, observed, n, detectable, false_fail, "identity_test", EFFECT, Guarantee.FINITE_SAMPLE
+    )
 
 
 assert_identity = asserting(identity_test)
@@ -119,7 +121,9 @@ def null_cumulants(p: Float, n: int) -> tuple[float, float]:
     return float((2 * m**2 / w**2).sum()), float(((8 * m**3 + 4 * m**2) / w**3).sum())
 
 
-def _critical(n: int, law: Law, false_fail: float, false_pass: float, resamples: int | None) -> tuple[float, float]:
+def _critical(
+    n: int, law: Law, false_fail: float, false_pass: float, resamples: int | None
+) -> tuple[float, float]:
     """The centred value of T that fails but ``false_pass`` / 2 often, and its null variance."""
     p, allowed = reference(law), level(false_fail, law, n)
     variance, third = null_cumulants(p, n)

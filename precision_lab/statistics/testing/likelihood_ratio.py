@@ -42,7 +42,9 @@ def likelihood_ratio_test(
     elif (drawn[np.isneginf(ratio.log_f)] > 0).any():
         total, p_value, found = -math.inf, 1.0, None
     else:
-        found = _sum_of(drawn[seen := drawn > 0], ratio.log_f[seen], 1 - false_fail, "mean log likelihood ratio")
+        found = _sum_of(
+            drawn[seen := drawn > 0], ratio.log_f[seen], 1 - false_fail, "mean log likelihood ratio"
+        )
         total, found = found.value, found.scaled(1 / n)
         p_value = math.exp(log_upper(total, n, ratio.log_null))
     effect = "share of the deviation from law to alternative"
@@ -102,7 +104,9 @@ def two_laws_log_likelihood(
     times, log_a, log_b = drawn[seen], log_a[seen], log_b[seen]
     never_a, never_b = bool(np.isneginf(log_a).any()), bool(np.isneginf(log_b).any())
     if never_a and never_b:
-        raise InputError("draws that neither law can make", "draws in the support of a or b", "propose other laws")
+        raise InputError(
+            "draws that neither law can make", "draws in the support of a or b", "propose other laws"
+        )
     if never_a or never_b:
         certain = math.inf if never_b else -math.inf
         return Estimate(certain, certain, certain, 1.0, counts.n, "impossible under one law", Guarantee.EXACT)
@@ -165,12 +169,18 @@ class _Ratio:
 
         def over(share: float) -> float:
             with np.errstate(divide="ignore"):
-                mixed = np.logaddexp(math.log1p(-share) + null if share < 1 else -np.inf, math.log(share) + other)
+                mixed = np.logaddexp(
+                    math.log1p(-share) + null if share < 1 else -np.inf, math.log(share) + other
+                )
             return self.missed(n, mixed, false_fail) - math.log(false_pass)
 
         if over(1.0) > 0:
             return math.inf
-        return float(optimize.brentq(lambda x: max(over(x), -1e6), 1e-12, 1.0, xtol=1e-9)) if over(1e-12) > 0 else 1e-12
+        return (
+            float(optimize.brentq(lambda x: max(over(x), -1e6), 1e-12, 1.0, xtol=1e-9))
+            if over(1e-12) > 0
+            else 1e-12
+        )
 
 
 def _labels(classes: ArrayLike, vocab: int) -> np.ndarray:

@@ -98,7 +98,9 @@ def draws_needed_reachability(
 
         found.append(smallest(enough, f"a token of probability {least}"))
     if not found:
-        raise InputError("an alternative that loses and gains no token", "a law with other zeros", "use tail_test")
+        raise InputError(
+            "an alternative that loses and gains no token", "a law with other zeros", "use tail_test"
+        )
     return min(found)
 
 

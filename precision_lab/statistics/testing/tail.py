@@ -66,7 +66,9 @@ def detectable_tail(
     lowest, highest = detected_rates(total, *ends, false_fail, false_pass)
     if math.isnan(lowest) and math.isnan(highest):
         return math.inf
-    return max(1.0 if math.isnan(lowest) else 1 - lowest / p0, (1.0 if math.isnan(highest) else highest) / p0 - 1)
+    return max(
+        1.0 if math.isnan(lowest) else 1 - lowest / p0, (1.0 if math.isnan(highest) else highest) / p0 - 1
+    )
 
 
 def draws_needed_tail(
@@ -82,7 +84,11 @@ def draws_needed_tail(
         prefixes = _Prefixes.of(p0, p1)
         return smallest(lambda n: prefixes.best(n, false_fail)[1] >= 1 - false_pass, "laws that nearly agree")
     if isinstance(p0, Law) or isinstance(p1, Law) or not (0 <= p1 <= 1 and p1 != p0):
-        got = "a law against a rate" if isinstance(p0, Law) or isinstance(p1, Law) else f"p1 = {p1} against p0 = {p0}"
+        got = (
+            "a law against a rate"
+            if isinstance(p0, Law) or isinstance(p1, Law)
+            else f"p1 = {p1} against p0 = {p0}"
+        )
         raise InputError(got, "two rates in [0, 1] that differ, or two laws", "name the deviation to see")
     ends, rate = interval_of(p0, p0_error), p1
 
@@ -149,7 +155,9 @@ class _Prefixes:
         p, q = (np.cumsum(law.probs[order])[size - 1] for law in (target, alternative))
         inside = (p > 0) & (p < 1)
         if not (inside & (p != q)).any():
-            raise InputError("laws that agree on every set", "an alternative that differs", "name another alternative")
+            raise InputError(
+                "laws that agree on every set", "an alternative that differs", "name another alternative"
+            )
         error = np.minimum(np.minimum(size, target.vocab - size) * target.error, 1.0)
         return _Prefixes(order, size[inside], p[inside], np.clip(q[inside], 0, 1), error[inside])
 

@@ -62,7 +62,9 @@ def draws_needed_tie_order(
     check_same_vocab(alternative.vocab, len(first))
     low, high = (float(alternative.probs[half].sum()) for half in (first, last))
     if low == high:
-        raise InputError("an alternative that treats ties alike", "one that favours an end", "name another alternative")
+        raise InputError(
+            "an alternative that treats ties alike", "one that favours an end", "name another alternative"
+        )
     share, tied = low / (low + high), min(low + high, 1.0)
     return smallest(lambda n: conditional_power(n, tied, false_fail)(share) >= 1 - false_pass, "ties")
 
@@ -79,5 +81,7 @@ def tie_halves(logits: ArrayLike) -> tuple[Array, Array]:
     first[order] = finite & (rank < of // 2)
     last[order] = finite & (rank >= of - of // 2)
     if not first.any():
-        raise InputError("logits without a tie", "two equal finite logits or more", "use a row with equal logits")
+        raise InputError(
+            "logits without a tie", "two equal finite logits or more", "use a row with equal logits"
+        )
     return first, last

@@ -45,7 +45,9 @@ def unmask_rate_test(
     detectable = design.detectable(false_fail, false_pass)
     effect = "relative deviation of every rate"
     name = "unmask_rate_test"
-    return TestResult(p_value, hits / mean, n, detectable, false_fail, name, effect, estimate=ratio, expected=1.0)
+    return TestResult(
+        p_value, hits / mean, n, detectable, false_fail, name, effect, estimate=ratio, expected=1.0
+    )
 
 
 assert_unmask_rate = asserting(unmask_rate_test)
@@ -81,7 +83,9 @@ def draws_needed_unmask_rate(
     check_rates(false_fail, false_pass)
     _, ones, r = _groups(0, np.ones(np.shape(predicted), dtype=np.int64), predicted)
     if not (multiplier >= 0 and multiplier != 1):
-        raise InputError(f"multiplier = {multiplier}", "0 or more, not 1", "name the deviation to see, say 0.69")
+        raise InputError(
+            f"multiplier = {multiplier}", "0 or more, not 1", "name the deviation to see, say 0.69"
+        )
 
     def enough(rounds: int) -> bool:
         return _Design(rounds * ones, r, predicted_error).missed(multiplier, false_fail) <= false_pass
@@ -101,8 +105,12 @@ def unmask_rate_e_value(
     c = np.asarray(multipliers, dtype=np.float64)[:, None]
     c = c[(c[:, 0] >= 0) & (c[:, 0] * r.max() <= 1)]
     if not len(c):
-        raise InputError(f"multipliers that raise a rate of {r.max()} above 1", "one that does not", "add one below 1")
-    stay = special.xlogy(m - k, 1 - c * r) - special.xlogy(m - k, 1 - r)  # m = k where r = 1, or the draw is impossible
+        raise InputError(
+            f"multipliers that raise a rate of {r.max()} above 1", "one that does not", "add one below 1"
+        )
+    stay = special.xlogy(m - k, 1 - c * r) - special.xlogy(
+        m - k, 1 - r
+    )  # m = k where r = 1, or the draw is impossible
     return float(special.logsumexp((special.xlogy(k, c) + stay).sum(axis=1)) - math.log(len(c)))
 
 
@@ -166,14 +174,22 @@ def _last(holds: Callable[[int], bool], low: int, high: int) -> int:
 def _groups(unmasked: ArrayLike, masked: ArrayLike, predicted: ArrayLike) -> tuple[Float, Float, Float]:
     """k, m, r as flat float64 arrays of one length, m > 0; InputError unless whole 0 <= k <= m and 0 <= r <= 1."""
     try:
-        k, m, r = np.broadcast_arrays(np.asarray(unmasked), np.asarray(masked), np.asarray(predicted, dtype=np.float64))
+        k, m, r = np.broadcast_arrays(
+            np.asarray(unmasked), np.asarray(masked), np.asarray(predicted, dtype=np.float64)
+        )
     except ValueError as error:
-        raise InputError("arrays that do not go together", "one shape", "one entry a group of trials") from error
+        raise InputError(
+            "arrays that do not go together", "one shape", "one entry a group of trials"
+        ) from error
     if k.dtype.kind not in "biu" or m.dtype.kind not in "biu" or (k < 0).any() or (k > m).any():
         raise InputError("counts that are no counts", "whole 0 <= unmasked <= masked", "pass integers")
     if not ((r >= 0) & (r <= 1)).all():
-        raise InputError("predicted rates outside [0, 1] or NaN", "probabilities", "use (a_s - a_t) / (1 - a_t)")
+        raise InputError(
+            "predicted rates outside [0, 1] or NaN", "probabilities", "use (a_s - a_t) / (1 - a_t)"
+        )
     used = np.asarray(m > 0)
     if not used.any() or not (r[used] > 0).any():
-        raise InputError("no trial that can unmask", "one with m > 0 and r > 0", "pass the steps that have masks")
+        raise InputError(
+            "no trial that can unmask", "one with m > 0 and r > 0", "pass the steps that have masks"
+        )
     return k[used].astype(np.float64), m[used].astype(np.float64), r[used]
