@@ -448,7 +448,11 @@ class TestRun:
         [
             (["fkae"], "did you mean fake?"),
             (["fake", "other"], "precision-lab ls experiments"),
-            (["fake", "--device", "tpu"], "cpu"),
+            pytest.param(
+                ["fake", "--device", "cuda"],
+                "a CUDA device that torch sees",
+                marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there"),
+            ),
             (["fake", "-j", "0"], "use -j 1"),
         ],
     )
