@@ -55,7 +55,7 @@ SECONDS = {"tests": 50, "tables": 60, "draws": 110}  # of each step; 20 are left
 WORDS = {"cuda": 1 << 28, "cpu": 1 << 20}  # drawn at a time
 
 
-# -- head and tail -----------------------------------------------------------------------------------------------------
+# -- head and tail
 def draws_needed(tail_mass: float, effect: float) -> int:
     """n of the module's formula. ``tail_mass``: p; ``effect``: d, relative."""
     z = stats.norm.isf(FALSE_FAIL / 2) + stats.norm.isf(FALSE_PASS)
@@ -151,7 +151,7 @@ def draw_points(device: str, deadline: float) -> dict[str, Any]:
     return {"ok": enough, "false_fail": FALSE_FAIL, "false_pass": FALSE_PASS, "points": points}
 
 
-# -- the other steps ---------------------------------------------------------------------------------------------------
+# -- the other steps
 def run_marked_tests(device: str, deadline: float) -> dict[str, Any]:
     """The tests marked ``gpu``; on a processor they are skipped, each with its reason."""
     with tempfile.TemporaryDirectory() as folder:
@@ -204,7 +204,7 @@ STEPS: dict[str, Callable[[str, float], dict[str, Any]]] = {
 }
 
 
-# -- the whole ---------------------------------------------------------------------------------------------------------
+# -- the whole
 @dataclass(frozen=True)
 class Card:
     """``name`` of the device, ``driver`` of it, and the name of its file."""

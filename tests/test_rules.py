@@ -45,7 +45,7 @@ INF = math.inf
 PACKAGE = Path(precision_lab.samplers.__file__).parent
 
 
-# -- the shape of the package ------------------------------------------------------------------------------------------
+# -- the shape of the package
 def family(base: type) -> list[type]:
     """A class and all its descendants that this package defines."""
     below = [cls for child in base.__subclasses__() for cls in family(child)]
@@ -137,7 +137,7 @@ def inverse_exponential(u: torch.Tensor) -> torch.Tensor:
     return 1 / exponential(u).abs()
 
 
-# -- toys --------------------------------------------------------------------------------------------------------------
+# -- toys
 @dataclass(frozen=True)
 class Listed(Source):
     """Given values, each with its count of words."""
@@ -363,7 +363,7 @@ class TestWeights:
             Exponentials(least=1e-6).of(torch.tensor([[-15.0, -INF]]), format="fp32", sampler="mine")
 
 
-# -- what was not confirmed here ---------------------------------------------------------------------------------------
+# -- what was not confirmed here
 @dataclass(frozen=True)
 class Elsewhere(Listed):
     @property

@@ -1,8 +1,8 @@
 """What a sampler is: a source of randomness and a pure decision.
 
-:class:`Sampler` is abstract; every other class here is final, and no method that does something is overridden. A recipe
-that races is an instance of :class:`UniformSampler`, composed of data: source x weights x noise map x
-combination x tie x law rule.
+:class:`Sampler` is abstract; every other class here is final, and no method that does something is
+overridden. A recipe that races is an instance of :class:`UniformSampler`, composed of data: source x
+weights x noise map x combination x tie x law rule.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """From a record to its parts: which draws make an id, where noise meets the logits, and what decides.
 
 The ids are followed back to the operations that chose them. Each is a :class:`RaceDraw` (the best of
-rounded scores), a
-:class:`ThresholdDraw` (one uniform against a cumulative sum), a :class:`LibraryDraw` draw (``torch.multinomial``), or a
-:class:`GatedDraw` (a uniform that decides whether one of these comes at all). What cannot be followed is refused by name.
+rounded scores), a :class:`ThresholdDraw` (one uniform against a cumulative sum), a :class:`LibraryDraw`
+draw (``torch.multinomial``), or a :class:`GatedDraw` (a uniform that decides whether one of these comes at
+all). What cannot be followed is refused by name.
 """
 
 from __future__ import annotations
