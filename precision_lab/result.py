@@ -53,9 +53,8 @@ def load_result(out: Path, name: str) -> Result:
     manifest, table = read_json(out / f"{name}.json"), out / f"{name}.csv"
     if not table.is_file():
         raise InputError(f"no file {table}", "the table beside its manifest", "run the experiment again")
-    return Result(
-        name, pd.read_csv(table, dtype={"weights": str, "logits": str}), manifest
-    )  # hashes are not numbers
+    # hashes are not numbers
+    return Result(name, pd.read_csv(table, dtype={"weights": str, "logits": str}), manifest)
 
 
 def averages(frame: pd.DataFrame, keys: list[str], columns: list[str]) -> pd.DataFrame:

@@ -198,14 +198,12 @@ class SamplerContract:
         first, later = law.probs[[0, 6]]
         if sampler.name == "torch_multinomial_fp16":  # E = 0 makes 0/0 = NaN, which wins: SAMPLERS.md, defect 4
             assert [first, later] == pytest.approx([2.0**-25] * 2, rel=1e-5, abs=0)
-        elif sampler.name.startswith(
-            "torch_multinomial_replacement"
-        ):  # u = 0 takes the first token, alive or not
+        # u = 0 takes the first token, alive or not
+        elif sampler.name.startswith("torch_multinomial_replacement"):
             assert [first, later] == pytest.approx([2.0**-53, 0.0], rel=1e-12, abs=0)
         elif isinstance(sampler, UniformSampler) and sampler.source.enumerable:
-            noise = (
-                sampler.noise_atoms()
-            )  # all that are alive at the bottom: the first; some at +inf: a dead one's NaN
+            # all that are alive at the bottom: the first; some at +inf: a dead one's NaN
+            noise = sampler.noise_atoms()
             bottom = float(noise.probs[0 if sampler.combine == "add" else -1])
             infinite = (
                 0.0

@@ -183,9 +183,8 @@ class TestTheBestPredictor:
 
     def posterior(self, alpha) -> torch.Tensor:
         """(states, position, vocab) P(x_l = v | x_t = state), each token a of a text kept with probability alpha(a)."""
-        states = torch.tensor(list(itertools.product(range(self.VOCAB + 1), repeat=self.SIZE))).flip(
-            1
-        )  # by its place value
+        # by its place value
+        states = torch.tensor(list(itertools.product(range(self.VOCAB + 1), repeat=self.SIZE))).flip(1)
         given = torch.full((len(states), self.SIZE, self.VOCAB), 0.0, dtype=torch.float64)
         for i, state in enumerate(states):
             masked = state == self.VOCAB

@@ -584,9 +584,8 @@ class TestConfidence:
                 for l, row in zip(masked, rows.exp().numpy(), strict=True):
                     top = np.sort(row)[::-1]
                     score[l] = {"margin": top[0] - top[1], "entropy": (row * np.log(row)).sum()}.get(order, row)
-                if (
-                    order == "confidence"
-                ):  # of the tokens proposed, of which only the chosen is known: it beats ...
+                # of the tokens proposed, of which only the chosen is known: it beats ...
+                if order == "confidence":
                     assert all(score[chosen][tokens[chosen]] >= score[l].min() for l in masked)
                 else:
                     assert chosen == max(masked, key=lambda l: score[l])

@@ -207,9 +207,8 @@ class TestDiversity:
             value = [float(np.mean(measure(rows))) for rows in (first, second)]
             assert found.value == pytest.approx(value[0] - value[1])
             assert found.low < found.value < found.high
-        diversity_difference(
-            first, second[:5], sequence_entropy, rng=rng
-        )  # means of sequences may be of unequal number
+        # means of sequences may be of unequal number
+        diversity_difference(first, second[:5], sequence_entropy, rng=rng)
 
     @pytest.mark.parametrize(
         ("shape", "measure"),

@@ -461,9 +461,8 @@ class TestFiles:
 class TestProvenance:
     def test_sha256(self, tmp_path):
         (tmp_path / "x").write_bytes(b"abc")
-        assert provenance.file_sha256(tmp_path / "x").startswith(
-            "ba7816bf8f01cfea414140de5dae2223"
-        )  # FIPS 180-2
+        # FIPS 180-2
+        assert provenance.file_sha256(tmp_path / "x").startswith("ba7816bf8f01cfea414140de5dae2223")
 
     def test_versions(self):
         found = provenance.versions()

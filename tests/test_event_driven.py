@@ -601,6 +601,5 @@ class TestWatch:
         sums = np.bincount([c.sequence for c in seen], [c.r / c.bound for c in seen], minlength=4000)
         z = lambda x: (x - asked).mean() / ((x - asked).std() / math.sqrt(len(x)))  # noqa: E731
         assert abs(z(sums)) < 6
-        assert (
-            z(np.bincount([c.sequence for c in seen if c.token >= 0], minlength=4000)) < -10
-        )  # control: refusals not seen
+        # control: refusals not seen
+        assert z(np.bincount([c.sequence for c in seen if c.token >= 0], minlength=4000)) < -10

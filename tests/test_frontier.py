@@ -112,9 +112,8 @@ class TestMatchedEntropy:
         point = Generated.of(tokens, Scores.of("x", list(tokens), list(nats), 99, none, none))
         entropy, log_p = point.point()
         assert entropy == pytest.approx(sequence_entropy(tokens).mean())
-        assert log_p == pytest.approx(
-            nats[:, 1:].mean()
-        )  # the first token is scored, but not by MDLM's definition
+        # the first token is scored, but not by MDLM's definition
+        assert log_p == pytest.approx(nats[:, 1:].mean())
         both = np.stack([sequence_entropy(tokens), nats[:, 1:].mean(1)], 1)
         np.testing.assert_allclose(
             point.region().covariance, joint_region(lambda at: both[at].mean(0), 9).covariance, rtol=1e-9

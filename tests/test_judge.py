@@ -274,9 +274,8 @@ class TestIdentity:
     def test_detectable_and_draws_needed_are_inverse(self) -> None:
         n = draws_needed_identity(P, Q, 1e-4, 1e-3)
         d = math.sqrt(((Q.probs - P.probs) ** 2 / np.maximum(P.probs, 1 / 60)).sum())
-        assert (
-            d <= detectable_identity(n, P, 1e-4, 1e-3) <= 1.1 * d
-        )  # knows d alone, so it takes the worst variance
+        # knows d alone, so it takes the worst variance
+        assert d <= detectable_identity(n, P, 1e-4, 1e-3) <= 1.1 * d
 
     @pytest.mark.parametrize("rare", [0.001, 0.07, 0.4])
     def test_cumulants_by_enumeration_of_poisson_counts(self, rare: float) -> None:
@@ -482,9 +481,8 @@ class TestLikelihoodRatio:
         )
         assert stats.binom.pmf(hits, n, 0.5)[failed].sum() <= 1e-3
         assert stats.binom.pmf(hits, n, 0.65)[failed].sum() >= 0.99
-        assert n <= 1.6 * draws_needed_tail(
-            0.5, 0.65, 2e-3, 1e-2
-        )  # the price of Chernoff; one-sided by doubling
+        # the price of Chernoff; one-sided by doubling
+        assert n <= 1.6 * draws_needed_tail(0.5, 0.65, 2e-3, 1e-2)
 
     def test_detectable_share_by_enumeration(self) -> None:
         p, q, n = law(0.5, 0.5), law(0.3, 0.7), 400
@@ -699,9 +697,8 @@ class TestReachability:
 
 
 class TestTieOrder:
-    LOGITS = np.array(
-        [1.0, 0.0, 1.0, -np.inf, 0.0, 0.0, 2.0, -np.inf]
-    )  # ties {0, 2} and {1, 4, 5}; 4 is a middle
+    # ties {0, 2} and {1, 4, 5}; 4 is a middle
+    LOGITS = np.array([1.0, 0.0, 1.0, -np.inf, 0.0, 0.0, 2.0, -np.inf])
 
     def test_halves_and_the_conditional_binomial(self) -> None:
         found = tie_order_test(counts_of(10, 5, 3, 9, 100, 4, 50, 2), self.LOGITS)

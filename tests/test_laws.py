@@ -752,9 +752,8 @@ class TestRelativeError:
         score = cache(numpy_score("add", np.float64))
         expected = enumerate_argmax(w.tolist(), pairs(atoms), score)
         np.testing.assert_allclose(law.probs, [float(p) for p in expected], rtol=2e-12)
-        assert (
-            law.probs[1] > law.probs[0] * 1.01
-        )  # 1e-9 breaks every tie, which float32 would leave to the index
+        # 1e-9 breaks every tie, which float32 would leave to the index
+        assert law.probs[1] > law.probs[0] * 1.01
 
 
 def by_scores(w: np.ndarray, atoms: Atoms, combine: str, tie: str) -> np.ndarray:

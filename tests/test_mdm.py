@@ -1016,9 +1016,8 @@ class TestTraining:
     def test_the_held_out_text_is_that_of_the_validation_split(self, trained):
         kept = np.load(trained[0] / "validation.npy", allow_pickle=False)
         assert kept.dtype == np.uint16
-        np.testing.assert_array_equal(
-            kept, windows(noise_text().validation, 16)
-        )  # all of it: fewer than HELD_OUT
+        # all of it: fewer than HELD_OUT
+        np.testing.assert_array_equal(kept, windows(noise_text().validation, 16))
         assert len(kept) < training.HELD_OUT
 
     def test_the_curve(self, trained):

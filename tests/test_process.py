@@ -102,9 +102,8 @@ class TestStepLaws:
         """A coarser lattice, judged by the race over its atoms: -log(-log u), u = k 2^-bits, scores in float32."""
         log_p, r = normal(vocab=50, sd=1.0), 0.02
         exact = argmax_law(FP32.round(mdm_step(log_p, r)), coarse(bits), combine="add", score=FP32).probs[:-1]
-        loss = (
-            1 - exact.sum() / r
-        )  # what the lattice costs: the closed form explains all but a few per cent of it
+        # what the lattice costs: the closed form explains all but a few per cent of it
+        loss = 1 - exact.sum() / r
         assert loss > 1e-3
         assert abs(lattice_step(log_p, r, bits=bits).sum() - exact.sum()) / r < 0.1 * loss
 

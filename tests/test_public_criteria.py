@@ -186,13 +186,13 @@ class TestArithmetic:
         expected = stats.chisquare([40, 160, 297, 500, 3], 1000 * np.r_[p[1:], p[0]]).pvalue
         assert self.judge("pytorch_chi_square", self.COUNTS, self.P) == pytest.approx(expected, rel=1e-9)
         impossible = self.judge("pytorch_chi_square", np.array([3, 4, 993]), np.array([0.0, 0.005, 0.995]))
-        assert impossible == pytest.approx(
-            stats.chisquare([993, 7], [995, 5]).pvalue, rel=1e-9
-        )  # hidden in the pool
+        # hidden in the pool
+        assert impossible == pytest.approx(stats.chisquare([993, 7], [995, 5]).pvalue, rel=1e-9)
         assert self.judge("pytorch_chi_square", np.array([30, 970]), np.array([0.0, 1.0])) == 0.0
+        # too sparse
         assert math.isnan(
             self.judge("pytorch_chi_square", np.r_[150, np.full(50, 3)], np.r_[0.5, np.full(50, 0.01)])
-        )  # too sparse
+        )
         assert math.isnan(self.judge("pytorch_chi_square", np.array([9, 0]), np.array([0.0, 1.0])))
 
     def test_flashsampling_forgets_the_rare(self) -> None:
@@ -328,9 +328,8 @@ class TestBlindSpots:
         verdict = rule(draws(p, rule.n, np.random.default_rng(9)), p)
         assert verdict.statistic < 1e-20
         pooled = PUBLIC_CRITERIA["vllm_chi_square"].forecast(p, p, rule.n).passes
-        assert pooled == pytest.approx(
-            stats.chi2.cdf(1 + 10 * math.sqrt(2), 1)
-        )  # ten sigmas of one freedom: 1e-4
+        # ten sigmas of one freedom: 1e-4
+        assert pooled == pytest.approx(stats.chi2.cdf(1 + 10 * math.sqrt(2), 1))
 
     def test_vllm_streams_pass_nearly_half_shared(self) -> None:
         p = heavy_tail()

@@ -137,9 +137,8 @@ class TestCeilings:
         else:
             digits = len(str(said).partition(".")[2])
             assert abs(expected - said) <= 0.6 * 10.0**-digits
-            assert abs(ceiling - expected) <= 1.5 * np.spacing(
-                np.float32(expected)
-            )  # float32's logarithm: an ulp
+            # float32's logarithm: an ulp
+            assert abs(ceiling - expected) <= 1.5 * np.spacing(np.float32(expected))
 
     @pytest.mark.parametrize(
         ("name", "least", "argument"),

@@ -58,9 +58,8 @@ class TestRoundedWords:
     @pytest.mark.parametrize(("bits", "precision"), [(5, 5), (6, 5), (9, 5), (13, 8), (15, 11)])
     def test_every_word_of_a_small_format(self, bits, precision, centred):
         words = np.arange(1 << bits) + (0.5 if centred else 0.0)
-        small = FloatFormat(
-            "small", precision, -60, math.inf
-        )  # rounds by frexp and rint, not by these integers
+        # rounds by frexp and rint, not by these integers
+        small = FloatFormat("small", precision, -60, math.inf)
         values, counts = (
             np.concatenate(c)
             for c in zip(*rounded_words(bits, centred=centred, precision=precision), strict=True)

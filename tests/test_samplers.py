@@ -476,9 +476,8 @@ class TestTorchMultinomial:
         logits[vocab // 2] = 0.0
         law = SAMPLERS["torch_multinomial_fp16"].law(logits)
         dead = np.delete(law.probs, vocab // 2)
-        zero = 2.0**-25 * (
-            1 + 2.0**-24
-        )  # the boundary: float32 rounds what is within half an ulp of 2^-25 to it
+        # the boundary: float32 rounds what is within half an ulp of 2^-25 to it
+        zero = 2.0**-25 * (1 + 2.0**-24)
         np.testing.assert_allclose(dead, zero * (1 - zero) ** np.arange(vocab - 1), rtol=1e-6)
 
     def test_zero_one_hot_in_bfloat16_and_float32_is_safe(self):

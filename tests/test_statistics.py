@@ -271,9 +271,8 @@ class TestTesting:
         assert power(n // 2) < 0.95
 
     def test_draws_needed_and_detectable_are_inverse(self) -> None:
-        n = draws_needed_tail(
-            1e-3, 1.1e-3
-        )  # upwards is the harder side, so it is the one that detectable reports
+        # upwards is the harder side, so it is the one that detectable reports
+        n = draws_needed_tail(1e-3, 1.1e-3)
         assert detectable_tail(n, 1e-3) == pytest.approx(0.1, rel=1e-3)
         assert draws_needed_tail(1e-3, 0.9e-3) < n
 

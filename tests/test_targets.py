@@ -90,9 +90,8 @@ class TestFamilies:
         assert abs(rows.mean() - 1 / 3) < 4.9 * math.sqrt(variance / 4000)
         squares = (rows - 1 / 3) ** 2
         assert abs(squares.mean() - variance) < 4.9 * squares.std() / math.sqrt(4000)
-        assert abs(squares.mean() - 2 / 9 / (3 * 0.65 + 1)) > 4.9 * squares.std() / math.sqrt(
-            4000
-        )  # the control
+        # the control
+        assert abs(squares.mean() - 2 / 9 / (3 * 0.65 + 1)) > 4.9 * squares.std() / math.sqrt(4000)
 
 
 class TestMdmStep:
@@ -193,9 +192,8 @@ class TestNames:
 
 
 # -- recorded rows -----------------------------------------------------------------------------------------------------
-HALVES = np.array(
-    [[0, -0.1, -7.35, -65504], [-6e-8, -np.inf, 0, -3.14159]], dtype=np.float16
-)  # subnormal, -inf
+# subnormal, -inf
+HALVES = np.array([[0, -0.1, -7.35, -65504], [-6e-8, -np.inf, 0, -3.14159]], dtype=np.float16)
 
 
 @pytest.fixture

@@ -141,9 +141,8 @@ class TestEffectiveTemperature:
         p = probs(0.4, 0.4, 0.15, 0.05)
         mode = effective_temperature(probs(0.5, 0.5, 0.0, 0.0), p)
         assert (mode.temperature.value, mode.share) == (0.0, pytest.approx(1.0))
-        half = effective_temperature(
-            probs(1.0, 0.0, 0.0, 0.0), p
-        )  # KL: log 2.5 = log 1.25 (temperature) + log 2
+        # KL: log 2.5 = log 1.25 (temperature) + log 2
+        half = effective_temperature(probs(1.0, 0.0, 0.0, 0.0), p)
         assert (half.temperature.value, half.share) == (0.0, pytest.approx(math.log(1.25) / math.log(2.5)))
         assert half.unexplained == pytest.approx(math.log(2))
         least = effective_temperature(probs(0.0, 0.0, 0.0, 1.0), p)
@@ -411,9 +410,8 @@ class TestTemperatureOfRows:
         whole = temperature_from_rows([rows])
         parts = Again(lambda i: Rows(*(part[7 * i : 7 * i + 7] for part in rows)), 5)
         split = temperature_from_rows(parts)
-        sharp = rows._replace(
-            tokens=rows.logits.argmax(axis=1)
-        )  # where the interval hangs on the sizes of sequences
+        # where the interval hangs on the sizes of sequences
+        sharp = rows._replace(tokens=rows.logits.argmax(axis=1))
         pieces = [Rows(*(part[7 * i : 7 * i + 7] for part in sharp)) for i in range(5)]
         assert temperature_from_rows(pieces).high == pytest.approx(
             temperature_from_rows([sharp]).high, rel=1e-9

@@ -19,10 +19,11 @@ from ..types import Float
 
 RATE = 1e-6  # false fail and false pass of the draws needed: the defaults of every test
 LEVEL = 1e-3  # false fail of a verdict: what 999 resamples can see
+# bits and temperatures of an e-process that expects nothing
 BETS = (
     (8, 11, 16, 24, 32),
     (0.9, 0.98, 1.02, 1.1),
-)  # bits and temperatures of an e-process that expects nothing
+)
 T = TypeVar("T")
 
 _NEEDS: dict[str, Callable[[Law, Law, Float], int]] = {

@@ -9,9 +9,8 @@ import numpy as np
 from numba import njit
 
 MOMENTS = 6  # terms of the binomial series for a class of equal tokens
-SMALL = (
-    2.0**-5
-)  # largest (members x odds) at which it is used: the remainder is below SMALL^6 / 6! = 1.3e-12, relative
+# largest (members x odds) at which it is used: the remainder is below SMALL^6 / 6! = 1.3e-12, relative
+SMALL = 2.0**-5
 ADD, DIVIDE, MULTIPLY, RATIO = 0, 1, 2, 3  # how weight and noise make a score: see :func:`score`
 AS_COMPUTED, TO_BF16, TO_FP16 = 0, 1, 2  # the second rounding of a score
 INFINITE = np.finfo(np.float64).max  # the key of a score of +inf; that of NaN is inf
@@ -382,9 +381,8 @@ def sweep(
                 t = product - g
                 lacking += (product - t) - g
                 product = t
-            elif j > i + 1 and crowd * 8 > len(
-                members
-            ):  # most of the vocabulary at one score: all tokens, in order
+            # most of the vocabulary at one score: all tokens, in order
+            elif j > i + 1 and crowd * 8 > len(members):
                 for e in range(i, j):
                     fates[who[e]] = pair[e, 1]
                     level_of[who[e]] = level

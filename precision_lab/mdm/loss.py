@@ -40,9 +40,8 @@ def times(batch: int, *, rng: torch.Generator, scheme: Scheme = "stratified") ->
     u = torch.rand(batch, generator=rng, dtype=torch.float64)
     if scheme not in ("independent", "stratified"):
         raise InputError(f"scheme {scheme!r}", "independent, shared or stratified", "name how times are drawn")
-    return (
-        u if scheme == "independent" else ((u + steps) / batch).clamp(max=1 - 2.0**-53)
-    )  # the sum may round up
+    # the sum may round up
+    return u if scheme == "independent" else ((u + steps) / batch).clamp(max=1 - 2.0**-53)
 
 
 def mask_counts(batch: int, length: int, *, rng: torch.Generator, scheme: Scheme = "stratified") -> Tensor:

@@ -105,9 +105,8 @@ def malformed(got: str, expected: str) -> InputError:
     return InputError(f"a GGUF file with {got}", expected, "restore the file from its source")
 
 
-SCALARS = dict(
-    zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True)
-)  # GGUF's type -> struct's letter
+# GGUF's type -> struct's letter
+SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 STRING, ARRAY = 8, 9
 
 

@@ -116,9 +116,8 @@ class Trainer:
                 weight_decay=0.0,
             ),
         ]
-        self.rng = torch.Generator().manual_seed(
-            config.seed + 1
-        )  # on the CPU: the same batches on every device
+        # on the CPU: the same batches on every device
+        self.rng = torch.Generator().manual_seed(config.seed + 1)
         self.weights = None if config.mask_weights is None else torch.tensor(config.mask_weights)
         self.step, self.seconds = 0, 0.0
         self.curve: list[dict] = []

@@ -59,9 +59,8 @@ class Sampler(ABC):
     publisher: str
     source_ref: str  # repository, path, version
     stages: Stages
-    backend: str = field(
-        default="cpu", kw_only=True
-    )  # whose arithmetic the recipe is; it runs on this CPU all the same
+    # whose arithmetic the recipe is; it runs on this CPU all the same
+    backend: str = field(default="cpu", kw_only=True)
 
     @abstractmethod
     def sample(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
@@ -214,9 +213,8 @@ class UniformSampler(Sampler):
     nonfinite: Nonfinite = field(default="wins", kw_only=True)
     gumbel_shift: float = field(default=0.0, kw_only=True)
     noise_sha256: str = field(default="", kw_only=True)  # if given, a noise table with another hash is refused
-    progress: Progress | None = field(
-        default=None, compare=False, kw_only=True
-    )  # told the share of a law that is done
+    # told the share of a law that is done
+    progress: Progress | None = field(default=None, compare=False, kw_only=True)
 
     def bits_per_draw(self, vocab: int) -> float:
         return vocab * self.source.bits

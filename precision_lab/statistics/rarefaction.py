@@ -138,9 +138,8 @@ def _drawn(source: Counts | Law, m: int) -> Iterator[tuple[Float, Int, Float]]:
     each = source.counts if isinstance(source, Counts) else np.minimum(source.probs, 1.0)
     values, times = np.unique(each[each > 0], return_counts=True)
     mean = m * values / n
-    far = (
-        9 * np.sqrt(mean) + 40
-    )  # beyond mean -/+ far lies less than e^-40, binomial or hypergeometric (Bernstein)
+    # beyond mean -/+ far lies less than e^-40, binomial or hypergeometric (Bernstein)
+    far = 9 * np.sqrt(mean) + 40
     few, many = np.floor(mean - far), np.ceil(mean + far)
     first = 0
     while first < len(values):

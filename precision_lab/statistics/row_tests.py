@@ -12,9 +12,8 @@ from ..types import Array, Float, Guarantee
 from .estimate import Estimate
 from .testing import TestResult, unmask_rate_test
 
-EXCESS = 2.0 ** np.arange(
-    -10, 1
-)  # t = 1/T - 1 of the exponential bounds, both signs: half an octave off costs 11 %
+# t = 1/T - 1 of the exponential bounds, both signs: half an octave off costs 11 %
+EXCESS = 2.0 ** np.arange(-10, 1)
 TAIL_MASS = 0.1
 _ENTRIES = 1 << 18  # of one block of rows in float64
 

@@ -46,9 +46,8 @@ def temperature_test(
     with np.errstate(divide="ignore"):
         t = family.excess_of(np.log(drawn / n))
     if p.error:
-        bounded = max(
-            -1 / p.error, min(1 / p.error, t)
-        )  # every t of its sign gives a bound: a finite one is enough
+        # every t of its sign gives a bound: a finite one is enough
+        bounded = max(-1 / p.error, min(1 / p.error, t))
         gaps = bounded * (family.y - (family.y.max() if t > 0 else family.y.min()))
         exponent = math.fsum(drawn / n * gaps) - math.log(
             worst_mean(np.exp(family.log_p), p.error, np.exp(gaps))

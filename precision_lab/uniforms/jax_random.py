@@ -71,9 +71,8 @@ class JaxHighest(JaxUniform):
 
     def from_words(self, words: Tensor) -> Tensor:
         x = torch.where(words < 0, -words, words)  # from the nearer end; 2^63, where they meet, stays negative
-        x = (
-            torch.where((x < 0) | (x >= 1 << 53), x & -2048, x).double().abs()
-        )  # exact: bits that double lacks are cut
+        # exact: bits that double lacks are cut
+        x = torch.where((x < 0) | (x >= 1 << 53), x & -2048, x).double().abs()
         x = (x.view(torch.int64) & -(1 << 29)).view(torch.float64).float() * 2.0**-64  # cut to 24 bits
         x = x.clamp(min=2.0**-65)
         return torch.where(words < 0, -torch.log(x), -torch.log1p(-x))

@@ -114,18 +114,16 @@ def _torch_exponential_atoms(name: str) -> Atoms:
     fmt = FORMATS[name]
     largest = float(fmt.round(np.array(53 * np.log(2.0))))  # -log1p(-(1 - 2^-53))
     top = np.frexp(largest)[1]
-    smallest = np.ldexp(
-        1.0, max(fmt.emin - fmt.precision + 1, -56)
-    )  # below 2^-54 every value rounds from k = 0
+    # below 2^-54 every value rounds from k = 0
+    smallest = np.ldexp(1.0, max(fmt.emin - fmt.precision + 1, -56))
     steps = [np.array([0.0])]
     for exponent in range(int(np.frexp(smallest)[1]), int(top) + 1):
         quantum = np.ldexp(1.0, max(exponent, fmt.emin + 1) - fmt.precision)
         steps.append(np.arange(np.ldexp(1.0, exponent - 1), np.ldexp(1.0, exponent), quantum))
     values = np.unique(np.concatenate(steps))
     values = values[values <= largest]
-    middle = ((values[:-1] + values[1:]) / 2).astype(
-        np.float32
-    )  # exact; as a float32 it goes to the even neighbour
+    # exact; as a float32 it goes to the even neighbour
+    middle = ((values[:-1] + values[1:]) / 2).astype(np.float32)
     down = fmt.round(middle) == values[:-1]
     cut = (middle.astype(np.float64) + np.nextafter(middle, np.where(down, np.inf, 0.0).astype(np.float32))) / 2
     lower = np.floor(np.ldexp(-np.expm1(-cut), 53)).astype(np.int64) + 1

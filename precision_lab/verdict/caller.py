@@ -15,9 +15,8 @@ from ..errors import InputError
 from ..samplers import FunctionSampler, Sampler, resolve
 from ..types import Int
 
-MOST_VALUES = (
-    1 << 22
-)  # n x rows x vocab of one call: a sampler that makes all its noise at once needs 32 MiB of doubles
+# n x rows x vocab of one call: a sampler that makes all its noise at once needs 32 MiB of doubles
+MOST_VALUES = 1 << 22
 LIBRARIES = {"generator": "torch", "rng": "numpy", "key": "jax"}
 
 

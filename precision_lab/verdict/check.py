@@ -133,9 +133,8 @@ def examine(
     results: dict[str, dict[str, TestResult]] = {}
     counts: list[Counts] = []
     first, *seeds = np.random.SeedSequence(seed).spawn(len(asked.questions) + 2)
-    base = int(
-        first.generate_state(1)[0]
-    )  # consecutive seeds follow: 32 bits are all that some generators read
+    # consecutive seeds follow: 32 bits are all that some generators read
+    base = int(first.generate_state(1)[0])
     try:
         vocab = asked.questions[0].law.vocab
         say(f"{drawer.spec}: generator, shape, dtype, global state")
@@ -173,9 +172,8 @@ def draw(drawer: Drawer, question: Question, base: int, say: Say) -> Array:
     logits = np.tile(question.logits, (ROWS, 1))
     calls = question.n // (STREAMS * ROWS)
     most = max(1, min(MOST_VALUES // logits.size, calls // CALLS))
-    most = (
-        max(most // question.length, 1) * question.length if most >= question.length else most
-    )  # calls hold whole vectors
+    # calls hold whole vectors
+    most = max(most // question.length, 1) * question.length if most >= question.length else most
     tokens = np.empty((STREAMS, calls, ROWS), dtype=np.int32)
     start = said = time.monotonic()
     say(f"{question.target.name}: {question.n:,} draws")

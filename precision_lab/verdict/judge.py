@@ -42,9 +42,8 @@ def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generato
     rates: dict[str, Any] = {"false_fail": plan.level, "false_pass": plan.false_pass}
     counts = Counts.from_tokens(tokens, law.vocab)
     rows = tokens.shape[2]
-    sequences = tokens.transpose(
-        0, 2, 1
-    )  # one after another: an even number of calls, so that no pair crosses two
+    # one after another: an even number of calls, so that no pair crosses two
+    sequences = tokens.transpose(0, 2, 1)
 
     def tail() -> TestResult:
         mass, error = question.tail_mass

@@ -317,9 +317,8 @@ class _Walk:
     squashed: bool = False  # a softmax or exp of the scores
     logarithm: bool = False  # a log of the scores
     shift: float = 0.0  # the largest number that was added to the scores
-    masks: list[Tensor] = field(
-        default_factory=list
-    )  # True where a token is ruled out, in the shape of the scores
+    # True where a token is ruled out, in the shape of the scores
+    masks: list[Tensor] = field(default_factory=list)
     lowest: float = -float("inf")  # what their scores are replaced by
     cast_step: Step | None = None
 

@@ -165,9 +165,8 @@ def record(function: Callable[[Tensor], Any], logits: Tensor, plant: Plant | Non
         if recorder.refusal is not None:  # TorchScript, for one, makes another error of it
             raise recorder.refusal from None
         raise
-    if (
-        recorder.refusal is not None
-    ):  # the function caught it, and may have gone another way than it goes by itself
+    # the function caught it, and may have gone another way than it goes by itself
+    if recorder.refusal is not None:
         raise recorder.refusal
     if not isinstance(ids, Tensor):
         raise refused(

@@ -40,9 +40,8 @@ def agreement(p: Law | Float, q: Law | Float, shift: int = 0) -> tuple[float, fl
         order = np.argsort(np.log(b) - np.log(a), kind="stable")
     a, b = a[order], b[order]
     both = (a > 0) & (b > 0)
-    after = np.append(
-        np.cumsum(b[::-1])[::-1][1:], 0.0
-    )  # of q where p / q is smaller; before and here p / p_i leads
+    # of q where p / q is smaller; before and here p / p_i leads
+    after = np.append(np.cumsum(b[::-1])[::-1][1:], 0.0)
     shared = math.fsum(1 / (np.cumsum(a)[both] / a[both] + after[both] / b[both]))
     return min(1.0, float(a @ b)), min(1.0, shared)
 

@@ -40,9 +40,8 @@ def region(n: int | Array, low: float | Float, high: float | Float, false_fail: 
     if np.max(n) > MOST_DRAWS:
         raise InputError(f"n = {np.max(n):.3g}", f"at most 2**50 = {MOST_DRAWS:.3g} draws", "compare the laws")
     side = false_fail / 2
-    few = (
-        np.asarray(stats.binom.ppf(side, n, low)) + 1.0
-    )  # quantiles may round by one: walk to the last one rejected
+    # quantiles may round by one: walk to the last one rejected
+    few = np.asarray(stats.binom.ppf(side, n, low)) + 1.0
     while (beyond := stats.binom.cdf(few, n, low) > side).any():
         few = few - beyond
     many = np.maximum(np.asarray(stats.binom.isf(side, n, high)) - 1.0, 0.0)

@@ -108,9 +108,8 @@ def unmask_rate_e_value(
         raise InputError(
             f"multipliers that raise a rate of {r.max()} above 1", "one that does not", "add one below 1"
         )
-    stay = special.xlogy(m - k, 1 - c * r) - special.xlogy(
-        m - k, 1 - r
-    )  # m = k where r = 1, or the draw is impossible
+    # m = k where r = 1, or the draw is impossible
+    stay = special.xlogy(m - k, 1 - c * r) - special.xlogy(m - k, 1 - r)
     return float(special.logsumexp((special.xlogy(k, c) + stay).sum(axis=1)) - math.log(len(c)))
 
 
