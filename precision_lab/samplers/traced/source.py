@@ -40,21 +40,22 @@ def source_of(step: Step) -> tuple[Source, Callable[[Tensor], Tensor]]:
         low, high = float(step.argument(1, "from", 0.0)), float(step.argument(2, "to", 1.0))
         if (low, high) == (0.0, 1.0):
             return named("rand", dtype, device), _unchanged
-        if not _stretches_here(low, high, dtype, device):
+        stretch = stretch_here(low, high, dtype, device)
+        if stretch is None:
             raise refused(
                 f"uniform_({low:g}, {high:g}) in {dtype}, at {step.where}, whose rounding is not known here",
                 "uniform_(), torch.rand, or other bounds in float32 or float64 on CPU",
                 "draw torch.rand and scale it: u * (b - a) + a",
             )
-        return named("rand", dtype, device), lambda u: _stretched(u, low, high)
+        return named("rand", dtype, device), lambda u: stretch(u, low, high)
     raise refused(
         f"the random operation {step.name} at {step.where}",
         "torch.rand, uniform_, exponential_ or torch.multinomial",
     )
 
 
-def _stretched(u: Tensor, low: float, high: float) -> Tensor:
-    """``uniform_(a, b)`` of the same word: (b - a) u + a, rounded once, where b - a is rounded before."""
+def rounded_once(u: Tensor, low: float, high: float) -> Tensor:
+    """``uniform_(a, b)`` as a fused multiply-add: (b - a) u + a, where b - a is rounded before."""
     a = torch.tensor(low, dtype=u.dtype, device=u.device)
     width = torch.tensor(high, dtype=u.dtype, device=u.device) - a
     if u.dtype == torch.float32:
@@ -62,14 +63,28 @@ def _stretched(u: Tensor, low: float, high: float) -> Tensor:
     return torch.addcmul(a.expand_as(u), u, width.expand_as(u))
 
 
+def rounded_twice(u: Tensor, low: float, high: float) -> Tensor:
+    """``uniform_(a, b)`` as a product and a sum: u (b - a) + a."""
+    a = torch.tensor(low, dtype=u.dtype, device=u.device)
+    width = torch.tensor(high, dtype=u.dtype, device=u.device) - a
+    return u * width + a
+
+
+Stretch = Callable[[Tensor, float, float], Tensor]
+
+
 @lru_cache(maxsize=64)
-def _stretches_here(low: float, high: float, dtype: torch.dtype, device: str) -> bool:
-    """Whether this machine's ``uniform_(a, b)`` is :func:`_stretched` of its uniforms, on 4,096 draws."""
+def stretch_here(low: float, high: float, dtype: torch.dtype, device: str) -> Stretch | None:
+    """What ``uniform_(a, b)`` makes of its uniforms on this machine, found on 4,096 draws: one rounding or two, by the
+    instructions that torch was compiled to; None where it is neither."""
     if device != "cpu" or dtype not in (torch.float32, torch.float64):
-        return False
+        return None
     drawn = torch.empty(4096, dtype=dtype).uniform_(low, high, generator=torch.Generator().manual_seed(0))
     uniform = torch.rand(4096, dtype=dtype, generator=torch.Generator().manual_seed(0))
-    return torch.equal(drawn, _stretched(uniform, low, high))
+    for stretch in (rounded_once, rounded_twice):
+        if torch.equal(drawn, stretch(uniform, low, high)):
+            return stretch
+    return None
 
 
 def _unchanged(values: Tensor) -> Tensor:
