@@ -183,7 +183,9 @@ def law(
     row: Annotated[int | None, typer.Option(help="Which row of the file.")] = None,
     use: Annotated[
         str,
-        typer.Option("--for", help="lm: the next token. mdm:N: the first of N ancestral steps on the target."),
+        typer.Option(
+            "--for", help="lm: the next token. mdm:N: the first of N ancestral steps. first-hitting: its draws."
+        ),
     ] = "lm",
     dtype: LogitsOption = Logits.FLOAT32,
     device: DeviceOption = Device.CPU,
