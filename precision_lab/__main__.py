@@ -243,6 +243,11 @@ def show(report: Any, format: Format) -> None:
     else:
         bold = "**" if format is Format.MD else ""
         print(f"{bold}{report.headline()}{bold}\n")
+        if report.harms:
+            emit([harm.row() for harm in report.harms], format)
+            print()
+        elif report.no_law:
+            print(f"{report.no_law}\n")
         emit(report.rows(), format)
         if report.suspects:
             print(f"\n{report.best_fit()}\n")

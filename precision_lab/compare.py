@@ -41,7 +41,8 @@ def telling(sampler: Sampler) -> Sampler:
 
 def compare(sampler: Sampler, target: Target, *, dtype: str = "float32", device: str = "cpu") -> dict[str, Any]:
     """One row: distances of the sampler's law from softmax of the logits that it is given, and what stands
-    behind them. For a step of masked diffusion also the unmasking multiplier, the temperature of the token
+    behind them; ``unreachable_tokens``: those with mass in the target that the sampler never draws. For a step of masked
+    diffusion also the unmasking multiplier, the temperature of the token
     and the entropy lost."""
     row = given_logits(sampler, target, dtype, device)
     sampler = on_device(sampler, device)
@@ -58,7 +59,7 @@ def compare(sampler: Sampler, target: Target, *, dtype: str = "float32", device:
         "effective_temperature": fit.temperature.value,
         "temperature_share": fit.share,
         "suppressed_mass": suppressed_mass(law, intended),
-        "unreachable_tokens": len(law.unreachable),
+        "unreachable_tokens": int(np.count_nonzero(intended.probs[law.unreachable] > 0)),
     }
     if target.mask is not None:
         effect = unmasking(law, intended)

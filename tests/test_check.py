@@ -224,7 +224,7 @@ class TestPlan:
         with pytest.raises(InputError, match="flat"):
             design("uniform[vocab=8]")
         with pytest.raises(InputError, match="twice"):
-            targets_of(["zipf", "zipf"], Budget.SMOKE)
+            targets_of(["zipf", "zipf"])
         with pytest.raises(InputError, match="one token"):
             plan(
                 [Target("t", np.array([0.0, -np.inf]), "")],
@@ -235,7 +235,7 @@ class TestPlan:
             )
 
     def test_rows_of_a_capture(self):
-        rows = targets_of(["models/mdm/logits.safetensors:3"], Budget.SMOKE)
+        rows = targets_of(["models/mdm/logits.safetensors:3"])
         assert len(rows) == 1
         assert len(rows[0].logits) > 8000
 

@@ -40,7 +40,7 @@ EFFECTS = {
     "tv": (("identity",), "total variation"),
     "unmask": (
         ("unmask",),
-        "relative deviation of the rate at which the mask goes, of a step of masked diffusion",
+        "share of the unmaskings that are missing, in a step of masked diffusion",
     ),
     "float32": (("lattice",), "share of the way from the target to a race of 24-bit uniforms, one of SHARES"),
     "sharing": (("rows", "serial", "streams"), "share of pairs of draws with one vector of noise"),
@@ -59,7 +59,7 @@ def parse_detect(text: str | Iterable[str]) -> dict[str, float]:
                 value = float(size)
             except ValueError:
                 value = math.nan
-            if not 0 < value < (2 if name in ("temperature", "tail", "unmask") else 1 + 1e-12):
+            if not 0 < value < (2 if name in ("temperature", "tail") else 1 + 1e-12):
                 raise InputError(
                     f"--detect {part}", f"{name}=NUMBER, {EFFECTS[name][1]}", "for example tv=0.05"
                 )
@@ -269,10 +269,7 @@ def draws_needed(question: Question, effect: str, size: float, level: float, fal
         return max(draws_needed_tail(mass, rate, level, false_pass, error) for rate in rates)
     if effect == "unmask":
         rate, error = question.unmask_rate
-        sides = [rate * (1 - size) if size < 1 else 0.0]
-        if rate * (1 + size) < 1:
-            sides.append(rate * (1 + size))
-        return max(draws_needed_tail(rate, side, level, false_pass, error) for side in sides)
+        return draws_needed_tail(rate, rate * max(0.0, 1 - size), level, false_pass, error)
     if effect == "float32":
         return lattice_draws(law, size, level, false_pass)
     if effect == "tv":
