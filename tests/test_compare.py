@@ -277,7 +277,7 @@ def test_logits_that_the_dtype_cannot_hold():
 
 
 def test_a_token_that_is_masked_is_not_called_unreachable():
-    """The target forbids two; bfloat16 noise cannot reach two more, 40 nats down."""
+    """The target forbids two; a float32 cumulative sum cannot reach two more, 40 nats down."""
     row = np.array([0.0, -1.0, -np.inf, -np.inf, -40.0, -40.5])
-    found = compare(SAMPLERS["gumbel_max_bf16"], Target("row", row, "test"))
+    found = compare(SAMPLERS["inverse_cdf_fp32"], Target("row", row, "test"))
     assert found["unreachable_tokens"] == 2
