@@ -170,7 +170,7 @@ def _loop() -> Any:
     size = BLOCK
 
     @numba.njit(nogil=True, error_model="numpy")
-    def uniform_below(total, key, row, position, draw):  # type: ignore[no-untyped-def]
+    def uniform_below(total, key, row, position, draw):
         """A whole number below total: the leading bits of one word after another, the first that is below."""
         shift = np.uint64(64)
         left = total - 1
@@ -193,7 +193,7 @@ def _loop() -> Any:
             attempt += 1
 
     @numba.njit(nogil=True, error_model="numpy")
-    def place_in(running, value):  # type: ignore[no-untyped-def]
+    def place_in(running, value):
         """The first i with running[i] > value."""
         low, high = 0, len(running) - 1
         while low < high:
@@ -205,7 +205,7 @@ def _loop() -> Any:
         return low
 
     @numba.njit(nogil=True, error_model="numpy")
-    def loop(logits, top, heat, keys, numbers, positions, ids):  # type: ignore[no-untyped-def]
+    def loop(logits, top, heat, keys, numbers, positions, ids):
         draws = ids.shape[0]
         rows, vocab = logits.shape
         blocks = (vocab + size - 1) // size

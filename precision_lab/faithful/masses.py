@@ -66,7 +66,7 @@ def compiled() -> Any:
     bias, place, half = np.int32(127 + _HALF), np.int32(23), float(2.0**_HALF)
 
     @numba.njit(nogil=True, error_model="numpy", inline="always")
-    def mass(x):  # type: ignore[no-untyped-def]
+    def mass(x):
         x = max(x, least)
         n = np.rint(x * log2e)
         r = (x - n * high) - n * low

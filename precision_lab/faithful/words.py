@@ -76,7 +76,7 @@ def compiled() -> Any:
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
 
     @numba.njit(nogil=True, error_model="numpy")
-    def pair(k0, k1, c0, c1, c2, c3):  # type: ignore[no-untyped-def]
+    def pair(k0, k1, c0, c1, c2, c3):
         k0, k1 = np.uint64(k0), np.uint64(k1)
         c0, c1, c2, c3 = np.uint64(c0), np.uint64(c1), np.uint64(c2), np.uint64(c3)
         for _ in range(ROUNDS):
