@@ -392,7 +392,7 @@ class TestMisbehaviour:
 
     def test_a_sampler_without_randomness_is_bad_input(self):
         with pytest.raises(InputError, match="cannot be repeated from a seed"):
-            Caller.of(lambda logits, n: None)
+            Caller.of(lambda logits, n: None).probe(10, 0)
 
     def test_jax(self):
         jax = pytest.importorskip("jax")
