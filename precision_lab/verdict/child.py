@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import sys
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,17 @@ START = 60.0  # seconds for Python, torch and the user's own imports
 class Child:
     """A :class:`~.caller.Caller` of ``spec`` in a spawned process; every request within ``timeout`` seconds.
 
+    ``call``: how it is called, as by ``Caller.of``.
     ``code``: sha256 of the sampler's source, 16 digits. Errors: InputError as by ``Caller.of``; Misbehaved
     where a call is answered wrongly, or not in time, or the process ends.
     """
 
-    def __init__(self, spec: str, timeout: float, device: str = "cpu") -> None:
+    def __init__(self, spec: str, timeout: float, device: str = "cpu", call: str | None = None) -> None:
         if not 0 < timeout <= 1e6:
             raise InputError(f"timeout = {timeout}", "seconds above 0", "60 is the default")
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, spec, device), daemon=True)
+        self._process = context.Process(target=serve, args=(theirs, spec, device, call), daemon=True)
         self._process.start()
         theirs.close()
         self.spec, self.timeout = spec, timeout
@@ -40,8 +42,18 @@ class Child:
     def probe(self, vocab: int, seed: int) -> None:
         self._request("probe", vocab, seed)
 
-    def draw(self, stream: int, logits: np.ndarray, n: int) -> Int:
-        return self._request("draw", stream, logits, n)
+    def draw(
+        self, stream: int, logits: np.ndarray, n: int, settings: Mapping[str, np.ndarray] | None = None
+    ) -> Int:
+        return self._request("draw", stream, logits, n, settings)
+
+    @property
+    def takes(self) -> frozenset[str]:
+        return frozenset(self._request("takes"))
+
+    @property
+    def note(self) -> str:
+        return self._request("note")
 
     def close(self) -> None:
         self._process.kill()
@@ -79,12 +91,12 @@ class Child:
         return answer[0]
 
 
-def serve(connection: Connection, spec: str, device: str = "cpu") -> None:
+def serve(connection: Connection, spec: str, device: str = "cpu", call: str | None = None) -> None:
     """Answers until the other end closes. What the sampler prints goes to stderr: stdout is for data."""
     sys.stdout.flush()
     os.dup2(2, 1)
     try:
-        caller = Caller.of(spec, device=device)
+        caller = Caller.of(spec, device=device, call=call)
         connection.send(("done", (caller.spec, code_of(caller))))
     except InputError as error:
         connection.send(("input", error.got, error.expected, error.remedy))
@@ -95,7 +107,8 @@ def serve(connection: Connection, spec: str, device: str = "cpu") -> None:
         except EOFError:
             return
         try:
-            connection.send(("done", getattr(caller, what)(*arguments)))
+            asked = getattr(caller, what)
+            connection.send(("done", asked(*arguments) if callable(asked) else asked))
         except Misbehaved as fault:
             connection.send(("misbehaved", fault.what, fault.detail, fault.call))
         except InputError as error:
