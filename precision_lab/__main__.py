@@ -243,6 +243,8 @@ def show(report: Any, format: Format) -> None:
         if report.suspects:
             print(f"\n{report.best_fit()}\n")
             emit(report.suspect_rows(), format)
+        if report.note:
+            print(f"\n{report.note}")
         if report.command:
             print(f"\nagain: `{report.command}`")
     raise typer.Exit(report.exit_code)
@@ -274,6 +276,12 @@ def check(
     timeout: Annotated[float, typer.Option(help="Seconds that one call may take.")] = 60.0,
     ledger: Annotated[Path | None, typer.Option(help="Folder that keeps the evidence of earlier runs.")] = None,
     device: Annotated[Device, typer.Option(help="Where the sampler draws.")] = Device.CPU,
+    call: Annotated[
+        str | None,
+        typer.Option(
+            help="How it is called, where the names of its arguments do not tell: 'sample(probs, seed=seed, top_k=50)'."
+        ),
+    ] = None,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Verdict on a sampler: exit 0 pass, 1 fail, 3 inconclusive; and which known recipe its draws look like."""
@@ -291,6 +299,7 @@ def check(
         timeout=timeout,
         ledger=ledger,
         device=device.value,
+        call=call,
     )
     show(report, format)
 

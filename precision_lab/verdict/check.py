@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,10 +35,12 @@ Say = Callable[[str], None]
 
 
 class Drawer(Protocol):
-    """A Caller, here or in a child process."""
+    """A Caller, here or in a child process. ``note``: how the sampler is called, known after the probe."""
 
     spec: str
 
+    @property
+    def note(self) -> str: ...
     def probe(self, vocab: int, seed: int) -> None: ...
     def draw(self, stream: int, logits: np.ndarray, n: int) -> Int: ...
 
@@ -84,6 +87,7 @@ def check(
     timeout: float = 60.0,
     ledger: Path | None = None,
     device: str = "cpu",
+    call: str | None = None,
     say: Say | None = None,
 ) -> Report:
     """The verdict on a sampler named as for :func:`~precision_lab.resolve`, run in a process of its own.
@@ -94,7 +98,8 @@ def check(
     ``budget`` caps the draws.  ``timeout``: seconds for one call.  ``ledger``: folder that keeps an
     e-process for each target over runs, one more test, at ``false_fail`` over all of them together; every
     run needs a new seed.
-    ``device``: where the sampler draws.
+    ``device``: where the sampler draws. ``call``: how a function is called where the names of its arguments do not tell,
+    such as ``"sample(probs, seed=seed)"``, see :data:`~.conventions.GRAMMAR`.
     Errors: InputError for anything the user can mend; what the sampler does wrong is in the report.
     """
     from .child import Child
@@ -112,7 +117,7 @@ def check(
     say = say or (lambda line: print(line, file=sys.stderr, flush=True))
     options: dict[str, Any] = {"slow": budget is Budget.FULL, "ledger": ledger, "say": say}
     try:
-        with Child(sampler, timeout, checked(device)) as child:
+        with Child(sampler, timeout, checked(device), call) as child:
             return examine(child, asked, seed, _command(sampler, locals()), code=child.code, **options)
     except Misbehaved as fault:  # before the first call
         return _faulty(fault, sampler, asked, seed, _command(sampler, locals()))
@@ -135,10 +140,12 @@ def examine(
     first, *seeds = np.random.SeedSequence(seed).spawn(len(asked.questions) + 2)
     # consecutive seeds follow: 32 bits are all that some generators read
     base = int(first.generate_state(1)[0])
+    note = ""
     try:
         vocab = asked.questions[0].law.vocab
         say(f"{drawer.spec}: generator, shape, dtype, global state")
         drawer.probe(vocab, base)
+        note = drawer.note
         for i, question in enumerate(asked.questions):
             tokens = draw(drawer, question, base + 2 + i * STREAMS, say)
             count = Counts.from_tokens(tokens, question.law.vocab)
@@ -148,7 +155,7 @@ def examine(
                 found["ledger"] = accumulate(ledger, drawer.spec, code, question, count, seed, asked)
             results[question.target.name] = found
     except Misbehaved as fault:
-        return _faulty(fault, drawer.spec, asked, seed, command)
+        return replace(_faulty(fault, drawer.spec, asked, seed, command), note=note)
     say("likelihood of known recipes")
     listed = suspects(asked.questions, counts, slow=slow)
     listed[0] = with_fit(listed[0], asked.questions, counts, np.random.default_rng(seeds[-1]))
@@ -163,6 +170,7 @@ def examine(
         seed,
         needed,
         command,
+        note,
     )
 
 
@@ -225,4 +233,5 @@ def _command(sampler: str, given: dict[str, Any]) -> str:
         words += ["--detect", part]
     words += ["--false-fail", f"{given['false_fail']:g}", "--false-pass", f"{given['false_pass']:g}"]
     words += ["--device", given["device"]] if given["device"] != "cpu" else []
+    words += ["--call", given["call"]] if given["call"] is not None else []
     return shlex.join([*words, "--budget", str(given["budget"]), "--seed", str(given["seed"])])

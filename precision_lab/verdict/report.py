@@ -73,7 +73,8 @@ class Fault:
 
 @dataclass(frozen=True)
 class Report:
-    """``needed``: draws in all that the wished effects want, by target.  ``command``: what gives the same verdict again."""
+    """``needed``: draws in all that the wished effects want, by target.  ``command``: what gives the same verdict again.
+    ``note``: how the sampler was called, and what is unusual about it."""
 
     name: str
     judged: tuple[Judged, ...] = ()
@@ -84,6 +85,7 @@ class Report:
     seed: int | None = None
     needed: dict[str, int] = field(default_factory=dict)
     command: str = ""
+    note: str = ""
 
     @property
     def outcome(self) -> Outcome:
@@ -180,6 +182,7 @@ class Report:
             "suspects": self.suspect_rows(),
             "draws_needed": self.needed,
             "command": self.command,
+            "note": self.note,
         }
 
     def text(self) -> str:
@@ -189,7 +192,9 @@ class Report:
             lines.append(f"  shown by: {self.fault.call}")
         lines += [f"  {j.test} on {j.target}: {j.result}" for j in self.judged if j.outcome is not Outcome.PASS]
         lines += [
-            f"  {line}" for line in (self.best_fit(), f"again: {self.command}" if self.command else "") if line
+            f"  {line}"
+            for line in (self.best_fit(), self.note, f"again: {self.command}" if self.command else "")
+            if line
         ]
         return "\n".join(lines)
 
