@@ -337,9 +337,9 @@ def _roles(parameters: list[inspect.Parameter]) -> dict[str, str]:
     unknown = [p for p in places if p.name not in roles]
     if unknown and not set(roles.values()) & set(INPUTS):
         roles[unknown.pop(0).name] = "logits"
-    if unknown and "n" not in roles.values() and unknown[0].annotation in (int, "int"):
-        if unknown[0].default is inspect.Parameter.empty:
-            roles[unknown[0].name] = "n"
+    counts = [p for p in unknown[:1] if p.annotation in (int, "int") and p.default is p.empty]
+    if counts and "n" not in roles.values():
+        roles[counts[0].name] = "n"
     return roles
 
 
@@ -451,6 +451,9 @@ def _parse(call: str) -> tuple[ast.Call, list[ast.expr]]:
         node = inner
     for argument in node.args:
         _allowed(argument, call)
+    keywords = [keyword.arg for keyword in node.keywords]
+    if len(set(keywords)) < len(keywords):
+        raise _refused(call, "names an argument twice")
     for keyword in node.keywords:
         if keyword.arg is None:
             raise _refused(call, "spreads a dictionary")
@@ -482,7 +485,7 @@ _NO_CONSTANT = object()
 def _constant(node: ast.expr) -> Any:
     """The value of a number, also a negative one, a string, True, False or None; else a mark."""
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        value = _constant(node.operand)
+        value = node.operand.value if isinstance(node.operand, ast.Constant) else None
         return -value if isinstance(value, int | float) and not isinstance(value, bool) else _NO_CONSTANT
     if isinstance(node, ast.Constant) and (node.value is None or isinstance(node.value, int | float | str)):
         return node.value
