@@ -40,15 +40,16 @@ def run_lines(workflow: str) -> list[str]:
     return re.findall(r"^ *- run: (.*)$", workflow, re.MULTILINE)
 
 
-@statistical(false_fail=3e-6)
+@statistical(false_fail=2e-6 + 1e-8)
 def test_the_lines_of_the_workflow(folder):
-    """The check and two tests, each failed with 1e-6 at most over seeds, which are fixed."""
+    """The check, here at 1e-8, and two tests, each failed with 1e-6 at most over seeds; they see T off by 0.02 and 0.05."""
     lines = run_lines((EXAMPLES / "github_actions.yml").read_text())
     installs = [line for line in lines if line.startswith("pip install")]
     others = [line for line in lines if line not in installs]
     assert any("git+" in line for line in installs)
     assert [line.split()[0] for line in others] == ["precision-lab", "pytest"]
     for line in others:
+        line = line.replace(" check ", " check --false-fail 1e-8 ")
         done = subprocess.run(
             ["bash", "-e", "-c", line],
             cwd=folder,

@@ -7,15 +7,15 @@ other names, call="sample(probs, seed=seed, k=50)" says how it is called.
 import torch
 from mylib import sample
 
-LOGITS = torch.log_softmax(torch.randn(1000, generator=torch.Generator().manual_seed(0)) * 3, 0)
+logits = torch.log_softmax(torch.randn(1000, generator=torch.Generator().manual_seed(0)) * 3, 0)
 
 
 def test_the_whole_vocabulary(assert_categorical):
     """top_k is then the vocabulary, and every call gets a new seed."""
-    assert_categorical(sample, LOGITS, detect="temperature=0.05")
+    assert_categorical(sample, logits, detect="temperature=0.05")
 
 
 def test_top_k(assert_categorical):
     """With 20 tokens kept: what it is given, and the logits of the law that it should then have."""
-    kept = LOGITS.where(LOGITS >= LOGITS.topk(20).values[-1], -torch.inf)
-    assert_categorical(sample, LOGITS, settings={"top_k": 20}, expected=kept, detect="temperature=0.05")
+    kept = logits.where(logits >= logits.topk(20).values[-1], -torch.inf)
+    assert_categorical(sample, logits, settings={"top_k": 20}, expected=kept, detect="temperature=0.05")
