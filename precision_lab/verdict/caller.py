@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from ..types import Int
 # n x rows x vocab of one call: a sampler that makes all its noise at once needs 32 MiB of doubles
 MOST_VALUES = 1 << 22
 LIBRARIES = {"generator": "torch", "rng": "numpy", "key": "jax"}
+# how the logits of one call lie in memory; "one row" is 1-D, the others are (rows, vocab)
+LAYOUTS = ("plain", "column view", "every other", "expanded", "one row")
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 class Misbehaved(Exception):
@@ -35,12 +38,14 @@ class Caller:
 
     ``arrays``: torch, numpy or jax, whose arrays the function is given; house: a Sampler of this package.
     ``spec``: what a user would type to get the sampler.  ``device``: where its tensors and its generator are.
+    ``takes``: names of the settings by row that the sampler takes: temperature, top_k, top_p, min_p, seed.
     """
 
     sampler: Any
     arrays: str
     spec: str
     device: str = "cpu"
+    takes: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self._streams: dict[int, Any] = {}
@@ -71,6 +76,29 @@ class Caller:
             self._streams[stream] = self.source(stream)
         return self.call(self._streams[stream], logits, n, stream)
 
+    def fresh(
+        self,
+        seed: int,
+        logits: np.ndarray,
+        n: int,
+        *,
+        settings: Mapping[str, np.ndarray] | None = None,
+        layout: str = "plain",
+        dtype: str = "float32",
+    ) -> Int:
+        """One call with a fresh source seeded ``seed``: (n, rows) int64, for logits (rows, vocab) float32.
+
+        ``settings``: (rows,) of each of :attr:`takes` that is given.  ``layout``: one of :data:`LAYOUTS`; "one row"
+        gives the first row as (vocab,), "expanded" gives the first row to all.  ``dtype``: one of :data:`DTYPES`, the
+        logits rounded to it.
+        Raises Misbehaved for a wrong answer; InputError for what the library or the sampler has no way to take.
+        """
+        if unknown := sorted(set(settings or {}) - self.takes):
+            taken = ", ".join(sorted(self.takes)) or "no settings by row"
+            raise InputError(f"{', '.join(unknown)} for {self.spec}", taken, "leave them out")
+        given = self._laid_out(logits, layout, dtype)
+        return self._answer(self.source(seed), given, logits, n, seed)
+
     def probe(self, vocab: int, seed: int) -> None:
         """:func:`.misbehaviour.probe`."""
         from .misbehaviour import probe
@@ -85,7 +113,11 @@ class Caller:
 
     def call(self, source: Any, logits: np.ndarray, n: int, seed: int) -> Int:
         """One call, its answer and its arguments checked. ``seed``: for the report only."""
-        given = self._array(logits)
+        return self._answer(source, self._array(logits), logits, n, seed)
+
+    def _answer(self, source: Any, given: Any, logits: np.ndarray, n: int, seed: int) -> Int:
+        """The answer to ``given``, the logits as the sampler's library has them."""
+        before = _numpy(given).copy()
         try:
             ids = self._invoke(given, n, source)
         except InputError:
@@ -96,8 +128,10 @@ class Caller:
             raise self._fault(
                 "raises", f"{type(error).__name__}: {str(error)[:300]}", logits, n, seed
             ) from None
+        if before.ndim == 1 and getattr(ids, "shape", None) == (n,):
+            ids = ids[:, None]
         wrong = _wrong_answer(ids, n, logits)
-        if not wrong and not np.array_equal(_numpy(given), logits):
+        if not wrong and not np.array_equal(_numpy(given), before):
             wrong = ("changes its logits in place", "they differ after the call")
         if wrong:
             raise self._fault(*wrong, logits, n, seed)
@@ -116,6 +150,38 @@ class Caller:
         if self.arrays in ("torch", "house"):
             return torch.from_numpy(logits.copy()).to(self.device)
         return logits.copy() if self.arrays == "numpy" else _jax().numpy.asarray(logits)
+
+    def _laid_out(self, logits: np.ndarray, layout: str, dtype: str) -> Any:
+        """The logits in this layout and dtype. InputError where the library has none such."""
+        if layout not in LAYOUTS or dtype not in DTYPES:
+            raise InputError(f"{layout}, {dtype}", f"one of {LAYOUTS} and of {DTYPES}", "see Caller.fresh")
+        if self.arrays == "jax" and layout not in ("plain", "one row"):
+            raise InputError(f"{layout} in JAX", "a library whose arrays have strides", "leave it out")
+        if self.arrays == "numpy" and dtype == "bfloat16":
+            raise InputError("bfloat16 in NumPy", "float16, float32 or float64", "leave it out")
+        if self.arrays == "numpy":
+            array = logits.astype(dtype)
+        elif self.arrays == "jax":
+            array = self._array(logits).astype(dtype)
+        else:
+            array = self._array(logits).to(getattr(torch, dtype))
+        if layout == "one row":
+            return array[0]
+        if layout == "column view":
+            columns = array.T.copy() if self.arrays == "numpy" else array.t().contiguous()
+            return columns.T
+        if layout == "expanded":
+            first = array[:1]
+            return np.broadcast_to(first, array.shape) if self.arrays == "numpy" else first.expand(array.shape)
+        if layout == "every other":
+            # what lies between is likelier than any token that is meant
+            rows, vocab = array.shape
+            shape = (2 * rows, 2 * vocab)
+            numpy = self.arrays == "numpy"
+            memory = np.full(shape, 8.0, array.dtype) if numpy else array.new_full(shape, 8.0)
+            memory[::2, ::2] = array
+            return memory[::2, ::2]
+        return array
 
     def _fault(self, what: str, detail: str, logits: np.ndarray, n: int, seed: int) -> Misbehaved:
         return Misbehaved(what, detail, self.shown(logits.shape, n, seed))
@@ -215,7 +281,8 @@ def _wrong_answer(ids: Any, n: int, logits: np.ndarray) -> tuple[str, str] | Non
 
 def _numpy(array: Any) -> np.ndarray:
     if isinstance(array, torch.Tensor):
-        return array.detach().cpu().numpy()
+        plain = array.detach().cpu()
+        return plain.float().numpy() if plain.dtype == torch.bfloat16 else plain.numpy()
     if isinstance(array, np.ndarray) or hasattr(array, "__array__"):
         return np.asarray(array)
     raise TypeError(type(array).__name__)

@@ -34,14 +34,17 @@ class Child:
         self._process = context.Process(target=serve, args=(theirs, spec, device), daemon=True)
         self._process.start()
         theirs.close()
-        self.spec, self.timeout = spec, timeout
-        self.name, self.code = self._answer("import", START + timeout)
+        self.spec, self.timeout, self.device = spec, timeout, device
+        self.name, self.code, self.takes = self._answer("import", START + timeout)
 
     def probe(self, vocab: int, seed: int) -> None:
-        self._request("probe", vocab, seed)
+        self._request("probe", (vocab, seed))
 
     def draw(self, stream: int, logits: np.ndarray, n: int) -> Int:
-        return self._request("draw", stream, logits, n)
+        return self._request("draw", (stream, logits, n))
+
+    def fresh(self, seed: int, logits: np.ndarray, n: int, **options: Any) -> Int:
+        return self._request("fresh", (seed, logits, n), options)
 
     def close(self) -> None:
         self._process.kill()
@@ -54,10 +57,10 @@ class Child:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _request(self, *message: Any) -> Any:
+    def _request(self, what: str, arguments: tuple[Any, ...], options: dict[str, Any] | None = None) -> Any:
         with contextlib.suppress(OSError):  # it has ended: the answer says so
-            self._connection.send(message)
-        return self._answer(message[0], self.timeout)
+            self._connection.send((what, arguments, options or {}))
+        return self._answer(what, self.timeout)
 
     def _answer(self, what: str, seconds: float) -> Any:
         try:
@@ -85,17 +88,17 @@ def serve(connection: Connection, spec: str, device: str = "cpu") -> None:
     os.dup2(2, 1)
     try:
         caller = Caller.of(spec, device=device)
-        connection.send(("done", (caller.spec, code_of(caller))))
+        connection.send(("done", (caller.spec, code_of(caller), caller.takes)))
     except InputError as error:
         connection.send(("input", error.got, error.expected, error.remedy))
         return
     while True:
         try:
-            what, *arguments = connection.recv()
+            what, arguments, options = connection.recv()
         except EOFError:
             return
         try:
-            connection.send(("done", getattr(caller, what)(*arguments)))
+            connection.send(("done", getattr(caller, what)(*arguments, **options)))
         except Misbehaved as fault:
             connection.send(("misbehaved", fault.what, fault.detail, fault.call))
         except InputError as error:
