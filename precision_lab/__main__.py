@@ -274,6 +274,9 @@ def check(
     timeout: Annotated[float, typer.Option(help="Seconds that one call may take.")] = 60.0,
     ledger: Annotated[Path | None, typer.Option(help="Folder that keeps the evidence of earlier runs.")] = None,
     device: Annotated[Device, typer.Option(help="Where the sampler draws.")] = Device.CPU,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Also: a row's ids must not depend on company, order or padding.")
+    ] = False,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Verdict on a sampler: exit 0 pass, 1 fail, 3 inconclusive; and which known recipe its draws look like."""
@@ -291,6 +294,7 @@ def check(
         timeout=timeout,
         ledger=ledger,
         device=device.value,
+        batch=batch,
     )
     show(report, format)
 
