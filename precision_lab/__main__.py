@@ -282,6 +282,9 @@ def check(
             help="How it is called, where the names of its arguments do not tell: 'sample(probs, seed=seed, top_k=50)'."
         ),
     ] = None,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Also: a row's ids must not depend on company, order or padding.")
+    ] = False,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Verdict on a sampler: exit 0 pass, 1 fail, 3 inconclusive; and which known recipe its draws look like."""
@@ -300,6 +303,7 @@ def check(
         ledger=ledger,
         device=device.value,
         call=call,
+        batch=batch,
     )
     show(report, format)
 

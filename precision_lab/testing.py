@@ -124,16 +124,20 @@ def _report(
         raise InputError(f"a {type(sample).__name__}", "sample(logits, n, *, generator)", "pass a function")
     caller = Caller.of(sample, library_of(logits), _spec(sample), call=call, constants=settings)
     with global_seed(seed % (1 << 32)):
-        report = examine(_AtOneRow(caller, given), asked, seed, command)
+        own = settings is None and expected is logits
+        report = examine(_AtOneRow(caller, given, own), asked, seed, command)
     return replace(report, name=_name(sample))
 
 
 class _AtOneRow:
-    """A caller that is given one row of logits, whatever the law that its draws should have."""
+    """A caller that is given one row of logits, whatever the law that its draws should have.
 
-    def __init__(self, caller: Any, row: Any) -> None:
-        self.spec = caller.spec
-        self._caller, self._row = caller, row
+    ``own``: that law is the softmax of what it is given, so that batches of other rows can be judged too.
+    """
+
+    def __init__(self, caller: Any, row: Any, own: bool) -> None:
+        self.spec, self.stated = caller.spec, caller.stated
+        self._caller, self._row, self._own = caller, row, own
 
     @property
     def note(self) -> str:
@@ -151,6 +155,15 @@ class _AtOneRow:
 
         rows = np.tile(self._row.astype(np.float32), (len(logits), 1))
         return self._caller.draw(stream, rows, n, settings)
+
+    def fresh(self, seed: int, logits: Any, n: int, **options: Any) -> Any:
+        from .errors import InputError
+
+        if not self._own:
+            raise InputError(
+                "other rows", "the one whose expected law was given", "leave settings and expected out"
+            )
+        return self._caller.fresh(seed, logits, n, **options)
 
 
 def _row(logits: Any) -> Any:

@@ -20,6 +20,9 @@ from .sources import Globals, Keys, RowGenerators, RowSeeds, Seeds, jax_module
 
 # n x rows x vocab of one call: a sampler that makes all its noise at once needs 32 MiB of doubles
 MOST_VALUES = 1 << 22
+# how the logits of one call lie in memory; "one row" is 1-D, the others are (rows, vocab)
+LAYOUTS = ("plain", "column view", "every other", "expanded", "one row")
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 PER_ROW = {"seeds", "generators"}  # randomness that a row has for itself
 
 
@@ -38,7 +41,7 @@ class Caller:
 
     ``arrays``: torch, numpy or jax, whose arrays the function is given; house: a Sampler of this package.
     ``spec``: what a user would type to get the sampler.  ``device``: where its tensors and its generator are.
-    ``convention``: how the function is called; None for a Sampler of this package.
+    ``convention``: how the function is called; None for a Sampler of this package.  ``stated``: its text, if the user said it.
 
     A function that is not told a number of draws is called once for each, with the rows as they are: draws of one row then
     come from calls of their own, so that what rows share within a call is not taken for a dependence of draws.
@@ -49,6 +52,7 @@ class Caller:
     spec: str
     device: str = "cpu"
     convention: Convention | None = None
+    stated: str | None = None
 
     def __post_init__(self) -> None:
         self._streams: dict[int, Any] = {}
@@ -93,7 +97,8 @@ class Caller:
             raise InputError(
                 f"device {device} for a {convention.arrays} function", "a torch function", "leave --device out"
             )
-        return Caller(found.function, convention.arrays, name, device, convention)
+        stated = convention.text if call is not None or constants else None
+        return Caller(found.function, convention.arrays, name, device, convention, stated)
 
     @property
     def random(self) -> str:
@@ -153,10 +158,23 @@ class Caller:
         return self.call(self._streams[stream], logits, n, stream, settings)
 
     def fresh(
-        self, seed: int, logits: np.ndarray, n: int, *, settings: Mapping[str, np.ndarray] | None = None
+        self,
+        seed: int,
+        logits: np.ndarray,
+        n: int,
+        *,
+        settings: Mapping[str, np.ndarray] | None = None,
+        layout: str = "plain",
+        dtype: str = "float32",
     ) -> Int:
-        """One call of :meth:`draw` with a source seeded ``seed``, that very number where the sampler takes a seed."""
-        return self.call(self.source(seed), logits, n, seed, settings)
+        """One call with a fresh source seeded ``seed``, that very number where the sampler takes a seed: (n, rows) int64,
+        for logits (rows, vocab) float32. A sampler that is not told ``n`` is called that often, the source going on.
+
+        ``settings``: as for :meth:`draw`.  ``layout``: one of :data:`LAYOUTS`; "one row" gives the first row as (vocab,),
+        "expanded" gives the first row to all.  ``dtype``: one of :data:`DTYPES`, the logits rounded to it.
+        Raises Misbehaved for a wrong answer; InputError for what the library or the sampler has no way to take.
+        """
+        return self.call(self.source(seed), logits, n, seed, settings, layout, dtype)
 
     def probe(self, vocab: int, seed: int) -> None:
         """:func:`.misbehaviour.probe`."""
@@ -193,17 +211,20 @@ class Caller:
         n: int,
         seed: int,
         settings: Mapping[str, np.ndarray] | None = None,
+        layout: str = "plain",
+        dtype: str = "float32",
     ) -> Int:
         """Calls enough for ``n`` draws, their answers and their arguments checked. ``seed``: for the report only."""
         if not self._library_tried:
             self._try_libraries()
-        given = self._array(logits)
+        given = self._laid_out(logits, layout, dtype)
+        kept = _numpy(given).copy()
         asked = self._checked_settings(settings or {}, len(logits))
         source = self._reseeded(source, asked.pop("seed", None), seed)
         before = source.snapshot() if isinstance(source, Globals) and not self._moved else None
         try:
             with source.installed() if isinstance(source, Globals) else nullcontext():
-                ids = self._all_draws(given, logits, n, source, asked)
+                ids = self._all_draws(given, logits, n, source, asked, layout, dtype)
             wrong = _wrong_ids(ids, logits)
         except _Raised as raised:
             error = raised.error
@@ -215,29 +236,42 @@ class Caller:
             self._moved = source.moved_since(before)
             if not self._moved and (wrong is None or wrong[0] != "raises"):
                 raise _nothing_random(self.spec)
-        if wrong is None and not np.array_equal(_numpy(given), logits):
+        if wrong is None and not np.array_equal(_numpy(given), kept):
             wrong = ("changes its logits in place", "they differ after the call")
         if wrong is not None:
             raise self._fault(*wrong, logits, n, seed, asked)
         return ids.astype(np.int64)
 
     def _all_draws(
-        self, given: Any, logits: np.ndarray, n: int, source: Any, asked: Mapping[str, np.ndarray]
+        self,
+        given: Any,
+        logits: np.ndarray,
+        n: int,
+        source: Any,
+        asked: Mapping[str, np.ndarray],
+        layout: str,
+        dtype: str,
     ) -> np.ndarray:
         """(n, rows): one call of a function that is told ``n``, else ``n`` calls."""
-        rows = len(logits)
+        rows, flat = len(logits), layout == "one row"
         if self.convention is None:
             try:
-                return _draws(self.sampler.draw(given, n, rng=source), n, rows)
+                return _draws(self.sampler.draw(given, n, rng=source), n, rows, flat)
             except (InputError, _WrongAnswer):  # ours refuse what they cannot hold: that is the input's fault
                 raise
             except Exception as error:
                 raise _Raised(error) from None
-        scope = self._scope(given, logits, n, source, asked)
+        weights = {
+            name: _softmax(logits, name == "logprobs") for name in {"probs", "logprobs"} & self.convention.names
+        }
+        scope = self._scope(given, logits.shape, n, source, asked)
+        for name, values in weights.items():
+            # laid out anew for each call: such functions may write into what they are given
+            scope[name] = lambda values=values: self._laid_out(values, layout, dtype)  # type: ignore[misc]
         without = self._left_out(asked)
         if self.convention.counted:
-            return _draws(self._answer(scope, without), n, rows)
-        return np.stack([_column(self._answer(scope, without), rows) for _ in range(n)])
+            return _draws(self._answer(scope, without), n, rows, flat)
+        return np.stack([_column(self._answer(scope, without), rows, flat) for _ in range(n)])
 
     def _answer(self, scope: Mapping[str, Callable[[], Any]], without: frozenset[str]) -> Any:
         assert self.convention is not None
@@ -248,10 +282,10 @@ class Caller:
             raise _Raised(error) from None
 
     def _scope(
-        self, given: Any, logits: np.ndarray, n: int, source: Any, asked: Mapping[str, np.ndarray]
+        self, given: Any, shape: tuple[int, ...], n: int, source: Any, asked: Mapping[str, np.ndarray]
     ) -> dict[str, Callable[[], Any]]:
-        """What each name of a call stands for."""
-        rows, vocab = logits.shape
+        """What each name of a call stands for, but for probs and logprobs."""
+        rows, vocab = shape
         scope: dict[str, Callable[[], Any]] = {
             "logits": lambda: given,
             "n": lambda: n,
@@ -259,10 +293,6 @@ class Caller:
             "vocab": lambda: vocab,
         }
         assert self.convention is not None
-        for name in {"probs", "logprobs"} & self.convention.names:
-            weights = _softmax(logits, name == "logprobs")
-            # a copy each: such functions may write into what they are given
-            scope[name] = lambda weights=weights: self._array(weights)  # type: ignore[misc]
         for name in ("g", "generator", "generators", "rng", "key", "seed", "seeds"):
             scope[name] = lambda: self._randomness(source, rows)
         if self.convention.settings:
@@ -388,6 +418,41 @@ class Caller:
         if self.arrays in ("torch", "house"):
             return torch.from_numpy(values.copy()).to(self.device)
         return values.copy() if self.arrays == "numpy" else jax_module().numpy.asarray(values)
+
+    def _laid_out(self, logits: np.ndarray, layout: str, dtype: str) -> Any:
+        """The logits in this layout and dtype. InputError where the library has none such."""
+        if layout not in LAYOUTS or dtype not in DTYPES:
+            raise InputError(f"{layout}, {dtype}", f"one of {LAYOUTS} and of {DTYPES}", "see Caller.fresh")
+        if self.arrays == "jax" and layout not in ("plain", "one row"):
+            raise InputError(f"{layout} in JAX", "a library whose arrays have strides", "leave it out")
+        if self.arrays == "numpy" and dtype == "bfloat16":
+            raise InputError("bfloat16 in NumPy", "float16, float32 or float64", "leave it out")
+        array: Any
+        if self.arrays == "numpy":
+            array = logits.astype(dtype)
+        elif self.arrays == "jax":
+            array = self._array(logits).astype(dtype)
+        else:
+            array = self._array(logits).to(getattr(torch, dtype))
+        if layout == "one row":
+            return array[0]
+        if layout == "column view":
+            columns = array.T.copy() if self.arrays == "numpy" else array.t().contiguous()
+            return columns.T
+        if layout == "expanded":
+            first = array[:1]
+            return np.broadcast_to(first, array.shape) if self.arrays == "numpy" else first.expand(array.shape)
+        if layout == "every other":
+            # what lies between is likelier than any token that is meant
+            rows, vocab = array.shape
+            shape = (2 * rows, 2 * vocab)
+            if self.arrays == "numpy":
+                memory = np.full(shape, 8.0, array.dtype)
+            else:
+                memory = array.new_full(shape, 8.0)
+            memory[::2, ::2] = array
+            return memory[::2, ::2]
+        return array
 
     def _fault(
         self,
@@ -558,9 +623,11 @@ def _integers(ids: Any) -> np.ndarray:
     return found
 
 
-def _draws(ids: Any, n: int, rows: int) -> np.ndarray:
-    """(n, rows) of a function that is told ``n``."""
+def _draws(ids: Any, n: int, rows: int, flat: bool = False) -> np.ndarray:
+    """(n, rows) of a function that is told ``n``; ``flat``: of one that is given (vocab,), whose answer may be (n,)."""
     found = _integers(ids)
+    if flat and found.shape == (n,):
+        found = found[:, None]
     if found.shape != (n, rows):
         detail = f"{found.shape} instead of (n, batch) = {(n, rows)}"
         if found.shape == (rows, n):
@@ -569,12 +636,21 @@ def _draws(ids: Any, n: int, rows: int) -> np.ndarray:
     return found
 
 
-def _column(ids: Any, rows: int) -> np.ndarray:
-    """(rows,) of a function that makes one draw a call, whose answer may also be (rows, 1)."""
+def _column(ids: Any, rows: int, flat: bool = False) -> np.ndarray:
+    """(rows,) of a function that makes one draw a call, whose answer may also be (rows, 1); ``flat``: of one that is given
+    (vocab,), whose answer may be a number."""
     found = _integers(ids)
-    if found.shape not in ((rows,), (rows, 1)):
+    if found.shape not in ((rows,), (rows, 1)) and not (flat and found.shape == ()):
         raise _WrongAnswer("wrong shape", f"{found.shape} instead of (batch,) or (batch, 1), batch = {rows}")
     return found.reshape(rows)
+
+
+def _wrong_answer(ids: Any, n: int, logits: np.ndarray) -> tuple[str, str] | None:
+    """(what, detail) of an answer that is no (n, rows) array of token ids that can be drawn."""
+    try:
+        return _wrong_ids(_draws(ids, n, len(logits)), logits)
+    except _WrongAnswer as wrong:
+        return wrong.what, wrong.detail
 
 
 def _wrong_ids(found: np.ndarray, logits: np.ndarray) -> tuple[str, str] | None:
@@ -594,7 +670,8 @@ def _wrong_ids(found: np.ndarray, logits: np.ndarray) -> tuple[str, str] | None:
 
 def _numpy(array: Any) -> np.ndarray:
     if isinstance(array, torch.Tensor):
-        return array.detach().cpu().numpy()
+        plain = array.detach().cpu()
+        return plain.float().numpy() if plain.dtype == torch.bfloat16 else plain.numpy()
     if isinstance(array, np.ndarray) or hasattr(array, "__array__"):
         return np.asarray(array)
     raise TypeError(type(array).__name__)

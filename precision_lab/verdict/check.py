@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..statistics import Counts, EProcess, Ledger, TestResult, alternative_laws
 from ..targets import Target, load_capture, parse_target
 from ..types import Array, Budget, Int
+from .batches import BATCHES, examine_batches
 from .caller import MOST_VALUES, Misbehaved
 from .judge import impossible, judge
 from .plan import DEFAULT_DETECT, ROWS, STREAMS, Plan, Question, parse_detect, plan
@@ -40,9 +41,12 @@ class Drawer(Protocol):
     spec: str
 
     @property
+    def takes(self) -> frozenset[str]: ...
+    @property
     def note(self) -> str: ...
     def probe(self, vocab: int, seed: int) -> None: ...
     def draw(self, stream: int, logits: np.ndarray, n: int) -> Int: ...
+    def fresh(self, seed: int, logits: np.ndarray, n: int, **options: Any) -> Int: ...
 
 
 def targets_of(specs: Sequence[str], budget: Budget, vocab: int | None = None) -> list[Target]:
@@ -88,6 +92,7 @@ def check(
     ledger: Path | None = None,
     device: str = "cpu",
     call: str | None = None,
+    batch: bool = False,
     say: Say | None = None,
 ) -> Report:
     """The verdict on a sampler named as for :func:`~precision_lab.resolve`, run in a process of its own.
@@ -98,8 +103,9 @@ def check(
     ``budget`` caps the draws.  ``timeout``: seconds for one call.  ``ledger``: folder that keeps an
     e-process for each target over runs, one more test, at ``false_fail`` over all of them together; every
     run needs a new seed.
-    ``device``: where the sampler draws. ``call``: how a function is called where the names of its arguments do not tell,
-    such as ``"sample(probs, seed=seed)"``, see :data:`~.conventions.GRAMMAR`.
+    ``device``: where the sampler draws.  ``batch``: it must be batch invariant, see :mod:`.invariance`.
+    ``call``: how a function is called where the names of its arguments do not tell, such as
+    ``"sample(probs, seed=seed)"``, see :data:`~.conventions.GRAMMAR`.
     Errors: InputError for anything the user can mend; what the sampler does wrong is in the report.
     """
     from .child import Child
@@ -115,7 +121,7 @@ def check(
         extra=["ledger"] if ledger else [],
     )
     say = say or (lambda line: print(line, file=sys.stderr, flush=True))
-    options: dict[str, Any] = {"slow": budget is Budget.FULL, "ledger": ledger, "say": say}
+    options: dict[str, Any] = {"slow": budget is Budget.FULL, "ledger": ledger, "batch": batch, "say": say}
     try:
         with Child(sampler, timeout, checked(device), call) as child:
             return examine(child, asked, seed, _command(sampler, locals()), code=child.code, **options)
@@ -132,12 +138,13 @@ def examine(
     code: str = "",
     slow: bool = False,
     ledger: Path | None = None,
+    batch: bool = False,
     say: Say = lambda line: None,
 ) -> Report:
-    """Probe, draw, judge. ``drawer``: a Caller or a Child."""
+    """Probe, whole batches, draw, judge. ``drawer``: a Caller or a Child."""
     results: dict[str, dict[str, TestResult]] = {}
     counts: list[Counts] = []
-    first, *seeds = np.random.SeedSequence(seed).spawn(len(asked.questions) + 2)
+    first, batches, *seeds = np.random.SeedSequence(seed).spawn(len(asked.questions) + 3)
     # consecutive seeds follow: 32 bits are all that some generators read
     base = int(first.generate_state(1)[0])
     note = ""
@@ -146,6 +153,10 @@ def examine(
         say(f"{drawer.spec}: generator, shape, dtype, global state")
         drawer.probe(vocab, base)
         note = drawer.note
+        start = int(batches.generate_state(1)[0])
+        results[BATCHES] = examine_batches(
+            drawer, seed=start, level=asked.level, false_pass=asked.false_pass, identity=batch, say=say
+        )
         for i, question in enumerate(asked.questions):
             tokens = draw(drawer, question, base + 2 + i * STREAMS, say)
             count = Counts.from_tokens(tokens, question.law.vocab)
@@ -234,4 +245,5 @@ def _command(sampler: str, given: dict[str, Any]) -> str:
     words += ["--false-fail", f"{given['false_fail']:g}", "--false-pass", f"{given['false_pass']:g}"]
     words += ["--device", given["device"]] if given["device"] != "cpu" else []
     words += ["--call", given["call"]] if given["call"] is not None else []
+    words += ["--batch"] if given["batch"] else []
     return shlex.join([*words, "--budget", str(given["budget"]), "--seed", str(given["seed"])])

@@ -36,7 +36,7 @@ class Child:
         self._process = context.Process(target=serve, args=(theirs, spec, device, call), daemon=True)
         self._process.start()
         theirs.close()
-        self.spec, self.timeout = spec, timeout
+        self.spec, self.timeout, self.device, self.stated = spec, timeout, device, call
         self.name, self.code = self._answer("import", START + timeout)
 
     def probe(self, vocab: int, seed: int) -> None:
@@ -46,6 +46,9 @@ class Child:
         self, stream: int, logits: np.ndarray, n: int, settings: Mapping[str, np.ndarray] | None = None
     ) -> Int:
         return self._request("draw", stream, logits, n, settings)
+
+    def fresh(self, seed: int, logits: np.ndarray, n: int, **options: Any) -> Int:
+        return self._request("fresh", seed, logits, n, options)
 
     @property
     def takes(self) -> frozenset[str]:
@@ -108,7 +111,8 @@ def serve(connection: Connection, spec: str, device: str = "cpu", call: str | No
             return
         try:
             asked = getattr(caller, what)
-            connection.send(("done", asked(*arguments) if callable(asked) else asked))
+            options = arguments.pop() if what == "fresh" else {}
+            connection.send(("done", asked(*arguments, **options) if callable(asked) else asked))
         except Misbehaved as fault:
             connection.send(("misbehaved", fault.what, fault.detail, fault.call))
         except InputError as error:

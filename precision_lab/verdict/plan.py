@@ -23,6 +23,7 @@ from ..statistics.tempered import Tempered
 from ..statistics.testing.tie_order import tie_halves
 from ..targets import Target
 from ..types import Array, Budget, Float
+from .batches import TESTS as BATCH_TESTS
 from .lattice import SHARES, lattice_draws
 
 STREAMS, ROWS = 4, 4  # seeds, and equal rows of logits in every call
@@ -96,7 +97,7 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """``level``: of one test, false_fail / their number.  ``wished``: sizes by effect, see :data:`EFFECTS`."""
+    """``level``: of one test, false_fail / their number, that of whole batches included.  ``wished``: sizes by effect, see :data:`EFFECTS`."""
 
     questions: tuple[Question, ...]
     wished: dict[str, float]
@@ -166,7 +167,7 @@ def plan(
         if not 1e-9 <= rate < 0.5:
             raise InputError(f"{name} = {rate}", "1e-9 to 0.5", "1e-6 and 1e-3 are the defaults")
     asked = [ask(target, extra) for target in targets]
-    level = false_fail / sum(len(question.tests) for question in asked)
+    level = false_fail / (sum(len(question.tests) for question in asked) + len(BATCH_TESTS))
     values, most = CAPS[budget]
     questions = []
     for question in asked:
