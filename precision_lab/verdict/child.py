@@ -1,52 +1,158 @@
-"""The sampler in a process of its own: it can hang, crash or print without the command doing so."""
+"""The sampler in a process of its own: it can hang, crash, print or lie on the line without the judge doing so.
+
+    judge  --CONTROL-->  supervisor  --starts-->  sampler's process
+      \\________________PROTOCOL________________________/
+
+What is defended, whatever the sampler does with its pipes, signals and forks: nothing that it sends is run or unpickled
+here (:mod:`.wire`: JSON and plain arrays of the dtype and shape that the request implies); writing to it, reading from it
+and half a message all have the one deadline; and when the judge has its verdict, or ends in whatever way, SIGTERM, Ctrl-C
+and SIGKILL included, its process group and every descendant are killed (:mod:`.supervisor`; only the group where there is
+no /proc). What it prints goes to stderr, escaped, up to :data:`MOST_PRINTED` bytes.
+
+What is not: the sampler runs with the user's rights, in the interpreter that answers for it (:mod:`.server`). One that is
+written to cheat can read the ticket of a request from our frames and answer with draws of its own making, as it could by
+drawing well only when it is judged; it can kill the judge, or its supervisor first and then leave its group.
+"""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
-import multiprocessing
+import json
 import os
+import secrets
+import selectors
+import signal
+import socket
+import subprocess
 import sys
-from multiprocessing.connection import Connection
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..types import Int
-from .caller import Caller, Misbehaved
+from .caller import Misbehaved, _wrong_answer
+from .wire import LENGTH, MOST_HEADER, Malformed, Message, packed, unpacked
 
 START = 60.0  # seconds for Python, torch and the user's own imports
+GRACE = 2.0  # seconds for an exit code to come after the line is closed, and for a supervisor to end
+MOST_PRINTED = 1 << 20  # bytes of the sampler's own words that are passed on
+CHUNK = 1 << 16
+SAMPLER_SIDE = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[2]); "
+    "from precision_lab.verdict.server import main; main(int(sys.argv[1]))"
+)
 
 
 class Child:
-    """A :class:`~.caller.Caller` of ``spec`` in a spawned process; every request within ``timeout`` seconds.
+    """A :class:`~.caller.Caller` of ``spec`` in a process of its own; every request within ``timeout`` seconds.
 
-    ``code``: sha256 of the sampler's source, 16 digits. Errors: InputError as by ``Caller.of``; Misbehaved
-    where a call is answered wrongly, or not in time, or the process ends.
+    ``start``: seconds more for the first, which imports the sampler.  ``name``, ``code``: of the sampler, and the sha256
+    of its source, 16 digits. Errors: InputError as by ``Caller.of``; Misbehaved where a call is answered wrongly, in no
+    known form, or not in time, or the process ends.
     """
 
-    def __init__(self, spec: str, timeout: float, device: str = "cpu") -> None:
+    def __init__(self, spec: str, timeout: float, device: str = "cpu", *, start: float | None = None) -> None:
         if not 0 < timeout <= 1e6:
             raise InputError(f"timeout = {timeout}", "seconds above 0", "60 is the default")
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, spec, device), daemon=True)
-        self._process.start()
-        theirs.close()
         self.spec, self.timeout = spec, timeout
-        self.name, self.code = self._answer("import", START + timeout)
+        self._line = Line()
+        try:
+            seconds = (START if start is None else start) + timeout
+            opened = self.ask("open", spec, device=device, _seconds=seconds)
+            if not isinstance(opened, dict) or not all(type(opened.get(k)) is str for k in ("name", "code")):
+                raise self._malformed("open")
+            self.name, self.code = printable(opened["name"]), printable(opened["code"])
+        except BaseException:
+            self.close()
+            raise
 
     def probe(self, vocab: int, seed: int) -> None:
-        self._request("probe", vocab, seed)
+        """:meth:`.caller.Caller.probe`."""
+        self.ask("probe", vocab, seed)
 
-    def draw(self, stream: int, logits: np.ndarray, n: int) -> Int:
-        return self._request("draw", stream, logits, n)
+    def draw(self, stream: int, logits: np.ndarray, n: int, settings: dict[str, np.ndarray] | None = None) -> Int:
+        """:meth:`.caller.Caller.draw`."""
+        options = {} if settings is None else {"settings": settings}
+        return self.ids("draw", logits, n, stream, logits, n, **options)
+
+    def fresh(self, seed: int, logits: np.ndarray, n: int, **options: Any) -> Int:
+        """:meth:`.caller.Caller.fresh`."""
+        return self.ids("fresh", logits, n, seed, logits, n, **options)
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """:attr:`.caller.Caller.takes`: names of the settings that the sampler takes for each row."""
+        names = self.ask("takes")
+        if not isinstance(names, list) or not all(type(name) is str for name in names):
+            raise self._malformed("takes")
+        return frozenset(printable(name) for name in names)
+
+    def ids(self, method: str, logits: np.ndarray, n: int, *arguments: Any, **options: Any) -> Int:
+        """A method that draws ``n`` tokens for each row of ``logits``: (n, rows) int64, looked at again on this side."""
+        shape = (n, len(np.atleast_2d(logits)))
+        found = self.ask(method, *arguments, _bytes=8 * shape[0] * shape[1], **options)
+        if not isinstance(found, np.ndarray) or found.dtype != np.int64 or found.shape != shape:
+            raise self._malformed(method)
+        wrong = _wrong_answer(found, n, np.atleast_2d(logits))
+        if wrong:
+            raise Misbehaved(*wrong, self._shown())
+        return found
+
+    def ask(
+        self, method: str, *arguments: Any, _seconds: float | None = None, _bytes: int = 0, **options: Any
+    ) -> Any:
+        """Any method, or attribute, of the Caller: JSON, arrays, and lists and mappings of them, there and back.
+
+        ``_bytes``: of the arrays of the answer, at most. A set comes back as a sorted list, a tuple as a list.
+        """
+        seconds = self.timeout if _seconds is None else _seconds
+        ticket = secrets.token_hex(8)
+        data = packed(Message(method, [list(arguments), options], ticket))
+        try:
+            answer = self._line.exchange(data, _bytes, time.monotonic() + seconds)
+        except TimeoutError:
+            detail = f"no answer to {'import' if method == 'open' else method} within {seconds:g} s"
+            raise self._fault("blocks", detail, "  # then draw: it does not return") from None
+        except Malformed:
+            raise self._malformed(method) from None
+        except EOFError as ended:
+            detail = f"{ended} during {'import' if method == 'open' else method}"
+            raise self._fault("ends the process", detail) from None
+        if answer.ticket != ticket:
+            raise self._malformed(method, "an answer to no question")
+        return self._said(method, answer)
+
+    def _said(self, method: str, answer: Message) -> Any:
+        if answer.kind == "done":
+            return answer.value
+        parts = answer.value
+        if answer.kind not in ("input", "misbehaved") or not _three_texts(parts):
+            raise self._malformed(method)
+        first, second, third = (printable(part) for part in parts)
+        if answer.kind == "input":
+            raise InputError(first, second, third)
+        raise Misbehaved(first, second, third or self._shown())
+
+    def _malformed(self, method: str, why: str = "") -> Misbehaved:
+        """What it sent has no form that we know. Nothing more is asked of it, and nothing of it is shown."""
+        detail = f"what came back from {'import' if method == 'open' else method} is "
+        return self._fault("answers in no known form", detail + (why or "not what was asked for"))
+
+    def _fault(self, what: str, detail: str, then: str = "") -> Misbehaved:
+        """A fault after which the process is of no use."""
+        self.close()
+        return Misbehaved(what, detail, self._shown() + then)
+
+    def _shown(self) -> str:
+        return f"from precision_lab import resolve; resolve({self.spec!r})"
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.join()
-        self._connection.close()
+        """End the process and all that it started. A second call does nothing."""
+        self._line.close()
 
     def __enter__(self) -> Child:
         return self
@@ -54,65 +160,210 @@ class Child:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _request(self, *message: Any) -> Any:
-        with contextlib.suppress(OSError):  # it has ended: the answer says so
-            self._connection.send(message)
-        return self._answer(message[0], self.timeout)
 
-    def _answer(self, what: str, seconds: float) -> Any:
+def _three_texts(parts: Any) -> bool:
+    return isinstance(parts, list) and len(parts) == 3 and all(type(part) is str for part in parts)
+
+
+def sampler_side(protocol: int) -> list[str]:
+    """The command of the sampler's process, whose socket has the number ``protocol``."""
+    warnings = [f"-W{option}" for option in sys.warnoptions]
+    return [sys.executable, "-P", *warnings, "-c", SAMPLER_SIDE, str(protocol), json.dumps(sys.path)]
+
+
+class Line:
+    """The sockets to the sampler's process and to its supervisor, and the pipe of what it prints."""
+
+    def __init__(self) -> None:
+        if not hasattr(os, "fork"):
+            raise InputError(
+                f"a sampler to be run apart on {sys.platform}", "Linux or macOS", "use the pytest fixture"
+            )
+        self._buffer = bytearray()
+        self._most = 0
+        self._printed = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._exit_code: int | None = None
+        self._group: int | None = None
+        self._control, control = socket.socketpair()
+        self._protocol, protocol = socket.socketpair()
+        self._output, output = os.pipe()
+        supervisor = Path(__file__).with_name("supervisor.py")
+        numbers = [str(control.fileno()), str(protocol.fileno())]
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(supervisor), *numbers, *sampler_side(protocol.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=(control.fileno(), protocol.fileno()),
+            start_new_session=True,
+        )
+        control.close()
+        protocol.close()
+        os.close(output)
+        self._selector = selectors.DefaultSelector()
+        for file, read in (
+            (self._control, self._hear_supervisor),
+            (self._protocol, self._hear_sampler),
+            (self._output, self._pass_on),
+        ):
+            os.set_blocking(file if isinstance(file, int) else file.fileno(), False)
+            self._selector.register(file, selectors.EVENT_READ, read)
+        self._closed = False
+
+    def exchange(self, data: bytes, most: int, deadline: float) -> Message:
+        """Send, and read one message with at most ``most`` bytes of arrays, all by ``deadline`` (monotonic).
+
+        TimeoutError; EOFError, with how it ended, where the other end is closed; Malformed, also for bytes that came
+        before the question or after the answer."""
+        if self._closed:
+            raise EOFError("the process has ended")
+        self._most = LENGTH + MOST_HEADER + most
+        self._send(memoryview(data), deadline)
+        found = unpacked(lambda n: self._take(n, deadline), most)
+        if self._buffer:
+            raise Malformed("bytes after the answer")
+        return found
+
+    def _send(self, left: memoryview, deadline: float) -> None:
+        self._selector.modify(
+            self._protocol, selectors.EVENT_READ | selectors.EVENT_WRITE, self._hear_sampler
+        )
         try:
-            if not self._connection.poll(seconds):
-                self.close()
-                call = f"from precision_lab import resolve; resolve({self.spec!r})  # then draw: it does not return"
-                raise Misbehaved("blocks", f"no answer to {what} within {seconds:g} s", call)
-            kind, *answer = self._connection.recv()
-        except (EOFError, ConnectionResetError):
-            self._process.join()
-            detail = f"the process ended with exit code {self._process.exitcode} during {what}"
-            raise Misbehaved(
-                "ends the process", detail, f"from precision_lab import resolve; resolve({self.spec!r})"
-            ) from None
-        if kind == "input":
-            raise InputError(*answer)
-        if kind == "misbehaved":
-            raise Misbehaved(*answer)
-        return answer[0]
+            while left:
+                if selectors.EVENT_WRITE & self._turn(deadline):
+                    with contextlib.suppress(BlockingIOError):
+                        left = left[self._protocol.send(left[:CHUNK]) :]
+        except ConnectionError:
+            raise EOFError(self._ending()) from None
+        finally:
+            self._selector.modify(self._protocol, selectors.EVENT_READ, self._hear_sampler)
 
+    def _take(self, n: int, deadline: float) -> bytes:
+        """The next n bytes that the sampler's process sends."""
+        while len(self._buffer) < n:
+            self._turn(deadline)
+        taken = bytes(self._buffer[:n])
+        del self._buffer[:n]
+        return taken
 
-def serve(connection: Connection, spec: str, device: str = "cpu") -> None:
-    """Answers until the other end closes. What the sampler prints goes to stderr: stdout is for data."""
-    sys.stdout.flush()
-    os.dup2(2, 1)
-    try:
-        caller = Caller.of(spec, device=device)
-        connection.send(("done", (caller.spec, code_of(caller))))
-    except InputError as error:
-        connection.send(("input", error.got, error.expected, error.remedy))
-        return
-    while True:
+    def _turn(self, deadline: float) -> int:
+        """One look at all that may have come. Returns whether the line to the sampler can be written to."""
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        writable = 0
+        for key, events in self._selector.select(left):
+            if events & selectors.EVENT_READ:
+                key.data()
+            if key.fileobj is self._protocol:
+                writable = events & selectors.EVENT_WRITE
+        return writable
+
+    def _hear_sampler(self) -> None:
         try:
-            what, *arguments = connection.recv()
-        except EOFError:
+            data = self._protocol.recv(CHUNK)
+        except BlockingIOError:
             return
+        except ConnectionError:
+            data = b""
+        if not data:
+            raise EOFError(self._ending())
+        self._buffer += data
+        if len(self._buffer) > self._most:
+            raise Malformed("more bytes than any answer has")
+
+    def _hear_supervisor(self) -> None:
+        """``pid N``, ``exit N``; or it has ended itself, which is the end of what it guards."""
         try:
-            connection.send(("done", getattr(caller, what)(*arguments)))
-        except Misbehaved as fault:
-            connection.send(("misbehaved", fault.what, fault.detail, fault.call))
-        except InputError as error:
-            connection.send(("input", error.got, error.expected, error.remedy))
+            data = self._control.recv(CHUNK)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            data = b""
+        if not data:
+            self._selector.unregister(self._control)
+            if self._exit_code is None:
+                raise EOFError("the process that guards it was ended")
+        for word, number in _pairs(data):
+            if word == b"pid":
+                self._group = number
+            else:
+                self._exit_code = number
+
+    def _pass_on(self) -> None:
+        """What the sampler printed, to stderr; no more than :data:`MOST_PRINTED` bytes of it all."""
+        try:
+            data = os.read(self._output, CHUNK)
+        except BlockingIOError:
+            return
+        if not data:
+            self._selector.unregister(self._output)
+            return
+        room = max(MOST_PRINTED - self._printed, 0)
+        if room:
+            text = self._decoder.decode(data[:room])
+            print(printable(text, kept="\n\t\r"), end="", file=sys.stderr, flush=True)
+        if self._printed <= MOST_PRINTED < self._printed + len(data):
+            said = f"\nprecision-lab: the sampler printed more than {MOST_PRINTED:,} bytes; the rest is left out"
+            print(said, file=sys.stderr, flush=True)
+        self._printed += len(data)
+
+    def _ending(self) -> str:
+        """How the process ended, in words; that it did not, if no exit code comes."""
+        until = time.monotonic() + GRACE
+        while self._exit_code is None and time.monotonic() < until:
+            try:
+                data = self._control.recv(CHUNK)
+            except BlockingIOError:
+                time.sleep(0.01)
+                continue
+            except OSError:
+                break
+            if not data:
+                break
+            self._exit_code = dict(_pairs(data)).get(b"exit", self._exit_code)
+        if self._exit_code is None:
+            return "the process closed its line to the judge"
+        if self._exit_code >= 0:
+            return f"the process ended with exit code {self._exit_code}"
+        with contextlib.suppress(ValueError):
+            return f"the process was ended by {signal.Signals(-self._exit_code).name}"
+        return f"the process was ended by signal {-self._exit_code}"
+
+    def close(self) -> None:
+        """The supervisor kills all that it started when its line closes; where it cannot any more, we kill what we can."""
+        if self._closed:
+            return
+        self._closed = True
+        self._hear_the_rest()
+        self._selector.close()
+        for line in (self._control, self._protocol):
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+            line.close()
+        os.close(self._output)
+        try:
+            self._process.wait(3 * GRACE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.returncode and self._group is not None:
+            with contextlib.suppress(OSError):
+                os.killpg(self._group, signal.SIGKILL)
+
+    def _hear_the_rest(self) -> None:
+        """What is printed already, and the process id if it came but now. Nothing is waited for."""
+        for _ in range(2 * MOST_PRINTED // CHUNK):
+            ready = [key for key, _ in self._selector.select(0) if key.fileobj is not self._protocol]
+            if not ready or self._printed > MOST_PRINTED:
+                return
+            for key in ready:
+                with contextlib.suppress(OSError, EOFError):
+                    key.data()
 
 
-def code_of(caller: Caller) -> str:
-    """First 16 digits of the sha256 of the file that defines the sampler; of one of ours, of its name and
-    our versions."""
-    import hashlib
-    import inspect
-
-    from ..provenance import file_sha256, versions
-
-    if caller.arrays == "house":
-        return hashlib.sha256(repr((caller.spec, versions())).encode()).hexdigest()[:16]
-    try:
-        return file_sha256(Path(inspect.getsourcefile(inspect.unwrap(caller.sampler)) or ""))[:16]
-    except (TypeError, OSError):
-        return hashlib.sha256(caller.spec.encode()).hexdigest()[:16]
+def _pairs(data: bytes) -> list[tuple[bytes, int]]:
+    """``word number`` of each line."""
+    lines = [line.split() for line in data.splitlines()]
+    return [(line[0], int(line[1])) for line in lines if len(line) == 2]
