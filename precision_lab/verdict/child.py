@@ -35,6 +35,7 @@ import numpy as np
 from ..errors import InputError, printable
 from ..types import Int
 from .caller import Misbehaved, _wrong_answer
+from .misbehaviour import CALLS
 from .wire import LENGTH, MOST_HEADER, Malformed, Message, packed, unpacked
 
 START = 60.0  # seconds for Python, torch and the user's own imports
@@ -58,7 +59,7 @@ class Child:
     def __init__(self, spec: str, timeout: float, device: str = "cpu", *, start: float | None = None) -> None:
         if not 0 < timeout <= 1e6:
             raise InputError(f"timeout = {timeout}", "seconds above 0", "60 is the default")
-        self.spec, self.timeout = spec, timeout
+        self.spec, self.timeout, self.device = spec, timeout, device
         self._line = Line()
         try:
             seconds = (START if start is None else start) + timeout
@@ -72,7 +73,7 @@ class Child:
 
     def probe(self, vocab: int, seed: int) -> None:
         """:meth:`.caller.Caller.probe`."""
-        self.ask("probe", vocab, seed)
+        self.ask("probe", vocab, seed, _calls=CALLS)
 
     def draw(self, stream: int, logits: np.ndarray, n: int, settings: dict[str, np.ndarray] | None = None) -> Int:
         """:meth:`.caller.Caller.draw`."""
@@ -103,17 +104,29 @@ class Child:
         return found
 
     def ask(
-        self, method: str, *arguments: Any, _seconds: float | None = None, _bytes: int = 0, **options: Any
+        self,
+        method: str,
+        *arguments: Any,
+        _seconds: float | None = None,
+        _bytes: int = 0,
+        _calls: int = 0,
+        **options: Any,
     ) -> Any:
         """Any method, or attribute, of the Caller: JSON, arrays, and lists and mappings of them, there and back.
 
-        ``_bytes``: of the arrays of the answer, at most. A set comes back as a sorted list, a tuple as a list.
+        ``_bytes``: of the arrays of the answer, at most.  ``_calls`` of the sampler that it may take, each of which has
+        the time of one and is told (``called``).  A set comes back as a sorted list, a tuple as a list.
         """
         seconds = self.timeout if _seconds is None else _seconds
         ticket = secrets.token_hex(8)
         data = packed(Message(method, [list(arguments), options], ticket))
         try:
-            answer = self._line.exchange(data, _bytes, time.monotonic() + seconds)
+            deadline = time.monotonic() + seconds
+            self._line.send(data, _bytes, deadline)
+            answer = self._line.receive(_bytes, deadline)
+            while answer.kind == "called" and answer.ticket == ticket and _calls:
+                _calls -= 1
+                answer = self._line.receive(_bytes, time.monotonic() + seconds)
         except TimeoutError:
             detail = f"no answer to {'import' if method == 'open' else method} within {seconds:g} s"
             raise self._fault("blocks", detail, "  # then draw: it does not return") from None
@@ -211,21 +224,21 @@ class Line:
             self._selector.register(file, selectors.EVENT_READ, read)
         self._closed = False
 
-    def exchange(self, data: bytes, most: int, deadline: float) -> Message:
-        """Send, and read one message with at most ``most`` bytes of arrays, all by ``deadline`` (monotonic).
+    def receive(self, most: int, deadline: float) -> Message:
+        """One message with at most ``most`` bytes of arrays, all of it by ``deadline`` (monotonic).
 
-        TimeoutError; EOFError, with how it ended, where the other end is closed; Malformed, also for bytes that came
-        before the question or after the answer."""
+        TimeoutError; EOFError, with how it ended, where the other end is closed; Malformed."""
+        return unpacked(lambda n: self._take(n, deadline), most)
+
+    def send(self, data: bytes, most: int, deadline: float) -> None:
+        """All of ``data`` by ``deadline``. ``most``: bytes of arrays of an answer. Errors as of :meth:`receive`; Malformed
+        where something came unasked."""
         if self._closed:
             raise EOFError("the process has ended")
-        self._most = LENGTH + MOST_HEADER + most
-        self._send(memoryview(data), deadline)
-        found = unpacked(lambda n: self._take(n, deadline), most)
         if self._buffer:
-            raise Malformed("bytes after the answer")
-        return found
-
-    def _send(self, left: memoryview, deadline: float) -> None:
+            raise Malformed("bytes that nobody asked for")
+        self._most = 2 * (LENGTH + MOST_HEADER) + most
+        left = memoryview(data)
         self._selector.modify(
             self._protocol, selectors.EVENT_READ | selectors.EVENT_WRITE, self._hear_sampler
         )

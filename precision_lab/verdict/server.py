@@ -23,6 +23,7 @@ from typing import Any
 from ..errors import InputError, described
 from ..provenance import file_sha256, versions
 from .caller import Caller, Misbehaved
+from .misbehaviour import probe
 from .wire import Message, packed, unpacked
 
 MOST_REQUEST = 1 << 32  # bytes of arrays: the judge is trusted
@@ -53,7 +54,7 @@ def serve(number: int) -> None:
     channel = socket.socket(fileno=number)
     home = os.getpid()
     copies = mmap.mmap(-1, 1)  # shared with forked copies of this process
-    served = Served()
+    served = Served(channel)
     while True:
         request = unpacked(lambda n: _taken(channel, n), MOST_REQUEST)
         answer = answered(request, served.answer)
@@ -73,7 +74,8 @@ def serve(number: int) -> None:
 class Served:
     """The sampler that was opened, and what it is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, channel: socket.socket) -> None:
+        self.channel = channel
         self.caller: Caller | None = None
 
     def answer(self, request: Message) -> Any:
@@ -82,6 +84,9 @@ class Served:
         if self.caller is None:
             self.caller = Caller.of(*arguments, **options)
             return {"name": self.caller.spec, "code": code_of(self.caller)}
+        if request.kind == "probe":
+            called = packed(Message("called", None, request.ticket))
+            return probe(self.caller, *arguments, called=lambda: self.channel.sendall(called))
         found = getattr(self.caller, request.kind)
         return found(*arguments, **options) if callable(found) else found
 
