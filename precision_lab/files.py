@@ -97,7 +97,9 @@ def _make_lock_file(path: Path, until: float) -> None:
 def _wait_for_lock(what: Path, until: float) -> None:
     if time.monotonic() > until:
         raise InputError(
-            f"{what}, locked by another process", "one that lets it go", "end it, or remove a .lock that it left"
+            f"{what}, locked by another process",
+            "one that lets it go",
+            "end it, or remove a .lock that it left",
         )
     time.sleep(0.01)
 

@@ -164,9 +164,7 @@ def _goes_on(entry: dict[str, Any], key: str) -> bool:
 
 
 def _used(run: str) -> InputError:
-    return InputError(
-        f"run {run!r}, which is recorded", "new words", "draw from another seed or counter range"
-    )
+    return InputError(f"run {run!r}, which is recorded", "new words", "draw from another seed or counter range")
 
 
 def law_sha256(law: Law) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..devices import checked
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..statistics import Counts, TestResult
 from ..targets import Target, load_capture, parse_target
 from ..types import Array, Budget, Int
@@ -110,7 +110,7 @@ def check(
         false_pass=false_pass,
         extra=["ledger"] if ledger else [],
     )
-    say = say or (lambda line: print(line, file=sys.stderr, flush=True))
+    say = say or (lambda line: print(printable(line), file=sys.stderr, flush=True))
     options: dict[str, Any] = {"slow": budget is Budget.FULL, "ledger": ledger, "say": say}
     try:
         with Child(sampler, timeout, checked(device)) as child:
@@ -189,8 +189,8 @@ def draw(drawer: Drawer, question: Question, base: int, say: Say) -> Array:
             try:
                 tokens[stream, i : i + n] = drawer.draw(base + stream, logits, n)
             except Misbehaved as fault:
-                calls = [most] * (i // most) + [n]
-                raise _replayable(fault, drawer, question, base + stream, calls) from fault.__cause__
+                made = [most] * (i // most) + [n]
+                raise _replayable(fault, drawer, question, base + stream, made) from fault.__cause__
             if (now := time.monotonic()) - said > 5:
                 said, done = now, (stream * calls + i + n) * ROWS
                 left = (now - start) * (question.n - done) / done

@@ -45,6 +45,4 @@ class Evidence:
             self._account(question).finish(self.run)
 
     def _account(self, question: Question) -> Ledger:
-        return Ledger(
-            self.folder, re.sub(r"[^\w.+-]+", "_", f"{self.name}-{question.target.name}"), self.code
-        )
+        return Ledger(self.folder, re.sub(r"[^\w.+-]+", "_", f"{self.name}-{question.target.name}"), self.code)

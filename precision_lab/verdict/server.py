@@ -86,7 +86,8 @@ class Served:
             return {"name": self.caller.spec, "code": code_of(self.caller)}
         if request.kind == "probe":
             called = packed(Message("called", None, request.ticket))
-            return probe(self.caller, *arguments, called=lambda: self.channel.sendall(called))
+            vocab, seed = arguments
+            return probe(self.caller, vocab, seed, lambda: self.channel.sendall(called))
         found = getattr(self.caller, request.kind)
         return found(*arguments, **options) if callable(found) else found
 
@@ -131,4 +132,3 @@ def code_of(caller: Caller) -> str:
         return file_sha256(Path(inspect.getsourcefile(inspect.unwrap(caller.sampler)) or ""))[:16]
     except (TypeError, OSError):
         return hashlib.sha256(caller.spec.encode()).hexdigest()[:16]
-

@@ -15,6 +15,7 @@ reached anywhere: a process that the sampler starts through another one that ran
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -22,6 +23,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -67,11 +69,8 @@ def start(command: list[str], protocol: int) -> int:
 
 def preferred_victim() -> None:
     """Where memory runs out, Linux should end the sampler, not the judge."""
-    try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")
-    except OSError:
-        pass
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
 
 
 def parents() -> dict[int, int]:
@@ -113,11 +112,9 @@ def end_all(group: int) -> None:
         time.sleep(0.01)
 
 
-def send_kill(kill, number: int) -> None:  # type: ignore[no-untyped-def]
-    try:
+def send_kill(kill: Callable[[int, int], None], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         kill(number, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def ended(child: int) -> int | None:
@@ -144,10 +141,10 @@ def watch(control: socket.socket, judge: int, child: int) -> None:
         if code is not None:
             control.sendall(b"exit %d\n" % code)
             return
-        ready = select.select([control, awake], [], [], WATCH)[0]
+        ready = select.select([control.fileno(), awake], [], [], WATCH)[0]
         if awake in ready:
             os.read(awake, 4096)
-        if control in ready or os.getppid() != judge:
+        if control.fileno() in ready or os.getppid() != judge:
             return
 
 
