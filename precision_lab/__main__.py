@@ -95,13 +95,17 @@ def emit(rows: list[dict[str, Any]], format: Format) -> None:
         from rich.console import Console
         from rich.table import Table
 
+        class Pipe(Console):
+            def on_broken_pipe(self) -> None:
+                raise
+
         if len(rows) == 1:
             names, rows = ["quantity", "value"], [{"quantity": k, "value": v} for k, v in rows[0].items()]
         table = Table(*names, box=None, pad_edge=False)
         for row in rows:
             table.add_row(*(printable(_text(v)) for v in row.values()))
         width = None if sys.stdout.isatty() else 400
-        Console(width=width, highlight=False, markup=False, emoji=False).print(table)  # [vocab=5] is not a tag
+        Pipe(width=width, highlight=False, markup=False, emoji=False).print(table)  # [vocab=5] is not a tag
 
 
 class Device(StrEnum):
@@ -624,6 +628,7 @@ def main() -> None:
     """Entry point: every error a user can mend is one line on stderr and exit 2."""
     try:
         code = app(standalone_mode=False)  # None, or the code of a typer.Exit; typer makes 130 of Ctrl-C
+        sys.stdout.flush()
     except PrecisionLabError as error:
         _refuse(str(error))
     except (KeyboardInterrupt, typer.Abort):

@@ -276,7 +276,10 @@ class TestLedger:
         ledger.finish("seed-0")  # nothing is recorded: nothing happens
         assert not ledger.path.exists()
         ledger.add(self.process(), counts, "seed-0", "key")
-        for refused in (lambda: ledger.begun("seed-0", "k"), lambda: ledger.add(self.process(), counts, "seed-0", "k")):
+        for refused in (
+            lambda: ledger.begun("seed-0", "k"),
+            lambda: ledger.add(self.process(), counts, "seed-0", "k"),
+        ):
             with pytest.raises(InputError, match="another seed"):
                 refused()
         ledger.finish("seed-0")
@@ -336,7 +339,11 @@ class TestLedger:
         assert found == [Ledger(tmp_path, "s", "c").resume(self.process()).n]
 
     def test_a_lock_that_is_not_let_go(self, tmp_path: Path) -> None:
-        with locked(tmp_path), pytest.raises(InputError, match="locked by another process"), locked(tmp_path, 0.1):
+        with (
+            locked(tmp_path),
+            pytest.raises(InputError, match="locked by another process"),
+            locked(tmp_path, 0.1),
+        ):
             pass
         with locked(tmp_path, 0.0):
             pass

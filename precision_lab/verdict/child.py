@@ -25,8 +25,8 @@ import numpy as np
 from ..errors import InputError, printable
 from ..types import Int
 from .caller import Misbehaved, _wrong_answer
-from .misbehaviour import CALLS
 from .line import Line
+from .misbehaviour import CALLS
 from .wire import Malformed, Message, packed
 
 START = 60.0  # seconds for Python, torch and the user's own imports
