@@ -14,7 +14,6 @@ import csv
 import io
 import json
 import math
-import os
 import re
 import sys
 from contextlib import redirect_stdout
@@ -95,17 +94,13 @@ def emit(rows: list[dict[str, Any]], format: Format) -> None:
         from rich.console import Console
         from rich.table import Table
 
-        class Pipe(Console):
-            def on_broken_pipe(self) -> None:
-                raise
-
         if len(rows) == 1:
             names, rows = ["quantity", "value"], [{"quantity": k, "value": v} for k, v in rows[0].items()]
         table = Table(*names, box=None, pad_edge=False)
         for row in rows:
             table.add_row(*(printable(_text(v)) for v in row.values()))
         width = None if sys.stdout.isatty() else 400
-        Pipe(width=width, highlight=False, markup=False, emoji=False).print(table)  # [vocab=5] is not a tag
+        Console(width=width, highlight=False, markup=False, emoji=False).print(table)  # [vocab=5] is not a tag
 
 
 class Device(StrEnum):
@@ -151,6 +146,8 @@ def run(
     ] = Device.CPU,
 ) -> None:
     """Run experiments: measure, tabulate, draw. Interrupt at will; the same command resumes."""
+    import os
+
     from . import devices, engine, report
 
     os.environ[devices.VARIABLE] = devices.checked(device.value)
@@ -628,14 +625,10 @@ def main() -> None:
     """Entry point: every error a user can mend is one line on stderr and exit 2."""
     try:
         code = app(standalone_mode=False)  # None, or the code of a typer.Exit; typer makes 130 of Ctrl-C
-        sys.stdout.flush()
     except PrecisionLabError as error:
         _refuse(str(error))
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except OSError as error:
         place = "files that can be read and folders that can be written to"
         _refuse(f"got {error}; expected {place}; mend it, or name another: what is measured is kept")

@@ -365,15 +365,6 @@ class TestFilesThatFail:
         assert (code, out) == (2, "")
         assert "file" in one_line(err)
 
-    @pytest.mark.parametrize("format", ["table", "csv"])
-    def test_a_pipe_that_is_closed_early(self, format):
-        """As `| head -1` does: no traceback, and the code that a shell gives for SIGPIPE."""
-        command = [sys.executable, "-m", "precision_lab", "ls", "targets", "-f", format]
-        done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        done.stdout.close()
-        err = done.stderr.read()
-        assert (done.wait(), err) == (141, "")
-
 
 class TestUnknownTorch:
     """What can be said of the recipes is still said; the laws of those that torch's own draws feed are refused."""
