@@ -16,6 +16,7 @@ from judging import statistical
 from precision_lab.errors import InputError
 from precision_lab.samplers import resolve
 from precision_lab.targets import Target
+from precision_lab.testing import _AtOneRow
 from precision_lab.types import Budget
 from precision_lab.verdict.caller import Caller, Misbehaved
 from precision_lab.verdict.check import check, examine
@@ -46,7 +47,9 @@ SMALL = small_plan()
 
 
 def verdict(function, call: str | None = None, **options):
-    return examine(Caller.of(function, call=call, **options), SMALL, 0, "")
+    """By draws at the one row alone, without batches of others."""
+    caller = Caller.of(function, call=call, **options)
+    return examine(_AtOneRow(caller, ROW, own=False), SMALL, 0, "")
 
 
 def drawn(probs: torch.Tensor, n: int, generator=None) -> torch.Tensor:

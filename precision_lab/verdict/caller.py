@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..devices import checked
-from ..errors import InputError
+from ..errors import InputError, described
 from ..samplers import FunctionSampler, Sampler, resolve
 from ..types import Int
 from .conventions import GRAMMAR, SETTINGS, Convention, of_call, of_signature
@@ -222,6 +222,7 @@ class Caller:
         asked = self._checked_settings(settings or {}, len(logits))
         source = self._reseeded(source, asked.pop("seed", None), seed)
         before = source.snapshot() if isinstance(source, Globals) and not self._moved else None
+        cause: Exception | None = None
         try:
             with source.installed() if isinstance(source, Globals) else nullcontext():
                 ids = self._all_draws(given, logits, n, source, asked, layout, dtype)
@@ -229,7 +230,8 @@ class Caller:
         except _Raised as raised:
             error = raised.error
             own = isinstance(error, InputError)  # its text is for users of this package
-            wrong = ("raises", "InputError" if own else f"{type(error).__name__}: {str(error)[:300]}")
+            wrong = ("raises", "InputError" if own else described(error))
+            cause = error
         except _WrongAnswer as answer:
             wrong = (answer.what, answer.detail)
         if before is not None:
@@ -239,7 +241,7 @@ class Caller:
         if wrong is None and not np.array_equal(_numpy(given), kept):
             wrong = ("changes its logits in place", "they differ after the call")
         if wrong is not None:
-            raise self._fault(*wrong, logits, n, seed, asked)
+            raise self._fault(*wrong, logits, n, seed, asked) from cause
         return ids.astype(np.int64)
 
     def _all_draws(

@@ -125,6 +125,13 @@ class Convention:
         return _names_given(self._tree[0])
 
     @property
+    def constant(self) -> bool:
+        """Whether the call holds a constant, which may change the law that the function should have."""
+        call, _ = self._tree
+        arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
+        return any(_constant(argument) is not _NO_CONSTANT for argument in arguments)
+
+    @property
     def given(self) -> str:
         """logits, probs or logprobs: the first that the call uses."""
         return next(name for name in INPUTS if name in self.names)
