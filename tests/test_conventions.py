@@ -315,6 +315,7 @@ class TestStatedCalls:
             "f(logits, generator=g, generator=g)",
             "f(" * 500 + "logits" + ")" * 500,
             "f(" + "-" * 900 + "1, logits)",
+            "f(logits)" + ".a" * 400 + " + 1",
             "f(logits, n, generator=g, top_k=" + "9" * 2000 + ")",
             "f(logits, n\x00)",
         ],
@@ -330,6 +331,8 @@ class TestStatedCalls:
     def test_the_name_and_the_arguments_must_be_the_functions(self):
         with pytest.raises(InputError, match="of another function"):
             of_call("g(logits, n)", by_seed, "mine.py:by_seed")
+        with pytest.raises(InputError, match="of another function"):
+            of_call("a" + ".a" * 450 + "(logits)", by_seed, "mine.py:by_seed")
         with pytest.raises(InputError, match="unexpected keyword argument 'sead'"):
             of_call("by_seed(logits, n, sead=seed)", by_seed, "mine.py:by_seed")
 

@@ -177,7 +177,7 @@ def of_call(call: str, function: Callable[..., Any], name: str) -> Convention:
     ``name``: what the function is called by, the last part of which, or the function's own name, the call must bear.
     """
     tree, _ = _parse(call)
-    written = ast.unparse(tree.func)
+    written = ast.get_source_segment(call.strip(), tree.func) or ""
     last = name.replace(":", ".").rpartition(".")[2]
     known = {last, getattr(function, "__name__", last)}
     if written.rpartition(".")[2] not in known:
@@ -515,7 +515,7 @@ def _allowed(node: ast.expr, call: str) -> None:
         if all(_constant(argument) is not _NO_CONSTANT for argument in arguments):
             _allowed(node.func.value, call)
             return
-    raise _refused(call, f"has the argument {ast.unparse(node)!r}")
+    raise _refused(call, f"has the argument {ast.get_source_segment(call.strip(), node)!r}")
 
 
 def _names_given(call: ast.Call) -> frozenset[str]:
