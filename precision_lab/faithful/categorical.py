@@ -36,7 +36,8 @@ def categorical(
 
     P(i) = m_i / M, M = sum_j m_j, m_i = rint(2^44 exp((l_i - max l) / T)) as :mod:`.masses` computes it. Against softmax:
     relative error of token i at most 2^-22.6 + 2^-24 gap + 1 / (2 m_i), gap = max l - l_i in nats over T; a token more than
-    31.2 nats down cannot be drawn, in all less than vocab e^-31. Total variation below 1e-7 on Zipf and normal rows of 151,936 tokens.
+    31.2 nats down cannot be drawn, in all less than vocab e^-31. Total variation below 1e-7 on Zipf and normal rows of 151,936
+    tokens.
     ``generator``: a torch.Generator, from which two words are taken; or a generator or seed for every row.  The words
     of a draw depend on the row's key, its place in the batch (not with generators or seeds of its own), ``position`` and
     the draw: rows never share them, and a row's tokens do not depend on the others.

@@ -23,6 +23,7 @@ from ..statistics.tempered import Tempered
 from ..statistics.testing.tie_order import tie_halves
 from ..targets import Target
 from ..types import Array, Budget, Float
+from .batches import TESTS as BATCH_TESTS
 from .lattice import SHARES, lattice_draws
 
 STREAMS, ROWS = 4, 4  # seeds, and equal rows of logits in every call
@@ -127,7 +128,7 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """``level``: of one test, false_fail / their number.  ``wished``: sizes by effect, see :data:`EFFECTS`."""
+    """``level``: of one test, false_fail / their number, that of whole batches included.  ``wished``: sizes by effect, see :data:`EFFECTS`."""
 
     questions: tuple[Question, ...]
     wished: dict[str, float]
@@ -217,7 +218,7 @@ def plan(
             raise InputError(f"{name} = {rate}", "1e-9 to 0.5", "1e-6 and 1e-3 are the defaults")
     each = [item if isinstance(item, Asked) else Asked(item, wished) for item in targets]
     asked = [replace(ask(item.target, extra, item.without), wished=item.wished) for item in each]
-    level = false_fail / sum(len(question.tests) for question in asked)
+    level = false_fail / (sum(len(question.tests) for question in asked) + len(BATCH_TESTS))
     values, most = CAPS[budget] if isinstance(budget, Budget) else (budget, CAPS[Budget.FULL][1])
     needed: list[dict[str, int]] = []
     sought: list[int] = []  # draws of each target, before the budget
