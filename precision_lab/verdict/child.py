@@ -15,33 +15,43 @@ import numpy as np
 from ..errors import InputError
 from ..types import Int
 from .caller import Caller, Misbehaved
+from .speculator import SpeculativeCaller
 
+CALLERS: dict[str, type[Caller] | type[SpeculativeCaller]] = {"sampler": Caller, "speculative": SpeculativeCaller}
 START = 60.0  # seconds for Python, torch and the user's own imports
 
 
 class Child:
     """A :class:`~.caller.Caller` of ``spec`` in a spawned process; every request within ``timeout`` seconds.
 
-    ``code``: sha256 of the sampler's source, 16 digits. Errors: InputError as by ``Caller.of``; Misbehaved
+    ``kind``: "speculative" for a :class:`~.speculator.SpeculativeCaller`.  ``code``: sha256 of the sampler's source, 16 digits. Errors: InputError as by ``Caller.of``; Misbehaved
     where a call is answered wrongly, or not in time, or the process ends.
     """
 
-    def __init__(self, spec: str, timeout: float, device: str = "cpu") -> None:
+    def __init__(self, spec: str, timeout: float, device: str = "cpu", kind: str = "sampler") -> None:
         if not 0 < timeout <= 1e6:
             raise InputError(f"timeout = {timeout}", "seconds above 0", "60 is the default")
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, spec, device), daemon=True)
+        self._process = context.Process(target=serve, args=(theirs, spec, device, kind), daemon=True)
         self._process.start()
         theirs.close()
         self.spec, self.timeout = spec, timeout
         self.name, self.code = self._answer("import", START + timeout)
 
-    def probe(self, vocab: int, seed: int) -> None:
-        self._request("probe", vocab, seed)
+    def probe(self, *arguments: int) -> None:
+        self._request("probe", *arguments)
 
     def draw(self, stream: int, logits: np.ndarray, n: int) -> Int:
         return self._request("draw", stream, logits, n)
+
+    def takes_drafts(self) -> bool:
+        return self._request("takes_drafts")
+
+    def speculate(
+        self, seed: int, draft: np.ndarray, target: np.ndarray, n: int, draft_ids: Int | None = None
+    ) -> Int:
+        return self._request("speculate", seed, draft, target, n, draft_ids)
 
     def close(self) -> None:
         self._process.kill()
@@ -79,12 +89,12 @@ class Child:
         return answer[0]
 
 
-def serve(connection: Connection, spec: str, device: str = "cpu") -> None:
+def serve(connection: Connection, spec: str, device: str = "cpu", kind: str = "sampler") -> None:
     """Answers until the other end closes. What the sampler prints goes to stderr: stdout is for data."""
     sys.stdout.flush()
     os.dup2(2, 1)
     try:
-        caller = Caller.of(spec, device=device)
+        caller = CALLERS[kind].of(spec, device=device)
         connection.send(("done", (caller.spec, code_of(caller))))
     except InputError as error:
         connection.send(("input", error.got, error.expected, error.remedy))
@@ -102,7 +112,7 @@ def serve(connection: Connection, spec: str, device: str = "cpu") -> None:
             connection.send(("input", error.got, error.expected, error.remedy))
 
 
-def code_of(caller: Caller) -> str:
+def code_of(caller: Caller | SpeculativeCaller) -> str:
     """First 16 digits of the sha256 of the file that defines the sampler; of one of ours, of its name and
     our versions."""
     import hashlib
