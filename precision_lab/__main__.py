@@ -89,6 +89,12 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class Accept(StrEnum):
+    RATIO = "ratio"
+    MATCH = "match"
+    ANY = "any"
+
+
 class Logits(StrEnum):
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
@@ -274,9 +280,46 @@ def check(
     timeout: Annotated[float, typer.Option(help="Seconds that one call may take.")] = 60.0,
     ledger: Annotated[Path | None, typer.Option(help="Folder that keeps the evidence of earlier runs.")] = None,
     device: Annotated[Device, typer.Option(help="Where the sampler draws.")] = Device.CPU,
+    speculative: Annotated[
+        bool,
+        typer.Option(
+            "--speculative",
+            help="A speculative function, fn(draft_logits, target_logits, n, *, generator) -> (ids, accepted), "
+            "or with draft_ids in place of n.",
+        ),
+    ] = False,
+    accept: Annotated[
+        Accept | None,
+        typer.Option(
+            help="What it promises to accept (ratio, the default: min(1, p/q); match: what equals the target's "
+            "own draw; any: only tokens are judged)."
+        ),
+    ] = None,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Verdict on a sampler: exit 0 pass, 1 fail, 3 inconclusive; and which known recipe its draws look like."""
+    if speculative:
+        from .verdict.speculative import asked_of_tv, check_speculative
+
+        if targets or ledger:
+            raise InputError("--targets or --ledger with --speculative", "one of them", "its pairs are built in")
+        options = {} if vocab is None else {"vocab": vocab}
+        verdict = check_speculative(
+            sampler,
+            promise=(accept or Accept.RATIO).value,
+            tv=asked_of_tv(detect),
+            false_fail=false_fail,
+            false_pass=false_pass,
+            budget=budget,
+            seed=seed,
+            timeout=timeout,
+            device=device.value,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+            **options,
+        )
+        show(verdict, format)
+    if accept is not None:
+        raise InputError("--accept without --speculative", "both", "--accept says what a speculative function does")
     from .verdict import check as room
 
     report = room.check(

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -249,6 +249,20 @@ def plan_speculative(
     unit = 2 * STREAMS * BLOCKS
     n = min(CAPS[budget], math.ceil(max(needed.values()) / unit) * unit)
     return SpeculativePlan(asked, promise, tests, level, n, needed, false_fail, false_pass, tv)
+
+
+def asked_of_tv(detect: str | Iterable[str] | None) -> float:
+    """The size of ``tv=SIZE``, the only effect that can be wished for here; the default where there is none."""
+    size = DEFAULT_TV
+    for part in [detect] if isinstance(detect, str) else detect or ():
+        name, _, number = part.strip().partition("=")
+        try:
+            size = float(number) if name == "tv" else math.nan
+        except ValueError:
+            size = math.nan
+        if not 0 < size <= 1:
+            raise InputError(f"--detect {part} with --speculative", "tv=NUMBER", "for example tv=0.02")
+    return size
 
 
 def _tests(asked: tuple[Pair, ...], promise: str, handed: bool) -> Iterator[tuple[str, int, str]]:
