@@ -28,11 +28,10 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
-from scipy import stats
 
 from ..devices import checked
 from ..errors import InputError, unknown_name
@@ -43,12 +42,10 @@ from ..statistics import (
     TestResult,
     agreement_test,
     blocked_identity_test,
-    detectable_tail,
+    cells_test,
     draws_needed_blocked_identity,
     family,
-    proportion,
     serial_test,
-    tail_test,
 )
 from ..types import Array, Budget, Float, Guarantee, Int
 from .caller import Misbehaved
@@ -279,7 +276,7 @@ def _tests(asked: tuple[Pair, ...], promise: str, handed: bool) -> Iterator[tupl
                 yield pair.name, position, "kept"
             if _varied(rejected):
                 yield pair.name, position, "replaced"
-            if handed:
+            if handed and min(accepted.sum(), rejected.sum()) > ROUNDING:
                 yield pair.name, position, "drafted"
                 if _varied(rejected):
                     yield pair.name, position, "recovery"
@@ -460,135 +457,74 @@ def judge_pair(
     return {key: result for key, result in found.items() if result is not None}
 
 
-def rate_test(hits: int, n: int, rate: float, *, false_fail: float, false_pass: float) -> TestResult | None:
-    """Is the share of accepted drafts ``rate``, to within :data:`ROUNDING`? Two-sided, exact binomial; where the
-    rate is 0 or 1, one-sided against ROUNDING. None without trials."""
-    if n == 0:
-        return None
-    if ROUNDING < rate < 1 - ROUNDING:
-        return tail_test(hits, n, rate, p0_error=ROUNDING, false_fail=false_fail, false_pass=false_pass)
-    misses = hits if rate < 0.5 else n - hits
-    return TestResult(
-        float(stats.binom.sf(misses - 1, n, 2 * ROUNDING)),
-        float(misses),
-        n,
-        detectable_tail(n, 2 * ROUNDING, false_fail, false_pass) * 2 * ROUNDING,
-        false_fail,
-        "rate_test",
-        "share of drafts on the wrong side",
-        estimate=proportion(hits, n, 1 - false_fail),
-        expected=round(rate),
-    )
+def rate_test(hits: int, n: int, rate: float, **rates: float) -> TestResult | None:
+    """Is the share of accepted drafts ``rate``, to within :data:`ROUNDING`? None without trials."""
+    return _cells(np.array([[hits]]), np.array([n]), np.array([[rate]]), **rates)
 
 
-def cells_test(
-    cells: list[tuple[int, int, float]], n: int, *, false_fail: float, false_pass: float, test: str, effect: str
-) -> TestResult | None:
-    """Several binomial counts at once: ``cells`` of (hits, trials, rate), rates to within ROUNDING.
-
-    p = min(1, cells x the least two-sided exact p-value), Holm's first step, valid whatever their dependence.
-    Cells are given n that do not look at their hits. ``detectable``: of the cell that sees most.
-    """
-    asked = [(hits, total, rate) for hits, total, rate in cells if total > 0]
-    if not asked:
-        return None
-    hits, totals, rates = (np.array(column, dtype=np.float64) for column in zip(*asked, strict=True))
-    fewer = stats.binom.cdf(hits, totals, np.clip(rates - ROUNDING, 0, 1))
-    more = stats.binom.sf(hits - 1, totals, np.clip(rates + ROUNDING, 0, 1))
-    p_values = np.minimum(1.0, 2 * np.minimum(fewer, more))
-    worst = int(p_values.argmin())
-    inside = (rates > 1e-3) & (rates < 1 - 1e-3)
-    seen = [
-        detectable_tail(int(total), float(rate), false_fail / len(asked), false_pass, ROUNDING)
-        for total, rate in zip(totals[inside], rates[inside], strict=True)
-    ]
-    return TestResult(
-        min(1.0, len(asked) * float(p_values[worst])),
-        float(hits[worst] - totals[worst] * rates[worst]),
-        n,
-        min(seen, default=math.inf),
-        false_fail,
-        test,
-        effect,
-        estimate=proportion(int(hits[worst]), int(totals[worst])),
-        expected=float(rates[worst]),
-    )
-
-
-def context_test(
-    before: Int, tokens: Int, law: Law, law_before: Law, *, false_fail: float, false_pass: float
-) -> TestResult | None:
+def context_test(before: Int, tokens: Int, law: Law, law_before: Law, **rates: float) -> TestResult | None:
     """Does a token depend on the one before? Given the class of the token before, the class of this one is
     binomial with the target's mass, whatever the law of those before."""
     of_before, of_this = classes(law_before.probs), classes(law.probs)
+    table = _table(of_before[before], of_this[tokens])
     mass = np.bincount(of_this, weights=law.probs, minlength=CLASSES)
-    table = np.zeros((CLASSES, CLASSES), dtype=np.int64)
-    np.add.at(table, (of_before[before], of_this[tokens]), 1)
-    cells = [(int(row[k]), int(row.sum()), float(mass[k])) for row in table for k in range(CLASSES) if mass[k] > 0]
-    effect = "relative deviation of the mass of a class, given the class of the token before"
-    return cells_test(
-        cells, len(tokens), false_fail=false_fail, false_pass=false_pass, test="context_test", effect=effect
-    )
+    return _cells(table, table.sum(axis=1), np.tile(mass, (CLASSES, 1)), **rates)
 
 
-def drafted_test(
-    drafted: Int, accepted: Array, kept: Float, q: Float, *, false_fail: float, false_pass: float
-) -> TestResult | None:
-    """Acceptance by class of the drafted token: of drafts from the class A, sum_A kept / sum_A q are accepted.
-    Classes: runs of about equal mass of q min(p, q) / q against the rest, by their rate of acceptance."""
+def drafted_test(drafted: Int, accepted: Array, kept: Float, q: Float, **rates: float) -> TestResult | None:
+    """Acceptance by drafted token: of drafts from the class A, sum_A kept / sum_A q are accepted.
+
+    Classes: tokens in the order of their acceptance, in runs of about equal mass of q.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
-        rate = np.nan_to_num(kept / q)
-    order = np.argsort(rate, kind="stable")
+        order = np.argsort(np.nan_to_num(kept / q), kind="stable")
     of = np.empty(len(q), dtype=np.int64)
     of[order] = classes(q[order])
-    total = np.bincount(of, weights=q, minlength=CLASSES)
     hits = np.bincount(of[drafted[accepted]], minlength=CLASSES)
     trials = np.bincount(of[drafted], minlength=CLASSES)
+    total = np.bincount(of, weights=q, minlength=CLASSES)
     due = np.bincount(of, weights=kept, minlength=CLASSES) / np.maximum(total, 1e-300)
-    cells = [(int(hits[k]), int(trials[k]), float(due[k])) for k in range(CLASSES) if total[k] > 0]
-    effect = "relative deviation of the acceptance of a class of drafted tokens"
-    return cells_test(
-        cells, len(drafted), false_fail=false_fail, false_pass=false_pass, test="drafted_test", effect=effect
-    )
+    return _cells(hits[:, None], trials, due[:, None], **rates)
 
 
 def recovery_test(
-    rejected: Int,
-    replaced: Int,
-    pair: Pair,
-    position: int,
-    promise: str,
-    *,
-    false_fail: float,
-    false_pass: float,
+    rejected: Int, replaced: Int, pair: Pair, position: int, promise: str, **rates: float
 ) -> TestResult | None:
     """Does the token that replaces know which was rejected? Given the class of the rejected one, the class of
-    the other is binomial: with the mass of (p - q)+ under the ratio rule, and with that of p without the
-    rejected token, averaged over the class, under "match"."""
+    the other is binomial: with the mass of (p - q)+ under the ratio rule, and under "match" with that of p
+    without the rejected token, averaged over the rejected tokens of the class."""
     p, q = pair.p(position).probs, pair.q(position).probs
     _, lost = pair.split(position, promise)
     law = lost / math.fsum(lost)
-    # P(d drafted and rejected)
-    gone = q * (1 - p) if promise == "match" else np.maximum(q - p, 0.0)
-    of_rejected, of_replaced = classes(gone / math.fsum(gone)), classes(law)
-    table = np.zeros((CLASSES, CLASSES), dtype=np.int64)
-    np.add.at(table, (of_rejected[rejected], of_replaced[replaced]), 1)
-    cells = []
-    for a in range(CLASSES):
-        chosen = of_rejected == a
-        weight = math.fsum(gone[chosen])
-        for b in range(CLASSES):
-            mass = math.fsum(law[of_replaced == b])
-            if promise == "match" and weight > 0:
-                both = chosen & (of_replaced == b)
-                mass = math.fsum(q[chosen]) * math.fsum(p[of_replaced == b]) - math.fsum((q * p)[both])
-                mass /= weight
-            if weight > 0:
-                cells.append((int(table[a, b]), int(table[a].sum()), min(max(mass, 0.0), 1.0)))
-    effect = "relative deviation of the mass of a class, given the class of the rejected token"
-    return cells_test(
-        cells, len(replaced), false_fail=false_fail, false_pass=false_pass, test="recovery_test", effect=effect
+    gone = q * (1 - p) if promise == "match" else np.maximum(q - p, 0.0)  # P(drafted and rejected)
+    of_rejected, of_replaced = classes(gone), classes(law)
+    due = np.tile(np.bincount(of_replaced, weights=law, minlength=CLASSES), (CLASSES, 1))
+    if promise == "match":
+        drafts_of = np.bincount(of_rejected, weights=q, minlength=CLASSES)
+        mass = np.bincount(of_replaced, weights=p, minlength=CLASSES)
+        both = np.zeros((CLASSES, CLASSES))
+        np.add.at(both, (of_rejected, of_replaced), q * p)
+        weight = np.bincount(of_rejected, weights=gone, minlength=CLASSES)
+        due = (np.outer(drafts_of, mass) - both) / np.maximum(weight, 1e-300)[:, None]
+    table = _table(of_rejected[rejected], of_replaced[replaced])
+    return _cells(table, table.sum(axis=1), due, **rates)
+
+
+def _table(rows: Int, columns: Int) -> Int:
+    """(CLASSES, CLASSES) how often each pair of classes came."""
+    flat = np.bincount(CLASSES * rows + columns, minlength=CLASSES**2)
+    return flat.reshape(CLASSES, CLASSES).astype(np.int64)
+
+
+def _cells(hits: Int, trials: Int, due: Float, **rates: float) -> TestResult | None:
+    """The binomial cells of a table (rows, columns) whose rows had so many ``trials``; None without any."""
+    if not trials.any():
+        return None
+    each = np.broadcast_to(trials[:, None], hits.shape)
+    result = cells_test(
+        hits.ravel(), each.ravel(), np.clip(due, 0, 1).ravel(), rate_error=ROUNDING, **rates
     )
+    return replace(result, n=int(trials.sum()))
 
 
 def classes(mass: Float) -> Int:
