@@ -57,6 +57,7 @@ GAMMA = 3  # drafted tokens
 VOCAB = 256  # of the largest pair
 STREAMS = 4
 BLOCKS = 4  # of the identity test
+SHIFT = 24.3  # of logits that are not normalised
 CLASSES = 4  # of tokens, runs of about equal mass, in two-way tables
 FEWEST = 256  # trials below which an identity test is left out
 ROUNDING = 1e-6  # how far a rate may be off: float32 softmax and 24-bit uniforms stay below
@@ -124,16 +125,18 @@ def pairs(vocab: int = VOCAB, gamma: int = GAMMA) -> tuple[Pair, ...]:
     zipf = -np.log(token + 1.0)
     levels = -(token % 4).astype(np.float64)
     none = -np.inf
-    liked = np.where(token == 0, 4.0, zipf - 2.0)  # the draft's favourite, 1e-4 of the target
+    # the draft's favourite is 3e-5 of the target: fewer words of an 11-bit uniform than one
+    liked = np.where(token == 0, 9.0, zipf - 2.0)
     shunned = np.where(token == 0, math.log(1e-4), zipf)
     rng = np.random.Generator(np.random.Philox(0))
-    rough = 2.0 * rng.standard_normal(vocab)
+    # as a model's head gives them: not normalised, so that bfloat16 keeps steps of 1/8
+    rough = SHIFT + 2.0 * rng.standard_normal(vocab)
     rows = {
         "equal rows": (zipf, zipf),
         "nearly equal rows": (zipf + 0.01 * (-1.0) ** token, zipf),
         "disjoint rows": (np.where(token % 2 == 1, zipf, none), np.where(token % 2 == 0, zipf, none)),
         "flat draft, peaked target": (0.0 * zipf, 2 * zipf),
-        "peaked draft, flat target": (2 * zipf, 0.0 * zipf),
+        "peaked draft, flat target": (SHIFT + 2 * zipf, 0.0 * zipf),
         "draft likes what the target shuns": (liked, shunned),
         "masks on either side": (np.where(token % 4 == 1, none, zipf), np.where(token % 4 == 2, none, zipf[::-1])),
         "ties": (np.where(levels < -1, -5.0 - levels, levels), levels),
