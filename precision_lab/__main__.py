@@ -302,7 +302,9 @@ def check(
         from .verdict.speculative import asked_of_tv, check_speculative
 
         if targets or ledger:
-            raise InputError("--targets or --ledger with --speculative", "one of them", "its pairs are built in")
+            raise InputError(
+                "--targets or --ledger with --speculative", "one of them", "its pairs are built in"
+            )
         options = {} if vocab is None else {"vocab": vocab}
         verdict = check_speculative(
             sampler,
@@ -319,7 +321,9 @@ def check(
         )
         show(verdict, format)
     if accept is not None:
-        raise InputError("--accept without --speculative", "both", "--accept says what a speculative function does")
+        raise InputError(
+            "--accept without --speculative", "both", "--accept says what a speculative function does"
+        )
     from .verdict import check as room
 
     report = room.check(

@@ -91,6 +91,18 @@ def exact_match(draft_logits, draft_ids, target_logits, *, generator):
     return ids, accepted
 
 
+def exact_match_of_one_noise(draft_logits, target_logits, n, *, generator):
+    """Draft and target draw with one vector of Gumbel noise a place: equal more often, and no harm."""
+    gamma, vocab = draft_logits.shape
+    noise = torch.rand(n, gamma + 1, vocab, dtype=torch.float64, generator=generator)
+    gumbel = -(-noise.log()).log()
+    own = (probabilities(target_logits).log() + gumbel).argmax(-1)
+    drafted = (probabilities(draft_logits).log() + gumbel[:, :gamma]).argmax(-1)
+    accepted = (own[:, :gamma] == drafted).long().cumprod(1).sum(1)
+    own[torch.arange(gamma + 1) > accepted[:, None]] = END
+    return own, accepted
+
+
 def taken_for_certain(draft_logits, draft_ids, target_logits, *, generator):
     """Keep d if u < p(d), else p without d: the tokens of an exact match, at every place."""
     p = probabilities(target_logits)
@@ -212,7 +224,9 @@ def draft_uniform_reused(draft_logits, target_logits, n, *, generator):
     p, q = probabilities(target_logits), probabilities(draft_logits)
     u = torch.rand(n, len(q), dtype=torch.float64, generator=generator)
     edges = q.cumsum(1)
-    drafted = torch.stack([torch.searchsorted(edges[j], u[:, j].contiguous(), right=True) for j in range(len(q))], 1)
+    drafted = torch.stack(
+        [torch.searchsorted(edges[j], u[:, j].contiguous(), right=True) for j in range(len(q))], 1
+    )
     drafted = drafted.clamp(max=q.shape[1] - 1)
     return assembled(drafted, u * at(q, drafted) < at(p, drafted), residual(p, q), generator)
 
@@ -227,7 +241,9 @@ def noise_of_the_draft(draft_logits, target_logits, n, *, generator):
     ok = u * at(q, drafted) < at(p, drafted)
     accepted = ok.long().cumprod(1).sum(1)
     instead = (residual(p, q).log() + gumbel).argmax(-1)
-    ids = torch.where(torch.arange(gamma + 1) < accepted[:, None], torch.cat([drafted, instead[:, -1:]], 1), instead)
+    ids = torch.where(
+        torch.arange(gamma + 1) < accepted[:, None], torch.cat([drafted, instead[:, -1:]], 1), instead
+    )
     ids[torch.arange(gamma + 1) > accepted[:, None]] = END
     return ids, accepted
 

@@ -145,7 +145,7 @@ class TestTheTargetsOwnDraw:
     """Accept if the drafted token equals the target's own draw: the page of ``laws.acceptance``, by enumeration."""
 
     P = ([Fraction(1, 2), Fraction(1, 3), Fraction(1, 6)], [Fraction(1, 5), Fraction(1, 5), Fraction(3, 5)])
-    Q = [Fraction(1, 10), Fraction(1, 10), Fraction(4, 5)]
+    Q = (Fraction(1, 10), Fraction(1, 10), Fraction(4, 5))
 
     def outcomes(self, joint):
         """Two positions, the second reached if d = t at the first; else the text goes on with a true draw."""
@@ -241,5 +241,5 @@ class TestBadInput:
         """p = 1 / 3 twice and q like it, in float16: the row sums to less than 1, and (p - q)+ is zero."""
         p = np.array([0.25, 0.25, 0.5])
         rule = AcceptanceRule("u < p / q", 24, FP16)
-        with pytest.raises(InputError, match="nothing|residual"):
+        with pytest.raises(InputError, match="a residual to draw from"):
             acceptance_law(p, p * (1 + 2.0**-10), rule)

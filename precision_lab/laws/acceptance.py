@@ -124,7 +124,9 @@ def accepting_words(p: Float, q: Float, rule: AcceptanceRule) -> Int:
 
     def keeps(word: Int) -> np.ndarray:
         u = np.ldexp(word.astype(np.float64), -rule.bits)
-        left, right = (u, ratio) if rule.comparison.endswith("p / q") else (rule.format.round(u * drafted), kept)
+        left, right = (
+            (u, ratio) if rule.comparison.endswith("p / q") else (rule.format.round(u * drafted), kept)
+        )
         return left <= right if "<=" in rule.comparison else left < right
 
     few = np.zeros(len(kept), dtype=np.int64)
@@ -168,7 +170,9 @@ def acceptance_law(p: Float, q: Float, rule: AcceptanceRule, *, drawn: Float | N
             raise InputError(got, "a residual to draw from", "fall back to p, and judge that rule")
         replaced = rest * weights / total if total > 0 else weights
     emitted = kept + replaced
-    token = Law.from_probs(emitted, f"speculative sampling: {rule}", (len(target) + 8) * 2.0**-52, Guarantee.EXACT)
+    token = Law.from_probs(
+        emitted, f"speculative sampling: {rule}", (len(target) + 8) * 2.0**-52, Guarantee.EXACT
+    )
     return AcceptanceLaw(
         words,
         rule.bits,

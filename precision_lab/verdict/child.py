@@ -17,15 +17,19 @@ from ..types import Int
 from .caller import Caller, Misbehaved
 from .speculator import SpeculativeCaller
 
-CALLERS: dict[str, type[Caller] | type[SpeculativeCaller]] = {"sampler": Caller, "speculative": SpeculativeCaller}
+CALLERS: dict[str, type[Caller] | type[SpeculativeCaller]] = {
+    "sampler": Caller,
+    "speculative": SpeculativeCaller,
+}
 START = 60.0  # seconds for Python, torch and the user's own imports
 
 
 class Child:
     """A :class:`~.caller.Caller` of ``spec`` in a spawned process; every request within ``timeout`` seconds.
 
-    ``kind``: "speculative" for a :class:`~.speculator.SpeculativeCaller`.  ``code``: sha256 of the sampler's source, 16 digits. Errors: InputError as by ``Caller.of``; Misbehaved
-    where a call is answered wrongly, or not in time, or the process ends.
+    ``kind``: "speculative" for a :class:`~.speculator.SpeculativeCaller`.  ``code``: sha256 of the sampler's
+    source, 16 digits. Errors: InputError as by ``Caller.of``; Misbehaved where a call is answered wrongly, or
+    not in time, or the process ends.
     """
 
     def __init__(self, spec: str, timeout: float, device: str = "cpu", kind: str = "sampler") -> None:

@@ -19,6 +19,20 @@ and (p - q)+. ``promise="any"`` asks of the tokens alone: what a trial leaves op
 of the target, and every place must then have the target's law; that also holds for rules that look ahead
 (block verification, Sun et al. 2024, arXiv:2403.10444), whose tokens *given that a place was reached* need not.
 
+What "accept if equal to the target's own draw" costs, and what it does not: its tokens are the target's
+(:mod:`..laws.acceptance` has the proof), only acceptance is lost. Share of first drafts accepted, and of 3 drafts
+how many, by the ratio rule (sum min(p, q)), by equality where draft and target share one vector of Gumbel noise a
+place (:func:`~..statistics.agreement`; tokens are right there too), and by equality of independent draws (sum p q):
+
+| pair | ratio | shared | match | of 3: ratio | shared | match |
+|---|---|---|---|---|---|---|
+| equal rows | 1 | 1 | 0.139 | 3 | 3 | 0.161 |
+| nearly equal rows | 0.995 | 0.995 | 0.139 | 2.97 | 2.97 | 0.161 |
+| flat draft, peaked target | 0.328 | 0.277 | 0.0625 | 0.472 | 0.375 | 0.0667 |
+| masks on either side | 0.263 | 0.206 | 0.0347 | 0.35 | 0.256 | 0.036 |
+| ties | 0.945 | 0.899 | 0.119 | 2.68 | 2.43 | 0.135 |
+| rough rows of 256 | 0.702 | 0.655 | 0.0752 | 1.54 | 1.36 | 0.0813 |
+
 What the tests cannot see: u of 24 bits or more move probabilities by 2^-24, which takes some 10^7 trials even
 where it makes an impossible token possible.
 """
@@ -138,7 +152,10 @@ def pairs(vocab: int = VOCAB, gamma: int = GAMMA) -> tuple[Pair, ...]:
         "flat draft, peaked target": (0.0 * zipf, 2 * zipf),
         "peaked draft, flat target": (SHIFT + 2 * zipf, 0.0 * zipf),
         "draft likes what the target shuns": (liked, shunned),
-        "masks on either side": (np.where(token % 4 == 1, none, zipf), np.where(token % 4 == 2, none, zipf[::-1])),
+        "masks on either side": (
+            np.where(token % 4 == 1, none, zipf),
+            np.where(token % 4 == 2, none, zipf[::-1]),
+        ),
         "ties": (np.where(levels < -1, -5.0 - levels, levels), levels),
         f"rough rows of {vocab}": (rough + rng.standard_normal(vocab) * 0.7, rough),
     }
@@ -244,7 +261,8 @@ def plan_speculative(
     tests = tuple(_tests(asked, promise, handed))
     level = false_fail / len(tests)
     needed = {
-        pair.name: draws_needed_blocked_identity(pair.p(0), tv, level, false_pass, blocks=BLOCKS) for pair in asked
+        pair.name: draws_needed_blocked_identity(pair.p(0), tv, level, false_pass, blocks=BLOCKS)
+        for pair in asked
     }
     unit = 2 * STREAMS * BLOCKS
     n = min(CAPS[budget], math.ceil(max(needed.values()) / unit) * unit)
@@ -334,7 +352,12 @@ def check_speculative(
 
 
 def examine_speculative(
-    speculator: Speculator, design: SpeculativePlan, seed: int, command: str = "", *, say: Say = lambda line: None
+    speculator: Speculator,
+    design: SpeculativePlan,
+    seed: int,
+    command: str = "",
+    *,
+    say: Say = lambda line: None,
 ) -> SpeculativeReport:
     """Probe, draw, judge. ``speculator``: a SpeculativeCaller or a Child."""
     results: dict[tuple[str, str], TestResult] = {}
@@ -356,7 +379,9 @@ def examine_speculative(
         try:
             trials, drafted = _draw_pair(speculator, pair, design, base + 2 + i * 2**16, handed)
         except Misbehaved as fault:
-            return _report(design, speculator.spec, seed, command, fault=Fault(fault.what, fault.detail, fault.call))
+            return _report(
+                design, speculator.spec, seed, command, fault=Fault(fault.what, fault.detail, fault.call)
+            )
         rng = np.random.default_rng(seeds[i])
         for (name, position, test), result in judge_pair(pair, trials, drafted, design, rng).items():
             place = f"{name}, position {position + 1}" if position >= 0 else name
@@ -501,11 +526,11 @@ def recovery_test(
     law = lost / math.fsum(lost)
     gone = q * (1 - p) if promise == "match" else np.maximum(q - p, 0.0)  # P(drafted and rejected)
     of_rejected, of_replaced = classes(gone), classes(law)
-    due = np.tile(np.bincount(of_replaced, weights=law, minlength=CLASSES), (CLASSES, 1))
+    due: Float = np.tile(np.bincount(of_replaced, weights=law, minlength=CLASSES), (CLASSES, 1))
     if promise == "match":
         drafts_of = np.bincount(of_rejected, weights=q, minlength=CLASSES)
         mass = np.bincount(of_replaced, weights=p, minlength=CLASSES)
-        both = np.zeros((CLASSES, CLASSES))
+        both: Float = np.zeros((CLASSES, CLASSES))
         np.add.at(both, (of_rejected, of_replaced), q * p)
         weight = np.bincount(of_rejected, weights=gone, minlength=CLASSES)
         due = (np.outer(drafts_of, mass) - both) / np.maximum(weight, 1e-300)[:, None]
@@ -524,9 +549,7 @@ def _cells(hits: Int, trials: Int, due: Float, **rates: float) -> TestResult | N
     if not trials.any():
         return None
     each = np.broadcast_to(trials[:, None], hits.shape)
-    result = cells_test(
-        hits.ravel(), each.ravel(), np.clip(due, 0, 1).ravel(), rate_error=ROUNDING, **rates
-    )
+    result = cells_test(hits.ravel(), each.ravel(), np.clip(due, 0, 1).ravel(), rate_error=ROUNDING, **rates)
     return replace(result, n=int(trials.sum()))
 
 
@@ -540,7 +563,7 @@ def classes(mass: Float) -> Int:
 def spoken_for(design: SpeculativePlan, rates: list[tuple[str, int, int, int]]) -> str:
     """One sentence: the share of drafts accepted, and the rule whose shares these are, if one of ours."""
     fits = {name: 1.0 for name in NAMES}
-    due = {name: [] for name in NAMES}
+    due: dict[str, list[float]] = {name: [] for name in NAMES}
     named = {pair.name: pair for pair in design.pairs}
     seen: list[tuple[int, int]] = []
     for name, position, reached, accepted in rates:
@@ -557,7 +580,9 @@ def spoken_for(design: SpeculativePlan, rates: list[tuple[str, int, int, int]]) 
     for rule in ("ratio", "match"):
         said += f"; {NAMES[rule]}: {mean[rule]:.4g}"
     alike = [NAMES[rule].split(",")[0] for rule, p_value in fits.items() if p_value > design.level]
-    said += f"; these are the shares of {' and of '.join(alike)}" if alike else "; these are the shares of neither"
+    said += (
+        f"; these are the shares of {' and of '.join(alike)}" if alike else "; these are the shares of neither"
+    )
     gamma = design.pairs[0].gamma
     if alike == [NAMES["match"].split(",")[0]]:
         rough = design.pairs[-1]
@@ -571,9 +596,7 @@ def spoken_for(design: SpeculativePlan, rates: list[tuple[str, int, int, int]]) 
 
 def _rates(pair: Pair, trials: Int) -> list[tuple[str, int, int, int]]:
     accepted = trials[:, -1]
-    return [
-        (pair.name, j, int((accepted >= j).sum()), int((accepted > j).sum())) for j in range(pair.gamma)
-    ]
+    return [(pair.name, j, int((accepted >= j).sum()), int((accepted > j).sum())) for j in range(pair.gamma)]
 
 
 def _report(

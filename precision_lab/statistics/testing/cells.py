@@ -71,8 +71,9 @@ def detectable_cells(
     false_pass: float = 1e-6,
     rate_error: float = 0.0,
 ) -> float:
-    """Smallest d such that some cell, off by d to either side that [0, 1] allows, passes at most ``false_pass``
-    often; inf where none is. Exact, from the ends of the rejection region of each cell at false_fail / cells."""
+    """Smallest d such that some cell, its rate off by d or more, passes at most ``false_pass`` often; inf where
+    none is. Exact, from the ends of the rejection region of each cell at false_fail / cells. A side on which
+    even the rate 0 (or 1) goes unseen counts as d = rate (or 1 - rate), where it ends."""
     check_rates(false_fail, false_pass)
     total, rate = np.asarray(trials), np.asarray(rates, dtype=np.float64)
     asked = total > 0
@@ -86,10 +87,11 @@ def detectable_cells(
 
 
 def _seen(n: int, low: float, high: float, rate: float, level: float, false_pass: float) -> float:
+    """Of one cell, as :func:`~.tail.detectable_tail` has it: a side on which even 0 (or 1) goes unseen ends there."""
     lowest, highest = detected_rates(n, low, high, level, false_pass)
-    below = 0.0 if low <= 0 else math.inf if math.isnan(lowest) else rate - lowest
-    above = 0.0 if high >= 1 else math.inf if math.isnan(highest) else highest - rate
-    return max(below, above)
+    if math.isnan(lowest) and math.isnan(highest):
+        return math.inf
+    return max(rate - (0.0 if math.isnan(lowest) else lowest), (1.0 if math.isnan(highest) else highest) - rate)
 
 
 def _interval(rate: Float, error: float) -> tuple[Float, Float]:
