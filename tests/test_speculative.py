@@ -313,10 +313,10 @@ class TestPage:
 class TestNulls:
     """The tests of tables, on trials drawn by the law itself."""
 
-    @statistical(false_fail=1e-7)
+    @statistical(false_fail=RATE)
     @pytest.mark.parametrize("promise", ["ratio", "match"])
     def test_recovery_and_drafted_hold_for_the_rule(self, promise):
-        """p-values of 100 simulated right samplers at 0.02: binomial, false fail 1e-7 over the seed."""
+        """p-values of 100 simulated right samplers at 0.02: binomial, false fail 1e-8 over the seed."""
         pair, rng, runs, n = PAIRS["masks on either side"], np.random.default_rng(0), 100, 800
         p, q = pair.p(0).probs, pair.q(0).probs
         kept, lost = pair.split(0, promise)
@@ -340,7 +340,7 @@ class TestNulls:
                 context_test(before, tokens, pair.p(0), pair.p(0), **rates),
             )
             failed += [result.failed for result in found]
-        most = stats.binom.isf(1e-7 / 3, runs, 0.02)
+        most = stats.binom.isf(RATE / 3, runs, 0.02)
         assert (failed <= most).all(), failed
 
     def test_classes_have_about_equal_mass(self):
@@ -411,10 +411,11 @@ class TestCommandLine:
                 command_line.main()
         return end.value.code, capsys.readouterr().out
 
-    @statistical(false_fail=1e-6)
+    @statistical(false_fail=RATE)
     def test_a_right_function_in_a_process_of_its_own(self, capsys, tmp_path):
-        """False-fail 1e-6, the default."""
+        """False-fail 1e-8, as asked."""
         words = ["--speculative", write(tmp_path, "drafting"), "--detect", "tv=0.1", "-f", "json"]
+        words += ["--false-fail", "1e-8"]
         code, out = self.run(capsys, *words)
         report = json.loads(out)
         assert (code, report["verdict"], report["promise"]) == (0, "pass", "ratio")
