@@ -28,6 +28,7 @@ from precision_lab.laws.law import target_law
 from precision_lab.statistics import agreement, cells_test, detectable_cells, tail_test
 from precision_lab.types import Budget
 from precision_lab.verdict import speculative
+from precision_lab.verdict.caller import Misbehaved
 from precision_lab.verdict.report import Outcome
 from precision_lab.verdict.speculative import (
     FEWEST,
@@ -44,7 +45,7 @@ from precision_lab.verdict.speculative import (
     plan_speculative,
     recovery_test,
 )
-from precision_lab.verdict.speculator import SpeculativeCaller
+from precision_lab.verdict.speculator import SpeculativeCaller, SpeculativeChild
 
 RATE = 1e-8  # of every test here
 PAIRS = {pair.name: pair for pair in pairs()}
@@ -441,6 +442,22 @@ class TestCommandLine:
     def test_usage_errors(self, capsys, tmp_path, words):
         spec = write(tmp_path, "standard")
         assert self.run(capsys, *[spec if word == "FILE" else word for word in words])[0] == 2
+
+    def test_the_call_of_a_child_shows_it(self, tmp_path):
+        """Faults come back over the border, and the call that is shown raises the same one here."""
+        report = check_speculative(write(tmp_path, "goes_on_after_a_rejection"), tv=0.5)
+        assert report.fault.what == "returns more than it may"
+        with pytest.raises(Exception, match=re.escape(report.fault.detail.split(": ", 1)[1])):
+            exec(report.fault.call, {})
+
+    def test_what_comes_back_is_looked_at_again(self, monkeypatch):
+        """An answer of the right form that no trial can give, from a process that does not check it."""
+        child = SpeculativeChild.__new__(SpeculativeChild)
+        answer = np.array([[5, 5, 0]])
+        monkeypatch.setattr(SpeculativeChild, "ask", lambda self, *arguments, **options: answer)
+        logits = np.zeros((2, 8), dtype=np.float32)
+        with pytest.raises(Misbehaved, match="returns more than it may"):
+            child.speculate(0, logits[:1], logits, 1)
 
     def test_a_function_that_ends_the_process(self, tmp_path):
         path = tmp_path / "ends.py"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from torch import Tensor
 
-from ..errors import InputError, unknown_name
+from ..errors import InputError, described, unknown_name
 from .function import FunctionSampler
 from .sampler import Sampler, Stages
 
@@ -37,7 +40,8 @@ def resolve(sampler: str | Sampler | Callable[..., Tensor]) -> Sampler:
         return SAMPLERS[sampler]
     for entry in metadata.entry_points(group=ENTRY_POINTS):
         if entry.name == sampler:
-            loaded = entry.load()
+            with importing(f"entry point {sampler} = {entry.value}"):
+                loaded = entry.load()
             return loaded if isinstance(loaded, Sampler) else resolve(loaded)
     if ":" in sampler:
         return _from_code(sampler)
@@ -48,13 +52,9 @@ def _from_code(spec: str) -> Sampler:
     where, _, name = spec.rpartition(":")
     if where.endswith(".py") and not Path(where).is_file():
         raise InputError(f"no file {where}", "file.py:function", "check the path")
-    try:
+    with importing(where):
         module = _import_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except (Exception, SystemExit) as error:
-        raise InputError(
-            f"{where}: {type(error).__name__}: {error}", "code that imports", "mend it first"
-        ) from error
-    function = _attribute(module, name)
+        function = _attribute(module, name)
     if isinstance(function, Sampler):
         return function
     if isinstance(function, type):
@@ -66,6 +66,31 @@ def _from_code(spec: str) -> Sampler:
             f"no function {name!r} in {where}", "sample(logits, n, *, generator)", "check the name"
         )
     return FunctionSampler(spec, "user", where, Stages.all("?"), function)
+
+
+@contextmanager
+def importing(where: str) -> Iterator[None]:
+    """InputError for whatever the user's code raises here: SystemExit and KeyboardInterrupt too, but not Ctrl-C."""
+    pressed: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    watched = callable(handler) and threading.current_thread() is threading.main_thread()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        if callable(handler):
+            handler(number, frame)
+
+    if watched:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except BaseException as error:
+        if pressed:
+            raise
+        raise InputError(f"{where}: {described(error)}", "code that imports", "mend it first") from error
+    finally:
+        if watched and signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, handler)
 
 
 def _attribute(module: ModuleType, dotted: str) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..devices import checked
-from ..errors import InputError
+from ..errors import InputError, described
 from ..samplers import FunctionSampler, Sampler, resolve
 from ..types import Int
 
@@ -93,9 +93,7 @@ class Caller:
                 raise
             raise self._fault("raises", "InputError", logits, n, seed) from None
         except Exception as error:
-            raise self._fault(
-                "raises", f"{type(error).__name__}: {str(error)[:300]}", logits, n, seed
-            ) from None
+            raise self._fault("raises", described(error), logits, n, seed) from error
         wrong = _wrong_answer(ids, n, logits)
         if not wrong and not np.array_equal(_numpy(given), logits):
             wrong = ("changes its logits in place", "they differ after the call")

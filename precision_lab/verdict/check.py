@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 import time
@@ -13,13 +12,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..devices import checked
-from ..errors import InputError
-from ..statistics import Counts, EProcess, Ledger, TestResult, alternative_laws
+from ..errors import InputError, printable
+from ..statistics import Counts, TestResult
 from ..targets import Target, load_capture, parse_target
 from ..types import Array, Budget, Int
 from .caller import MOST_VALUES, Misbehaved
+from .evidence import Evidence
 from .judge import impossible, judge
 from .plan import DEFAULT_DETECT, ROWS, STREAMS, Plan, Question, parse_detect, plan
+from .replay import named, replayed
 from .report import Fault, Report, judged_all
 from .suspects import suspects, with_fit
 
@@ -109,7 +110,7 @@ def check(
         false_pass=false_pass,
         extra=["ledger"] if ledger else [],
     )
-    say = say or (lambda line: print(line, file=sys.stderr, flush=True))
+    say = say or (lambda line: print(printable(line), file=sys.stderr, flush=True))
     options: dict[str, Any] = {"slow": budget is Budget.FULL, "ledger": ledger, "say": say}
     try:
         with Child(sampler, timeout, checked(device)) as child:
@@ -135,7 +136,10 @@ def examine(
     first, *seeds = np.random.SeedSequence(seed).spawn(len(asked.questions) + 2)
     # consecutive seeds follow: 32 bits are all that some generators read
     base = int(first.generate_state(1)[0])
+    evidence = None if ledger is None else Evidence(ledger, drawer.spec, code, asked, seed)
     try:
+        if evidence is not None:
+            evidence.begin()
         vocab = asked.questions[0].law.vocab
         say(f"{drawer.spec}: generator, shape, dtype, global state")
         drawer.probe(vocab, base)
@@ -144,14 +148,16 @@ def examine(
             count = Counts.from_tokens(tokens, question.law.vocab)
             counts.append(count)
             found = judge(question, tokens, asked, np.random.default_rng(seeds[i]))
-            if ledger is not None and not impossible(count, question.law):
-                found["ledger"] = accumulate(ledger, drawer.spec, code, question, count, seed, asked)
+            if evidence is not None and not impossible(count, question.law):
+                found["ledger"] = evidence.add(question, count)
             results[question.target.name] = found
     except Misbehaved as fault:
         return _faulty(fault, drawer.spec, asked, seed, command)
     say("likelihood of known recipes")
     listed = suspects(asked.questions, counts, slow=slow)
     listed[0] = with_fit(listed[0], asked.questions, counts, np.random.default_rng(seeds[-1]))
+    if evidence is not None:
+        evidence.finish()
     needed = {q.target.name: most for q in asked.questions if (most := max(q.needed.values())) > q.n}
     return Report(
         drawer.spec,
@@ -180,7 +186,11 @@ def draw(drawer: Drawer, question: Question, base: int, say: Say) -> Array:
     for stream in range(STREAMS):
         for i in range(0, calls, most):
             n = min(most, calls - i)
-            tokens[stream, i : i + n] = drawer.draw(base + stream, logits, n)
+            try:
+                tokens[stream, i : i + n] = drawer.draw(base + stream, logits, n)
+            except Misbehaved as fault:
+                made = [most] * (i // most) + [n]
+                raise _replayable(fault, drawer, question, base + stream, made) from fault.__cause__
             if (now := time.monotonic()) - said > 5:
                 said, done = now, (stream * calls + i + n) * ROWS
                 left = (now - start) * (question.n - done) / done
@@ -188,19 +198,15 @@ def draw(drawer: Drawer, question: Question, base: int, say: Say) -> Array:
     return tokens
 
 
-def accumulate(
-    folder: Path, name: str, code: str, question: Question, count: Counts, seed: int, asked: Plan
-) -> TestResult:
-    """The e-process of all recorded runs of this code on this target, and this one: p = 1 / max e, valid at
-    any stopping."""
-    process = EProcess(question.law, alternative_laws(question.law))
-    key = re.sub(r"[^\w.+-]+", "_", f"{Path(name).name}-{question.target.name}")
-    book = Ledger(folder, key, code or "unknown")
-    book.resume(process).update(count)
-    book.record(process, f"seed-{seed}")
-    return TestResult(
-        process.p_value, process.log_e, process.n, float("nan"), asked.level, "ledger", "not known in advance"
-    )
+def _replayable(
+    fault: Misbehaved, drawer: Drawer, question: Question, seed: int, calls: Sequence[int]
+) -> Misbehaved:
+    """The fault with the calls of its stream that led to it, where the target can be made again from its name."""
+    name = named(question.target, question.logits)
+    if name is None:
+        return fault
+    shown = replayed(drawer.spec, name, ROWS, seed, calls, getattr(drawer, "device", "cpu"))
+    return Misbehaved(fault.what, fault.detail, shown)
 
 
 def _faulty(fault: Misbehaved, name: str, asked: Plan, seed: int, command: str) -> Report:

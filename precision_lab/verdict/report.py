@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from ..errors import printable
 from ..statistics import TestResult, Verdict, family
 from .plan import Plan
 from .suspects import FAITHFUL, UNEXPLAINED, Suspect
@@ -191,7 +192,7 @@ class Report:
         lines += [
             f"  {line}" for line in (self.best_fit(), f"again: {self.command}" if self.command else "") if line
         ]
-        return "\n".join(lines)
+        return "\n".join(printable(line) for line in lines)
 
 
 def judged_all(results: dict[str, dict[str, TestResult]], plan: Plan) -> tuple[Judged, ...]:

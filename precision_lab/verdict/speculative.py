@@ -64,7 +64,7 @@ from ..statistics import (
 from ..types import Array, Budget, Float, Guarantee, Int
 from .caller import Misbehaved
 from .report import Fault, Judged, Outcome, Report
-from .speculator import END, SpeculativeCaller
+from .speculator import END, SpeculativeCaller, SpeculativeChild
 
 Promise = Literal["ratio", "match", "any"]
 GAMMA = 3  # drafted tokens
@@ -332,8 +332,6 @@ def check_speculative(
     first token would be missed at most ``false_pass`` often, in every pair.
     Errors: InputError for anything the user can mend; what the function does wrong is in the report.
     """
-    from .child import Child
-
     asked = pairs(vocab)
     rates: dict[str, Any] = {"tv": tv, "budget": budget, "false_fail": false_fail, "false_pass": false_pass}
     words = ["precision-lab", "check", "--speculative", function, "--accept", promise]
@@ -343,7 +341,7 @@ def check_speculative(
     command = shlex.join([*words, "--budget", str(budget), "--seed", str(seed)])
     plan_speculative(asked, promise, False, **rates)  # bad input first
     try:
-        with Child(function, timeout, checked(device), kind="speculative") as child:
+        with SpeculativeChild(function, timeout, checked(device)) as child:
             design = plan_speculative(asked, promise, child.takes_drafts(), **rates)
             return examine_speculative(child, design, seed, command, say=say)
     except Misbehaved as fault:  # before the first call
@@ -359,7 +357,8 @@ def examine_speculative(
     *,
     say: Say = lambda line: None,
 ) -> SpeculativeReport:
-    """Probe, draw, judge. ``speculator``: a SpeculativeCaller or a Child."""
+    """Probe, draw, judge. ``speculator``: a SpeculativeCaller or a SpeculativeChild. Faults show a call that
+    makes the same draws, in this process."""
     results: dict[tuple[str, str], TestResult] = {}
     rates: list[tuple[str, int, int, int]] = []  # pair, position, reached, accepted
     first, *seeds = np.random.SeedSequence(seed).spawn(len(design.pairs) + 1)
@@ -369,7 +368,7 @@ def examine_speculative(
         say(f"{speculator.spec}: generator, shapes, global state")
         speculator.probe(base)
     except Misbehaved as fault:
-        shown = fault.call or (
+        shown = (
             "from precision_lab.verdict.speculator import SpeculativeCaller; "
             f"SpeculativeCaller.of({speculator.spec!r}).probe({base})"
         )
@@ -416,7 +415,7 @@ def _draw_pair(
                 found.append(speculator.speculate(seed, pair.draft, pair.target, n, ids))
             except Misbehaved as fault:
                 vocab = f", vocab={pair.vocab}" if pair.vocab not in (16, VOCAB) else ""
-                shown = fault.call or (
+                shown = (
                     "from precision_lab.verdict.speculative import call; "
                     f"print(call({speculator.spec!r}, {pair.name!r}, n={n}, seed={seed}{vocab}))"
                 )

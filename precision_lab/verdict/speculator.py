@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from ..errors import InputError
 from ..samplers import FunctionSampler, resolve
 from ..types import Int
 from .caller import Misbehaved
+from .child import Child
 from .misbehaviour import global_seed
 
 END = -1  # in the places after the last token
@@ -125,6 +127,40 @@ class SpeculativeCaller:
 
     def _array(self, values: np.ndarray) -> Any:
         return torch.from_numpy(values.copy()).to(self.device) if self.arrays == "torch" else values.copy()
+
+
+class SpeculativeChild(Child):
+    """A :class:`SpeculativeCaller` in a process of its own. What comes back is looked at again on this side."""
+
+    kind = "speculative"
+
+    def __enter__(self) -> SpeculativeChild:
+        return self
+
+    def takes_drafts(self) -> bool:
+        answer = self.ask("takes_drafts")
+        if not isinstance(answer, bool):
+            raise self._malformed("takes_drafts")
+        return answer
+
+    def probe(self, seed: int) -> None:  # type: ignore[override]
+        """:meth:`SpeculativeCaller.probe`."""
+        self.ask("probe", seed)
+
+    def speculate(
+        self, seed: int, draft: np.ndarray, target: np.ndarray, n: int, draft_ids: Int | None = None
+    ) -> Int:
+        """:meth:`SpeculativeCaller.speculate`."""
+        gamma, vocab = draft.shape
+        shape = (n, gamma + 2)
+        found = self.ask("speculate", seed, draft, target, n, draft_ids, _bytes=8 * math.prod(shape))
+        if not isinstance(found, np.ndarray) or found.dtype != np.int64 or found.shape != shape:
+            raise self._malformed("speculate")
+        _check_answer(found[:, :-1], found[:, -1], n, gamma, vocab, draft_ids)
+        return found
+
+    def _shown(self) -> str:
+        return f"from precision_lab.verdict.speculator import SpeculativeCaller; SpeculativeCaller.of({self.spec!r})"
 
 
 def _parameters(function: Callable[..., Any]) -> set[str]:
