@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -343,6 +344,23 @@ class TestNulls:
             failed += [result.failed for result in found]
         most = stats.binom.isf(RATE / 3, runs, 0.02)
         assert (failed <= most).all(), failed
+
+    @pytest.mark.slow
+    @statistical(false_fail=3 * RATE)
+    @pytest.mark.parametrize(
+        ("name", "promise"), [("standard", "ratio"), ("exact_match", "match"), ("block_verification", "any")]
+    )
+    def test_a_right_function_fails_as_often_as_stated(self, name, promise, monkeypatch):
+        """60 verdicts at false_fail = 0.05 on few trials: binomial, false fail 1e-8 over seeds."""
+        monkeypatch.setattr(SpeculativeCaller, "probe", lambda self, seed: None)
+        caller, asked = (
+            SpeculativeCaller.of(getattr(functions, name)),
+            (PAIRS[FLAT], PAIRS["masks on either side"]),
+        )
+        design = plan_speculative(asked, promise, caller.handed, tv=0.9, false_fail=0.05)
+        design = dataclasses.replace(design, n=2048)
+        failed = [examine_speculative(caller, design, seed).outcome is Outcome.FAIL for seed in range(60)]
+        assert sum(failed) <= stats.binom.isf(RATE, 60, 0.05), sum(failed)
 
     def test_classes_have_about_equal_mass(self):
         mass = np.full(16, 1 / 16)
