@@ -24,7 +24,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from .errors import InputError, PrecisionLabError, printable
-from .types import Profile
+from .types import Budget, Profile
 
 app = typer.Typer(
     name="precision-lab",
@@ -113,6 +113,12 @@ def emit(rows: list[dict[str, Any]], format: Format) -> None:
 class Device(StrEnum):
     CPU = "cpu"
     CUDA = "cuda"
+
+
+class Accept(StrEnum):
+    RATIO = "ratio"
+    MATCH = "match"
+    ANY = "any"
 
 
 class Logits(StrEnum):
@@ -317,9 +323,54 @@ def check(
     batch: Annotated[
         bool, typer.Option("--batch", help="Also: a row's ids must not depend on company, order or padding.")
     ] = False,
+    speculative: Annotated[
+        bool,
+        typer.Option(
+            "--speculative",
+            help="A speculative function, fn(draft_logits, target_logits, n, *, generator) -> (ids, accepted), "
+            "or with draft_ids in place of n.",
+        ),
+    ] = False,
+    accept: Annotated[
+        Accept | None,
+        typer.Option(
+            help="What it promises to accept (ratio, the default: min(1, p/q); match: what equals the target's "
+            "own draw; any: only tokens are judged)."
+        ),
+    ] = None,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Verdict on a sampler: exit 0 pass, 1 fail, 3 inconclusive; and which known recipe its draws look like."""
+    if speculative:
+        from .verdict.speculative import asked_of_tv, check_speculative
+
+        if targets or ledger or call or batch or use != "lm":
+            raise InputError(
+                "--targets, --ledger, --call, --batch or --for with --speculative",
+                "one of them",
+                "its pairs are built in",
+            )
+        if budget not in (None, *map(str, Budget)):
+            raise InputError(f"--budget {budget} with --speculative", ", ".join(Budget), "choose one")
+        options = {} if vocab is None else {"vocab": vocab}
+        verdict = check_speculative(
+            sampler,
+            promise=(accept or Accept.RATIO).value,
+            tv=asked_of_tv(detect),
+            false_fail=false_fail,
+            false_pass=false_pass,
+            budget=Budget(budget or "smoke"),
+            seed=seed,
+            timeout=timeout,
+            device=device.value,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+            **options,
+        )
+        show(verdict, format)
+    if accept is not None:
+        raise InputError(
+            "--accept without --speculative", "both", "--accept says what a speculative function does"
+        )
     from .verdict import check as room
 
     report = room.check(

@@ -45,6 +45,7 @@ LEVEL = {"rng": np.random.default_rng(0), "false_fail": 0.05}
 SAMPLES: dict[str, Callable[[], object]] = {
     "agreement_test": lambda: statistics.agreement_test(TOKENS[0], TOKENS[1], P, P),
     "benjamini_hochberg": lambda: statistics.benjamini_hochberg([0.1, 0.2]),
+    "cells_test": lambda: statistics.cells_test([3, 4], [9, 9], [0.2, 0.5]),
     "chi_square_test": lambda: statistics.chi_square_test(Counts(5 * COUNTS.counts, 200), P),
     "cluster_bootstrap": lambda: statistics.cluster_bootstrap(lambda at: float(TOKENS[at].mean()), 5, **FINE),
     "cluster_jackknife": lambda: statistics.cluster_jackknife(lambda at: float(TOKENS[at].mean()), 5),

@@ -15,6 +15,7 @@ from ..statistics import (
     agreement_test,
     benjamini_hochberg,
     blocked_identity_test,
+    cells_test,
     chi_square_test,
     coupled_test,
     cross_row_test,
@@ -43,6 +44,7 @@ from .targets import CASES, LARGE, SMALL, coarse
 
 A = LEVELS[-1]  # of the test itself; its p-value is read at the others too
 FINITE, ASYMPTOTIC = Guarantee.FINITE_SAMPLE, Guarantee.ASYMPTOTIC
+CELLS = np.array([0.02, 0.3, 0.6, 0.98])
 RATES = np.concatenate([np.repeat(0.01, 8), 1 / np.arange(16.0, 8.0, -1)])  # unmasking rates of 16 steps
 
 
@@ -110,6 +112,20 @@ def coupled(n: int, discordance: float) -> Simulation:
         return by_value(ask, n10, n01)
 
     return lambda runs, rng: simulate(runs, rng)
+
+
+def cells(n: int, rates: Float) -> Simulation:
+    """A table of which one margin is random: n trials fall into rows of equal mass."""
+
+    def ask(*counts: int) -> float:
+        hits, trials = np.split(np.array(counts), 2)
+        return cells_test(hits, trials, rates, false_fail=A).p_value
+
+    def simulate(runs: int, rng: Rng) -> Float:
+        trials = rng.multinomial(n, np.full(len(rates), 1 / len(rates)), runs)
+        return by_value(ask, *rng.binomial(trials, rates).T, *trials.T)
+
+    return simulate
 
 
 def sticky(p: Law, shape: tuple[int, int], rng: Rng) -> Array:
@@ -281,6 +297,7 @@ def all_levels() -> Iterator[Promise]:
         yield from of_case(name, p, n)
     yield fail("unmask_rate", "one rate, 400 trials", 0.01, lambda: unmask_rate(400, np.array([0.1])))
     yield fail("unmask_rate", "16 rates, 64 positions each", 0.1, lambda: unmask_rate(64, RATES))
+    yield fail("cells", "4 cells of 2 % to 98 %, 400 trials", 5, lambda: cells(400, CELLS))
     yield fail("coupled", "60 pairs, 10 % discordant", 0.1, lambda: coupled(60, 0.1))
     yield fail("coupled", "2,000 pairs, 2 % discordant", 4, lambda: coupled(2000, 0.02))
     yield fail(

@@ -16,9 +16,11 @@ from ..statistics import (
     agreement_test,
     alternative_laws,
     blocked_identity_test,
+    cells_test,
     chi_square_test,
     coupled_test,
     detectable_blocked_identity,
+    detectable_cells,
     detectable_chi_square,
     detectable_coupled,
     detectable_identity,
@@ -107,6 +109,17 @@ def unmask_rate(positions: int, rates: Float, multiplier: float) -> Simulation:
         return not unmask_rate_test(k, trials, rates, **RATES).failed
 
     return lambda runs, rng: by_value(ask, rng.binomial(trials, truth, (runs, len(rates))).sum(axis=1))
+
+
+def cells(side: int) -> Simulation:
+    """The larger of two cells sees most, and is the one that is off."""
+    trials, due = np.array([400, 50]), np.array([0.3, 0.3])
+    rate = due[0] + side * detectable_cells(trials, due, A, B)
+
+    def ask(first: int, second: int) -> bool:
+        return not cells_test([first, second], trials, due, **RATES).failed
+
+    return lambda runs, rng: by_value(ask, rng.binomial(400, rate, runs), rng.binomial(50, due[1], runs))
 
 
 def unmask_detectable(side: int) -> Simulation:
@@ -295,6 +308,7 @@ def miss(
 def of_side(s: int, word: str) -> Iterator[Promise]:
     yield miss("tail", f"detectable, n = 500, p0 = 0.1, {word}", 0.1, lambda: tail(500, 0.1, s))
     yield miss("tail", f"detectable, n = 5,000, p0 = 0.01, {word}", 0.1, lambda: tail(5000, 0.01, s))
+    yield miss("cells", f"detectable, 400 and 50 trials at 0.3, {word}", 1, lambda: cells(s))
     yield miss("unmask_rate", f"detectable, 16 rates x 64, {word}", 0.5, lambda: unmask_detectable(s))
     yield miss(
         "temperature", f"detectable, Zipf 20, n = 400, {word}", 5, lambda: temperature(SMALL, 400, s, False)

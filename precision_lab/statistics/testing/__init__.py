@@ -12,6 +12,7 @@
 | reachability | zeros that were drawn, tokens that never were | union, Chernoff | union |
 | tie_order | equal logits, first half against last | exact | exact |
 | coupled | two precisions on the same words | exact | exact |
+| cells | several rates at once, the cells of a table; without ``draws_needed`` | exact | exact |
 | two_sample | two samplers or decoders, unknown law | permutations | asymptotic |
 """
 
@@ -21,6 +22,7 @@ from .blocked_identity import (
     detectable_blocked_identity,
     draws_needed_blocked_identity,
 )
+from .cells import assert_cells, cells_test, detectable_cells
 from .chi_square import assert_chi_square, chi_square_test, detectable_chi_square, draws_needed_chi_square
 from .coupled import assert_coupled, coupled_test, detectable_coupled, draws_needed_coupled
 from .identity import assert_identity, detectable_identity, draws_needed_identity, identity_test
@@ -62,6 +64,7 @@ __all__ = [
     "TailSet",
     "TestResult",
     "assert_blocked_identity",
+    "assert_cells",
     "assert_chi_square",
     "assert_coupled",
     "assert_identity",
@@ -73,9 +76,11 @@ __all__ = [
     "assert_unmask_rate",
     "asserting",
     "blocked_identity_test",
+    "cells_test",
     "chi_square_test",
     "coupled_test",
     "detectable_blocked_identity",
+    "detectable_cells",
     "detectable_chi_square",
     "detectable_coupled",
     "detectable_identity",
