@@ -69,7 +69,8 @@ def _text(value: Any) -> str:
 def _markdown(text: str) -> str:
     """One line of Markdown, in a table's cell or outside, that shows the text: no tags, links, images or new cells."""
     line = printable(text).replace("\\", "\\\\").replace("|", "\\|").replace("](", "]\\(")
-    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = re.sub(r"&(?=#?\w+;)", "&amp;", line)
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line)  # what can begin a tag; a <= stays as it is
 
 
 def _code(text: str) -> str:
