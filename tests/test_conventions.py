@@ -513,6 +513,16 @@ class TestSettings:
         assert given["min_p"].tolist() == [0, 0.25, 0]
         assert given["top_k"].dtype == torch.int64
 
+    def test_forms_without_a_meaning_are_refused(self):
+        """Half-precision probabilities, and one row as a vector where rows have generators; both are taken otherwise."""
+        row = self.LOGITS[:1]
+        assert Caller.of(by_generators).fresh(0, row, 2, layout="column view").shape == (2, 1)
+        assert Caller.of(one_by_seed).fresh(0, row, 2, layout="one row", dtype="float16").shape == (2, 1)
+        with pytest.raises(InputError, match="float16 probs"):
+            Caller.of(by_generators).fresh(0, row, 2, dtype="float16")
+        with pytest.raises(InputError, match="one row as"):
+            Caller.of(by_generators).fresh(0, row, 2, layout="one row")
+
     def test_one_for_all(self):
         found = Caller.of(with_temperature)
         found.draw(0, self.LOGITS, 2, {"temperature": np.full(3, 0.5)})
