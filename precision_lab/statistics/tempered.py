@@ -15,6 +15,7 @@ from ..types import Float, Guarantee, Int
 from .divergence import difference, relative_entropy
 
 _UNDERFLOW = 1e-290  # a mean below has lost digits of its smallest terms
+NEVER = -1e150  # log p below: as good as -inf at any temperature that float64 can tell, and its square overflows
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,7 @@ class Tempered:
 
     @staticmethod
     def of(p: Law) -> Tempered:
-        tokens = np.flatnonzero(~np.isneginf(p.log_probs))
+        tokens = np.flatnonzero(p.log_probs > NEVER)
         log_p = p.log_probs[tokens] - logsumexp(p.log_probs[tokens])
         centre = math.fsum(np.exp(log_p) * log_p)
         return Tempered(tokens, log_p, log_p - centre, centre)

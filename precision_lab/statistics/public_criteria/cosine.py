@@ -34,7 +34,7 @@ def passing_temperatures(
     while excess(cold) > 0 and cold < 2.0**60:
         cold *= 2
     coldest = 0.0 if excess(cold) > 0 else 1 / optimize.brentq(excess, 1.0, cold, xtol=1e-12)
-    hottest = math.inf if excess(0.0) > 0 else 1 / optimize.brentq(excess, 0.0, 1.0, xtol=1e-12)
+    hottest = math.inf if excess(0.0) >= 0 else 1 / optimize.brentq(excess, 0.0, 1.0, xtol=1e-12)
     return coldest, hottest
 
 
