@@ -20,7 +20,22 @@ from precision_lab.types import Guarantee
 MOST = 2**53  # the largest whole number below which float64 has them all
 GAPS = (0.0, 1e-300, 1e-16, 1e-8, 0.5, 1.0, 17.0, 37.0, 50.0, 100.0, 354.0, 700.0, 745.0, 800.0, math.inf)
 ERRORS = (0.0, 1e-17, 1e-9, 0.01, 1.0)
-ORDERS = (0.0, 5e-324, 0.5, 1 - 2**-53, 1.0, 1 + 2**-52, 1 + 1e-9, 1.0625, 2.0, 15.99, 16.01, 700.0, 1e10, 1e300)
+ORDERS = (
+    0.0,
+    5e-324,
+    0.5,
+    1 - 2**-53,
+    1.0,
+    1 + 2**-52,
+    1 + 1e-9,
+    1.0625,
+    2.0,
+    15.99,
+    16.01,
+    700.0,
+    1e10,
+    1e300,
+)
 RATES = (5e-324, 1e-300, 1e-16, 1e-6, 0.05, 0.5, 0.9, 1 - 2**-53)
 TOTALS = (1, 2, 3, 7, 1000, 10**9 - 1, 10**9, 10**10 + 1, 2**50, 2**50 + 1, MOST - 1, MOST)
 
@@ -101,7 +116,9 @@ def cases(draw: st.DrawFn) -> Case:
         counts=draw(counted(vocab)),
         other=draw(counted(vocab)),
         tokens=np.array(
-            draw(st.lists(st.integers(0, vocab - 1), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1]))
+            draw(
+                st.lists(st.integers(0, vocab - 1), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1])
+            )
         ).reshape(shape),
         values=scale * np.array(draw(st.lists(numbers, min_size=1, max_size=7))),
         order=draw(st.one_of(st.sampled_from(ORDERS), st.floats(0, 4))),
@@ -210,7 +227,9 @@ CALLS: dict[str, Callable[[Case], Any]] = {
     "mean": lambda c: statistics.mean(c.values),
     "median": lambda c: statistics.median(c.values, rng=c.rng),
     "miller_madow": lambda c: statistics.miller_madow(c.counts),
-    "passing_temperatures": lambda c: [statistics.passing_temperatures(c.p, c.rate, n) for n in (None, c.total)],
+    "passing_temperatures": lambda c: [
+        statistics.passing_temperatures(c.p, c.rate, n) for n in (None, c.total)
+    ],
     "proportion": lambda c: statistics.proportion(c.hits, c.total, c.rate),
     "public criteria": lambda c: [rule(c.counts, c.p) for rule in statistics.PUBLIC_CRITERIA.values()],
     "public forecasts": lambda c: [
@@ -237,7 +256,8 @@ CALLS: dict[str, Callable[[Case], Any]] = {
     ),
     "size_at_coverage": lambda c: statistics.size_at_coverage(c.counts, c.rate),
     "spectrum_from_draws": lambda c: [
-        statistics.spectrum_from_draws(draws, c.p, [-np.inf, -20.0, -1.0, 1.0]) for draws in (c.counts, c.tokens)
+        statistics.spectrum_from_draws(draws, c.p, [-np.inf, -20.0, -1.0, 1.0])
+        for draws in (c.counts, c.tokens)
     ],
     "stratified_bootstrap": lambda c: statistics.stratified_bootstrap(
         lambda at: c.values[at[0]].mean(), [len(c.values)], rng=c.rng, resamples=1 + c.size % 30
@@ -249,7 +269,11 @@ CALLS: dict[str, Callable[[Case], Any]] = {
         statistics.temperature_from_draws(draws, c.p) for draws in (c.counts, c.tokens)
     ],
     "temperature_from_rows": lambda c: statistics.temperature_from_rows(
-        [statistics.Rows(np.tile(c.p.log_probs, (c.tokens.size, 1)), c.tokens.ravel(), np.arange(c.tokens.size) // 2)]
+        [
+            statistics.Rows(
+                np.tile(c.p.log_probs, (c.tokens.size, 1)), c.tokens.ravel(), np.arange(c.tokens.size) // 2
+            )
+        ]
     ),
     "temperature_test": lambda c: [
         statistics.temperature_test(c.counts, c.p, asymptotic=so) for so in (False, True)
@@ -259,7 +283,9 @@ CALLS: dict[str, Callable[[Case], Any]] = {
     "total_variation": lambda c: statistics.total_variation(c.q, c.p),
     "two_laws_log_likelihood": lambda c: statistics.two_laws_log_likelihood(c.counts, c.q, c.p),
     "two_sample_test": lambda c: statistics.two_sample_test(c.counts, c.other, rng=c.rng, **LOOSE),
-    "two_sample_test of sequences": lambda c: statistics.two_sample_test(c.tokens, c.tokens, rng=c.rng, **LOOSE),
+    "two_sample_test of sequences": lambda c: statistics.two_sample_test(
+        c.tokens, c.tokens, rng=c.rng, **LOOSE
+    ),
     "unmask_rate_e_value": lambda c: statistics.unmask_rate_e_value([c.hits, 1], [c.total, 3], [c.rate, 0.5]),
     "unmask_rate_test": lambda c: statistics.unmask_rate_test([c.hits, 1], [c.total, 3], [c.rate, 0.5]),
     "window_test": lambda c: statistics.window_test(c.tokens, c.p, [0]),

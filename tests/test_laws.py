@@ -863,10 +863,9 @@ def test_a_real_vocabulary_against_mpmath(relative):
         for rank in range(20_000):
             k = len(noise) - 1 - rank
             key = np.float32(weights[token] + np.float32(noise[k]))
-            upto = at_or_above(key, weights, noise, strictly=True)  # F_j(s): none is above
-            below = at_or_above(key, weights, noise, strictly=False)  # F_j(s-): none is as high
-            count = np.where(np.arange(len(weights)) < token, used[-1 - below], used[-1 - upto])
-            count[token] = 0
+            below = at_or_above(key, weights[:token], noise, strictly=False)  # F_j(s-): none is as high
+            upto = at_or_above(key, weights[token + 1 :], noise, strictly=True)  # F_j(s): none is above
+            count = used[-1 - np.append(below, upto)]
             none_above = product_30_digits(count, total) if rank < 100 else product(count, total)
             term = int(atoms.counts[k]) / total * none_above
             expected += term

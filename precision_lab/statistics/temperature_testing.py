@@ -142,7 +142,12 @@ def draws_needed_temperature(
         from_p, from_q = miss * _rate(null, share * away), fail * _rate(other, (share - 1) * away)
         return (from_q - from_p) / (from_q + from_p) if from_q < math.inf else 1.0
 
-    return math.ceil(fail / _rate(null, root(balance, 1.0, -0.5, 1e-9) * away))
+    rate = _rate(null, root(balance, 1.0, -0.5, 1e-9) * away)
+    if not rate > fail / 1e300:
+        raise InputError(
+            "an alternative that 1e300 draws do not tell", "one that draws can tell", "compare the laws"
+        )
+    return math.ceil(fail / rate)
 
 
 def _tilting(p: Law) -> Tempered:
