@@ -21,8 +21,7 @@ import mpmath
 import numpy as np
 import pytest
 from edge_cases import CALLS, MOST, Case, cases, law_of_gaps
-from hypothesis import HealthCheck, Phase, assume, given, settings
-from hypothesis.errors import UnsatisfiedAssumption
+from hypothesis import HealthCheck, Phase, given, settings
 from mpmath import mpf
 from scipy import stats
 
@@ -41,6 +40,15 @@ NAN_ALLOWED = {
     "public criteria": {"statistic"},
     "public forecasts": {"statistic"},
 }
+
+
+class NothingToCompare(Exception):
+    """The case is outside what a slow twin knows."""
+
+
+def suppose(condition: Any) -> None:
+    if not condition:
+        raise NothingToCompare
 
 
 class TooSlow(BaseException):
@@ -131,8 +139,18 @@ FIXED = {
 }
 
 
+FAST = ("peaked by 100 nats", "large masks", "2^53 draws")
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_a_fixed_case_has_an_answer(name: str) -> None:
+    for key in FAST:
+        check_answer(name, FIXED[key])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CALLS)
+def test_every_fixed_case_has_an_answer(name: str) -> None:
     for case in FIXED.values():
         check_answer(name, case)
 
@@ -160,7 +178,7 @@ def test_a_drawn_case_has_an_answer(name: str) -> None:
     check()
 
 
-# The slow twins. Each takes a case and compares; UnsatisfiedAssumption where it has nothing to say.
+# The slow twins. Each takes a case and compares.
 
 
 def chances(law: Law) -> list[Any]:
@@ -209,7 +227,7 @@ def of_suppressed_mass(case: Case) -> None:
         chances(case.q), chances(case.p), case.q.log_probs, case.p.log_probs, strict=True
     ):
         gap = float(log_a) - float(log_b) if b else math.inf
-        assume(not abs(gap - math.log(0.5)) < 1e-9)
+        suppose(not abs(gap - math.log(0.5)) < 1e-9)
         if b and gap < math.log(0.5):
             expected += b
         assert not (a and not b) or gap == math.inf
@@ -249,7 +267,7 @@ def of_hill_number(case: Case) -> None:
 
 def of_rarefied(case: Case) -> None:
     size, counts = 1 + case.size % 12, case.counts
-    assume(size <= counts.n <= 10**10)
+    suppose(size <= counts.n <= 10**10)
     ways = math.comb(counts.n, size)
     expected = [
         sum(
@@ -276,7 +294,7 @@ def of_rarefied_law(case: Case) -> None:
 
 def of_coverage(case: Case) -> None:
     size, counts = 1 + case.size % 12, case.counts
-    assume(size < counts.n <= 10**10)
+    suppose(size < counts.n <= 10**10)
     missed = sum(
         Fraction(x, counts.n) * Fraction(math.comb(counts.n - x, size), math.comb(counts.n - 1, size))
         for x in counts.counts.tolist()
@@ -286,7 +304,7 @@ def of_coverage(case: Case) -> None:
 
 def of_chao_wang_jost(case: Case) -> None:
     counts = case.counts
-    assume(counts.n <= 300)
+    suppose(counts.n <= 300)
     x = counts.counts.tolist()
     n, f1, f2 = counts.n, x.count(1), x.count(2)
     expected = mpmath.fsum(mpf(c) / n * mpmath.fsum(mpf(1) / k for k in range(c, n)) for c in x if c)
@@ -317,9 +335,9 @@ def possible(law: Law) -> list[float]:
 def of_effective_temperature(case: Case) -> None:
     """The mean of log p is increasing in b: on one side of the answer it is below E_q, on the other above."""
     if any(a > -math.inf and b == -math.inf for a, b in zip(case.q.log_probs, case.p.log_probs, strict=True)):
-        raise UnsatisfiedAssumption
+        raise NothingToCompare
     log_p = possible(case.p)
-    assume(np.ptp(log_p) > 1e-6 and min(case.p.log_probs) > -1e150)
+    suppose(np.ptp(log_p) > 1e-6 and min(case.p.log_probs) > -1e150)
     found = statistics.effective_temperature(case.q, case.p).temperature.value
     goal = mpmath.fsum(x * mpf(float(y)) for x, y in zip(chances(case.q), case.p.log_probs, strict=True) if x)
     if found == 0:  # sharper than any b: the other tokens underflow
@@ -332,9 +350,9 @@ def of_effective_temperature(case: Case) -> None:
 
 def of_temperature_from_draws(case: Case) -> None:
     """Of two tokens Firth's correction is half a draw more of each: p_b(rare) = (k + 1/2) / (n + 1)."""
-    assume(case.p.vocab == 2 and min(case.p.log_probs) > -1e150)
+    suppose(case.p.vocab == 2 and min(case.p.log_probs) > -1e150)
     log_odds = mpf(float(case.p.log_probs[1])) - mpf(float(case.p.log_probs[0]))
-    assume(abs(log_odds) > 1e-6)
+    suppose(abs(log_odds) > 1e-6)
     k, n = int(case.counts.counts[1]), case.counts.n
     b = mpmath.log((k + mpf(1) / 2) / (n - k + mpf(1) / 2)) / log_odds
     found = statistics.temperature_from_draws(case.counts, case.p).value
@@ -367,7 +385,7 @@ def exponent_of_mean(log_p: list[float], share: list[Any]) -> Any:
 def of_temperature_test(case: Case) -> None:
     p = dataclasses.replace(case.p, error=0.0)
     log_p = possible(p)
-    assume(len(log_p) == p.vocab and np.ptp(log_p) > 1e-3 and min(log_p) > -740)
+    suppose(len(log_p) == p.vocab and np.ptp(log_p) > 1e-3 and min(log_p) > -740)
     share = [mpf(int(x)) / case.counts.n for x in case.counts.counts]
     expected = case.counts.n * exponent_of_mean(log_p, share)
     # near the null the exponent is a square of differences that float64 has to 1e-16
@@ -389,9 +407,9 @@ def passes_binomial(p: Law, n: int, rate: float) -> float:
 def of_detectable_temperature(case: Case) -> None:
     """Exact binomial power of two tokens: what is called detectable is, and half of it is not."""
     p, n = case.p, 10 + case.total % 1500
-    assume(p.vocab == 2 and p.log_probs[1] > -740 and p.log_probs[1] - p.log_probs[0] < -0.01)
+    suppose(p.vocab == 2 and p.log_probs[1] > -740 and p.log_probs[1] - p.log_probs[0] < -0.01)
     found = statistics.detectable_temperature(n, p)
-    assume(math.isfinite(found))
+    suppose(math.isfinite(found))
     gap = mpf(float(p.log_probs[1])) - mpf(float(p.log_probs[0]))
 
     def missed(temperature: float) -> float:
@@ -413,7 +431,7 @@ def binomial_tail(k: int, n: int, rate: Any, *, above: bool) -> Any:
 def of_proportion(case: Case) -> None:
     n = 1 + case.total % 60
     k = case.hits % (n + 1)
-    assume(1e-12 < case.rate < 1 - 1e-9)
+    suppose(1e-12 < case.rate < 1 - 1e-9)
     found, side = statistics.proportion(k, n, case.rate), (1 - mpf(case.rate)) / 2
     if k:
         close(float(binomial_tail(k, n, mpf(found.low), above=True)), side, rel=1e-6)
@@ -440,7 +458,7 @@ def of_tail_test(case: Case) -> None:
 def of_chi_square(case: Case) -> None:
     p = dataclasses.replace(case.p, error=0.0)
     share, n = chances(p), case.counts.n
-    assume(min(x for x in share if x) * n > 5.001)
+    suppose(min(x for x in share if x) * n > 5.001)
     got = statistics.chi_square_test(case.counts, p)
     drawn_never = any(c and not x for c, x in zip(case.counts.counts, share, strict=True))
     expected = mpmath.fsum(
@@ -451,13 +469,13 @@ def of_chi_square(case: Case) -> None:
         return
     close(got.statistic, expected, rel=1e-6, smallest=n * 1e-15)
     freedom = max(sum(1 for x in share if x) - 1, 1)
-    assume(got.statistic < 1e4)
+    suppose(got.statistic < 1e4)
     close(got.p_value, mpmath.gammainc(mpf(freedom) / 2, mpf(got.statistic) / 2, regularized=True))
 
 
 def of_two_sample(case: Case) -> None:
     a, b = case.counts, case.other
-    assume(a.n + b.n < 10**6)
+    suppose(a.n + b.n < 10**6)
     got = statistics.two_sample_test(a, b, rng=case.rng, false_fail=0.05)
     expected = sum(
         Fraction((b.n * int(x) - a.n * int(y)) ** 2, a.n * b.n * (int(x) + int(y)))
@@ -469,8 +487,8 @@ def of_two_sample(case: Case) -> None:
 
 def of_two_laws(case: Case) -> None:
     drawn_tokens = case.counts.counts > 0
-    assume(not np.isneginf(case.p.log_probs[drawn_tokens]).any())
-    assume(not np.isneginf(case.q.log_probs[drawn_tokens]).any())
+    suppose(not np.isneginf(case.p.log_probs[drawn_tokens]).any())
+    suppose(not np.isneginf(case.q.log_probs[drawn_tokens]).any())
     terms = [
         int(c) * (mpf(float(a)) - mpf(float(b)))
         for c, a, b in zip(case.counts.counts, case.q.log_probs, case.p.log_probs, strict=True)
@@ -482,14 +500,14 @@ def of_two_laws(case: Case) -> None:
 
 def of_lattice(case: Case) -> None:
     p = chances(case.p)
-    assume(all(x == 0 or mpf(10) ** -290 < x < 1 - mpf(10) ** -12 for x in p))
+    suppose(all(x == 0 or mpf(10) ** -290 < x < 1 - mpf(10) ** -12 for x in p))
     d = mpf(2) ** -24
     for centred in (False, True):
         weights = []
         for x in p:
-            y = d * (1 - x) / x if x else mpf(0)
+            y = d * (1 - x) / x if x else mpf(1)
             share = y / (2 * mpmath.sinh(y / 2)) if centred else y / mpmath.expm1(y)
-            weights.append(x * share if x else mpf(0))
+            weights.append(x * share)
         total = mpmath.fsum(weights)
         found = statistics.lattice_law(case.p, 24, centred=centred).probs
         for got, weight in zip(found, weights, strict=True):
@@ -508,9 +526,9 @@ def of_agreement(case: Case) -> None:
 
 
 def of_spectrum(case: Case) -> None:
-    assume(not (np.isneginf(case.q.log_probs) | np.isneginf(case.p.log_probs)).any())
+    suppose(not (np.isneginf(case.q.log_probs) | np.isneginf(case.p.log_probs)).any())
     (band,) = statistics.log_odds_spectrum(case.q, case.p, [-np.inf, np.inf])
-    assume(not math.isnan(band.slope) and min(case.p.log_probs) > -300 and np.ptp(case.p.log_probs) > 1e-3)
+    suppose(not math.isnan(band.slope) and min(case.p.log_probs) > -300 and np.ptp(case.p.log_probs) > 1e-3)
     w, x = chances(case.p), [mpf(float(v)) for v in case.p.log_probs]
     y = [mpf(float(v)) for v in case.q.log_probs]
     centre, height = (mpmath.fsum(a * b for a, b in zip(w, v, strict=True)) for v in (x, y))
@@ -555,7 +573,7 @@ def of_diversity(case: Case) -> None:
     runs = [max(len(list(same)) for _, same in itertools.groupby(row)) for row in rows]
     assert statistics.longest_run(case.tokens).tolist() == runs
     pairs = [list(itertools.pairwise(row)) for row in rows]
-    assume(len(rows[0]) > 1)
+    suppose(len(rows[0]) > 1)
     flat_pairs = [pair for row in pairs for pair in row]
     close(statistics.distinct_n(case.tokens, 2), Fraction(len(set(flat_pairs)), len(flat_pairs)))
     np.testing.assert_allclose(
@@ -579,7 +597,7 @@ def of_e_process(case: Case) -> None:
         expected = mpmath.fsum(
             int(c) * mpmath.log(f) for c, f in zip(case.counts.counts, factors, strict=True) if c
         )
-        assume(min(p.log_probs[case.counts.counts > 0]) > -700)
+        suppose(min(p.log_probs[case.counts.counts > 0]) > -700)
         close(process.update(case.counts).log_e, expected, smallest=1e-13 * case.counts.n)
 
 
@@ -593,10 +611,8 @@ def compare(name: str, case: Case) -> bool:
     try:
         with mpmath.workdps(DIGITS):
             ORACLES[name](case)
-    except UnsatisfiedAssumption:
+    except (NothingToCompare, InputError):  # that a refusal is an InputError, and no other, is tested above
         return False
-    except InputError:
-        return False  # a refusal: that it is one, and not another error, is tested above
     except AssertionError as error:
         raise AssertionError(f"{name} on {case}: {error}") from error
     return True
@@ -671,9 +687,9 @@ def check_level(name: str, p: Law, q: Law, n: int) -> bool:
 
 @pytest.mark.parametrize("name", LEVELS)
 def test_levels_by_enumeration(name: str) -> None:
-    laws = [law_of_gaps(g) for g in ([0.3, 1.0], [5.0, 12.0], [40.0, 50.0], [300.0, 2.0])]
+    laws = [law_of_gaps(g) for g in ([0.3, 1.0], [5.0, 12.0], [40.0, 50.0])]
     with mpmath.workdps(DIGITS):
-        assert sum(check_level(name, p, q, 6) for p, q in itertools.permutations(laws, 2)) >= 6
+        assert sum(check_level(name, p, q, 3) for p, q in itertools.permutations(laws, 2)) >= 3
 
 
 @pytest.mark.slow

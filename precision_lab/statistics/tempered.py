@@ -15,7 +15,9 @@ from ..types import Float, Guarantee, Int
 from .divergence import difference, relative_entropy
 
 _UNDERFLOW = 1e-290  # a mean below has lost digits of its smallest terms
-NEVER = -1e150  # log p below: as good as -inf at any temperature that float64 can tell, and its square overflows
+NEVER = (
+    -1e150
+)  # log p below: as good as -inf at any temperature that float64 can tell, and its square overflows
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,9 @@ class Tempered:
         if self._small(t):
             return t * self.y - self.log_z(t)
         with np.errstate(over="ignore"):
-            likeliest = int((self.log_p + t * self.y).argmax())  # under p_b: the others in terms of it lose no digit
+            likeliest = int(
+                (self.log_p + t * self.y).argmax()
+            )  # under p_b: the others in terms of it lose no digit
             gain = t * (self.y - self.y[likeliest])
             others = np.exp(self.log_p - self.log_p[likeliest] + gain)
         others[likeliest] = 0.0
