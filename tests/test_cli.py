@@ -221,7 +221,7 @@ class TestLaw:
             (["--sampler", "gumbel_max_fp64", "--target", "normal[seed=-1]"], "seed = -1"),
             (["--sampler", "gumbel_max_fp64", "--target", "none.safetensors"], "no file none.safetensors"),
             (["--sampler", "gumbel_max_fp64", "--target", "zipf", "--row", "1"], "leave --row out"),
-            (["--sampler", "gumbel_max_fp64", "--target", __file__], "a safetensors file"),
+            (["--sampler", "gumbel_max_fp64", "--target", __file__], "a file ending in .safetensors"),
             (["--sampler", "none.py:sample", "--target", "zipf"], "no file none.py"),
             (["--sampler", "no.such.module:sample", "--target", "zipf"], "no.such.module"),
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
@@ -10,28 +11,48 @@ from scipy import stats
 from ..errors import InputError
 from ..types import Array, Float, Guarantee
 from .estimate import Estimate
-from .testing import TestResult, unmask_rate_test
+from .row_sharing import Sharing
+from .testing import RareDraws, TestResult, rare_draws_p_value, unmask_rate_test
+from .testing._chernoff import pooled
 
 # t = 1/T - 1 of the exponential bounds, both signs: half an octave off costs 11 %
 EXCESS = 2.0 ** np.arange(-10, 1)
 TAIL_MASS = 0.1
+# Tokens below are left out of temperatures and likelihoods: 2^24 of them hold less than 2e-13, and one draw of
+# them fails the support test. A masked token of logit -1e4 would otherwise outweigh all other draws.
+LEAST = 1e-20
 _ENTRIES = 1 << 18  # of one block of rows in float64
 
 
-class RowEvidence:
-    """``update(logits, tokens)``, then the tests. Memory: a block of rows, and 9 bytes a draw.
+@dataclass(frozen=True)
+class DeadRow:
+    """A row that is no law: ``index`` in the file, ``top`` its largest logit: -inf, inf or nan."""
 
-    With log p_i = log softmax of row i, y_i = log p_i(x_i) - E_{p_i}[log p_i] and K_i(t) = log E_{p_i} e^(t y):
-    ``score`` = sum y_i, ``variance`` = sum Var y_i, ``cumulant`` = sum K_i(t) on the grid -t, t of :data:`EXCESS`.
-    ``lattice``: bits -> sum log q_i(x_i) - log p_i(x_i) of the closed-form lattice of so many bits.
-    Errors: InputError for logits that are NaN, +inf or all -inf, and for tokens outside the vocabulary.
+    index: int
+    top: float
+
+
+class RowEvidence:
+    """``update(logits, tokens)``, then the tests. Memory: a block of rows, 17 bytes a draw, and what ``sharing`` keeps.
+
+    With log p_i = log softmax of row i, y_i = log p_i(x_i) - E_{p_i}[log p_i], 0 for tokens of p_i below :data:`LEAST`,
+    and K_i(t) = log E_{p_i} e^(t y): ``score`` = sum y_i, ``variance`` = sum Var y_i, ``cumulant`` = sum K_i(t) on the
+    grid -t, t of :data:`EXCESS`. ``lattice``: bits -> sum log q_i(x_i) - log p_i(x_i) of the closed-form lattice of so
+    many bits. ``rare``: the chance of each draw, see :class:`~.testing.RareDraws`.
+    ``dead``: rows that are all -inf, NaN or +inf; with their draws they are set aside. ``n``: the draws judged.
+    ``sharing``: pairs of draws that are looked at, see :class:`~.row_sharing.Sharing`.
+    Errors: InputError for tokens outside the vocabulary.
     """
 
-    def __init__(self, bits: tuple[int, ...] = (23, 24)) -> None:
-        self.n = self.impossible = 0
+    def __init__(self, bits: tuple[int, ...] = (23, 24), sharing: Sharing | None = None) -> None:
+        self.n = self.seen = 0
         self.score = self.variance = 0.0
         self.cumulant = np.zeros((2, len(EXCESS)))
         self.lattice = dict.fromkeys(bits, 0.0)
+        self.sharing = sharing
+        self.rare = RareDraws()
+        self.dead: list[DeadRow] = []
+        self.certain = True
         self._hits: list[Array] = []
         self._rates: list[Float] = []
 
@@ -56,50 +77,78 @@ class RowEvidence:
         return self
 
     def _block(self, rows: Float, tokens: Array) -> None:
-        top = rows.max(axis=1, keepdims=True)
-        if not np.isfinite(top).all():
-            at = int(np.flatnonzero(~np.isfinite(top[:, 0]))[0])
-            raise InputError(
-                f"a largest logit of {top[at, 0]} in row {self.n + at}", "a finite one", "mask by -inf"
-            )
-        log_p = rows - top
-        log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
-        p, drawn = np.exp(log_p), tokens[:, None]
-        finite = np.where(np.isneginf(log_p), 0.0, log_p)
-        centre = (p * finite).sum(axis=1, keepdims=True)
-        y = np.where(np.isneginf(log_p), -np.inf, finite - centre)
-        own = np.take_along_axis(y, drawn, 1)[:, 0]
-        alive = np.isfinite(own)
-        self.n, self.impossible = self.n + len(tokens), self.impossible + int((~alive).sum())
-        self.score += math.fsum(own[alive])
-        self.variance += float((p * np.where(p > 0, finite - centre, 0.0) ** 2).sum())
-        for side, sign in enumerate((-1.0, 1.0)):
-            for j, t in enumerate(EXCESS):
-                with np.errstate(over="ignore"):
-                    grown = np.where(
-                        np.isneginf(y), 0.0, p * np.exp(sign * t * np.where(np.isneginf(y), 0.0, y))
-                    )
-                self.cumulant[side, j] += float(np.log(grown.sum(axis=1)).sum())
+        index = self.seen + np.arange(len(tokens))
+        self.seen += len(tokens)
+        top = rows.max(axis=1)
+        alive = np.isfinite(top)
+        if not alive.all():
+            self.dead += [DeadRow(int(index[i]), float(top[i])) for i in np.flatnonzero(~alive)]
+        if not alive.any():
+            return
+        rows, tokens, index, top = rows[alive], tokens[alive], index[alive], top[alive]
+        with np.errstate(over="ignore"):  # a mask of the least float64 below a row of large logits
+            log_p = rows - top[:, None]
+        p = np.exp(log_p)
+        total = p.sum(axis=1, keepdims=True)
+        p /= total
+        log_p -= np.log(total)
+        drawn = tokens[:, None]
+        self.n += len(tokens)
+        self.certain = self.certain and bool((p.max(axis=1) == 1).all())
+        self._temperature(log_p, p, drawn)
+        own = np.take_along_axis(log_p, drawn, 1)
         for bits in self.lattice:
-            self.lattice[bits] += self._lattice(log_p, p, drawn, alive, bits)
+            self.lattice[bits] += self._lattice(p, drawn, own[:, 0] >= math.log(LEAST), bits)
+        self.rare.update(np.where(log_p <= own, p, 0.0).sum(axis=1), own[:, 0], tokens, index)
         edge = _edge(p)
         self._rates.append((p * (p < edge)).sum(axis=1))
         self._hits.append(np.take_along_axis(p, drawn, 1)[:, 0] < edge[:, 0])
+        if self.sharing is not None:
+            self.sharing.update(p, tokens, index)
+
+    def _temperature(self, log_p: Float, p: Float, drawn: Array) -> None:
+        """The exponentials on the grid by squaring: t doubles from one entry of EXCESS to the next."""
+        possible = p >= LEAST
+        y = np.where(possible, log_p, 0.0)
+        y -= (p * y).sum(axis=1, keepdims=True)
+        y *= possible
+        self.score += math.fsum(np.take_along_axis(y, drawn, 1)[:, 0])
+        self.variance += float((p * y**2).sum())
+        grown = np.exp(EXCESS[0] * y)
+        for side, power in ((1, grown), (0, 1 / grown)):
+            for j in range(len(EXCESS)):
+                self.cumulant[side, j] += float(np.log((p * power).sum(axis=1)).sum())
+                power *= power
 
     @staticmethod
-    def _lattice(log_p: Float, p: Float, drawn: Array, alive: Array, bits: int) -> float:
-        """As :func:`~.alternatives.lattice_law`, row by row."""
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+    def _lattice(p: Float, drawn: Array, alive: Array, bits: int) -> float:
+        """As :func:`~.alternatives.lattice_law`, row by row: log q - log p = log(y / (e^y - 1)), normalised."""
+        with np.errstate(divide="ignore", over="ignore"):
             y = 2.0**-bits * (1 - p) / p
-            share = np.log(y) - np.log(-np.expm1(-y)) - y
-        share = np.where(p >= 1, 0.0, np.where(np.isposinf(y), -np.inf, share))
+        # log(y / (e^y - 1)) = -y/2 - y^2/24 + y^4/2880 - ..., the next term is below 1e-19
+        small = y < 2.0**-8
+        share = np.where(small, y, 0.0)
+        square = share * share
+        share *= -0.5
+        share -= square * (1 / 24 - square / 2880)
+        large = ~small
+        beyond = y[large]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            exact = np.log(beyond) - np.log(-np.expm1(-beyond)) - beyond
+        share[large] = np.where(np.isposinf(beyond), -np.inf, exact)
         log_z = np.log((p * np.exp(share)).sum(axis=1))
         return float((np.take_along_axis(share, drawn, 1)[:, 0] - log_z)[alive].sum())
 
-    def support_test(self, false_fail: float) -> TestResult:
-        """p = 0 at the first draw of a token of logit -inf, else 1. ``statistic``: such draws."""
-        p_value, name, effect = float(not self.impossible), "support_test", "one draw of a token of logit -inf"
-        return TestResult(p_value, float(self.impossible), self.n, 1.0 / self.n, false_fail, name, effect)
+    def support_test(self, false_fail: float, false_pass: float = 1e-3) -> TestResult:
+        """:func:`~.testing.rare_draws_p_value` of the rarest draw. ``statistic``: draws that alone would fail.
+
+        ``detectable``: the share of draws of such tokens that is passed with probability ``false_pass``.
+        """
+        p_value = rare_draws_p_value(self.rare.least, self.n)
+        found = sum(rare.count for rare in self.rare.impossible(self.n, false_fail))
+        seen = -math.expm1(math.log(false_pass) / self.n)
+        name, effect = "support_test", "share of draws of tokens too rare to be drawn"
+        return TestResult(p_value, float(found), self.n, seen, false_fail, name, effect)
 
     def temperature_test(self, false_fail: float, false_pass: float) -> TestResult:
         """p = 2 min over sides of min_t exp(sum K_i(t) - t sum y_i): Chernoff, at every n. ``statistic``: log of its inverse.
@@ -124,11 +173,10 @@ class RowEvidence:
 
     def tail_test(self, false_fail: float, false_pass: float) -> TestResult:
         """:func:`~.unmask_rate.unmask_rate_test` of the rarest :data:`TAIL_MASS` of each row (strictly below an edge)."""
-        hits, rates = np.concatenate(self._hits), np.concatenate(self._rates)
+        hits, trials, rates = pooled(np.concatenate(self._hits), np.minimum(np.concatenate(self._rates), 1.0))
         return unmask_rate_test(
-            hits.astype(np.int64), np.ones(self.n, dtype=np.int64), np.minimum(rates, 1.0), predicted_error=1e-12,
-            false_fail=false_fail, false_pass=false_pass,
-        )  # fmt: skip
+            hits, trials, rates, predicted_error=1e-12, false_fail=false_fail, false_pass=false_pass
+        )
 
     @property
     def has_tail(self) -> bool:

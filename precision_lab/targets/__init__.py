@@ -1,6 +1,6 @@
 """Where logits come from: synthetic families, and rows recorded from real models."""
 
-from .captured import Capture, load_capture, save_capture
+from .captured import Capture, is_file_of_logits, load_capture, load_row, save_capture
 from .target import TARGETS, Target, parse_target
 
-__all__ = ["TARGETS", "Capture", "Target", "load_capture", "parse_target", "save_capture"]
+__all__ = ["TARGETS", "Capture", "Target", "is_file_of_logits", "load_capture", "load_row", "parse_target", "save_capture"]

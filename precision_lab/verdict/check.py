@@ -15,7 +15,7 @@ import numpy as np
 from ..devices import checked
 from ..errors import InputError
 from ..statistics import Counts, EProcess, Ledger, TestResult, alternative_laws
-from ..targets import Target, load_capture, parse_target
+from ..targets import Target, is_file_of_logits, load_capture, load_row, parse_target
 from ..types import Array, Budget, Int
 from .caller import MOST_VALUES, Misbehaved
 from .judge import impossible, judge
@@ -43,8 +43,7 @@ class Drawer(Protocol):
 
 
 def targets_of(specs: Sequence[str], budget: Budget, vocab: int | None = None) -> list[Target]:
-    """Targets by name, or every row of a .safetensors file of logits (``FILE:ROW``: one row). ``vocab``: of
-    the named ones."""
+    """Targets by name, or every row of a file of logits (``FILE:ROW``: one row). ``vocab``: of the named ones."""
     if vocab is not None and vocab < 2:
         raise InputError(f"vocab = {vocab}", "2 or more", "a law of one token says nothing")
     if vocab is not None and not specs:
@@ -52,15 +51,14 @@ def targets_of(specs: Sequence[str], budget: Budget, vocab: int | None = None) -
         specs += [f"mdm_step[vocab={vocab}]"] if budget is Budget.FULL else []
     found: list[Target] = []
     for spec in specs or TARGETS[budget]:
-        path, _, row = spec.partition(".safetensors")
-        if _:
-            capture = load_capture(Path(path + _))
-            if row and not row[1:].isdigit():
-                raise InputError(
-                    f"target {spec!r}", "FILE.safetensors or FILE.safetensors:ROW", "rows count from 0"
-                )
-            rows = [int(row[1:])] if row else range(len(capture.logits))
-            found += [capture.row(i) for i in rows]
+        path, _, row = spec.rpartition(":")
+        if is_file_of_logits(spec):
+            capture = load_capture(spec)
+            found += [capture.row(i) for i in range(len(capture.logits))]
+        elif path and is_file_of_logits(path):
+            if not row.isdecimal():
+                raise InputError(f"target {spec!r}", "FILE or FILE:ROW", "rows count from 0")
+            found.append(load_row(path, int(row)))
         elif vocab is not None and "[" not in spec:
             found.append(parse_target(f"{spec}[vocab={vocab}]"))
         else:
