@@ -242,6 +242,10 @@ def show(report: Any, format: Format) -> None:
         if report.suspects:
             print(f"\n{report.best_fit()}\n")
             emit(report.suspect_rows(), format)
+        for note in report.all_notes():
+            print(f"\n{note}")
+        if report.judged and report.exit_code != 0:
+            print(f"\nscope: {report.scope()}")
         if report.command:
             print(f"\nagain: `{report.command}`")
     raise typer.Exit(report.exit_code)

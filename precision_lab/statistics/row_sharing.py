@@ -14,6 +14,9 @@ from .testing import TestResult
 from .testing._binomial import smallest
 from .testing._chernoff import bernoulli_sum_upper, pooled
 
+# Tokens below are left out of temperatures, likelihoods and agreements: 2^24 of them hold less than 2e-13, and one
+# draw of them fails the support test. A masked token of logit -1e4 would otherwise outweigh all other draws.
+LEAST = 1e-20
 NEAR = (1 / 64, 1 / 8)  # distances of two uniforms that count as near
 FARTHEST = 4096  # lag that is thought of
 KEPT = 1 << 24  # probabilities of rows that wait for their partner
@@ -77,6 +80,8 @@ class Sharing:
         before = np.where(np.arange(p.shape[1]) < tokens[:, None], p, 0.0).sum(axis=1)
         own = np.take_along_axis(p, tokens[:, None], 1)[:, 0]
         u = np.clip(before + self.uniforms[index] * own, 0.0, 1.0)
+        tokens = np.where(own < LEAST, -1 - np.arange(len(own)), tokens)
+        u = np.where(own < LEAST, self.uniforms[index], u)
         self._blocks.append((p, tokens, index, u))
         while self._blocks[0][2][-1] < index[0] - self._reach:
             self._blocks.popleft()
@@ -98,7 +103,7 @@ class Sharing:
             return
         p, q = earlier[0][a], later[0][b]
         lag.pairs += len(a)
-        lag.agreed.append(earlier[1][a] == later[1][b])
+        lag.agreed.append((earlier[1][a] == later[1][b]) & (later[1][b] >= 0))
         lag.rates.append(np.minimum(np.einsum("ij,ij->i", p, q), 1.0))
         apart = np.abs(earlier[3][a] - later[3][b])
         lag.near += [int((apart <= distance).sum()) for distance in NEAR]
@@ -136,6 +141,31 @@ class Sharing:
             "row_sharing_test",
             f"{EFFECT}; least p at draws {worst.lag} apart",
         )
+
+    def evidence(self) -> tuple[str, float] | None:
+        """How the lag that says most agrees or is near beyond chance, and the nats it says against independence.
+
+        Of k events where m are due: k log(k / m) - (k - m), less log(pairs) / 2 for the choice of the share. None below 0.
+        """
+        found: list[tuple[float, str]] = []
+        for lag in self.lags:
+            if not lag.pairs:
+                continue
+            hits, trials, rates = self.pooled(lag)
+            said = [(int(hits.sum()), float(trials @ rates), "agree")]
+            for near, distance in zip(lag.near, NEAR, strict=True):
+                due = lag.pairs * (2 * distance - distance**2)
+                said.append((int(near), due, f"are within {distance:g} on the scale of cumulative sums"))
+            for seen, due, word in said:
+                if seen > due:
+                    log = special.xlogy(seen, seen / max(due, 1e-300)) - (seen - due) - math.log(lag.pairs) / 2
+                    found.append(
+                        (float(log), f"draws {lag.lag} apart: {seen:,} of {lag.pairs:,} pairs {word}, expected {due:,.3g}")
+                    )
+        if not found or max(found)[0] <= 0:
+            return None
+        log, how = max(found)
+        return how, log
 
     def looked_at(self) -> str:
         """What pairs were looked at, and what that cannot show."""

@@ -11,16 +11,14 @@ from scipy import stats
 from ..errors import InputError
 from ..types import Array, Float, Guarantee
 from .estimate import Estimate
-from .row_sharing import Sharing
+from .row_sharing import LEAST, Sharing
 from .testing import RareDraws, TestResult, rare_draws_p_value, unmask_rate_test
 from .testing._chernoff import pooled
 
 # t = 1/T - 1 of the exponential bounds, both signs: half an octave off costs 11 %
 EXCESS = 2.0 ** np.arange(-10, 1)
 TAIL_MASS = 0.1
-# Tokens below are left out of temperatures and likelihoods: 2^24 of them hold less than 2e-13, and one draw of
-# them fails the support test. A masked token of logit -1e4 would otherwise outweigh all other draws.
-LEAST = 1e-20
+_ROUNDING = 1e-9  # relative, of probabilities and their sums
 _ENTRIES = 1 << 18  # of one block of rows in float64
 
 
@@ -35,7 +33,7 @@ class DeadRow:
 class RowEvidence:
     """``update(logits, tokens)``, then the tests. Memory: a block of rows, 17 bytes a draw, and what ``sharing`` keeps.
 
-    With log p_i = log softmax of row i, y_i = log p_i(x_i) - E_{p_i}[log p_i], 0 for tokens of p_i below :data:`LEAST`,
+    With log p_i = log softmax of row i, y_i = log p_i(x_i) - E_{p_i}[log p_i], 0 for tokens of p_i below LEAST,
     and K_i(t) = log E_{p_i} e^(t y): ``score`` = sum y_i, ``variance`` = sum Var y_i, ``cumulant`` = sum K_i(t) on the
     grid -t, t of :data:`EXCESS`. ``lattice``: bits -> sum log q_i(x_i) - log p_i(x_i) of the closed-form lattice of so
     many bits. ``rare``: the chance of each draw, see :class:`~.testing.RareDraws`.
@@ -56,8 +54,11 @@ class RowEvidence:
         self._hits: list[Array] = []
         self._rates: list[Float] = []
 
-    def update(self, logits: Array, tokens: Array) -> RowEvidence:
-        """``logits``: (k, vocab) floats; ``tokens``: (k,) integers, the one drawn from each row."""
+    def update(self, logits: Array, tokens: Array, index: Array | None = None) -> RowEvidence:
+        """``logits``: (k, vocab) floats; ``tokens``: (k,) integers, the one drawn from each row.
+
+        ``index``: (k,) where the draws are in the file, ascending; by default one after the other.
+        """
         if (
             logits.ndim != 2
             or logits.dtype.kind != "f"
@@ -70,15 +71,14 @@ class RowEvidence:
             got = f"tokens from {tokens.min()} to {tokens.max()}"
             raise InputError(got, f"0 to {logits.shape[1] - 1}", "count from 0, over the logits' vocabulary")
         step = max(1, _ENTRIES // logits.shape[1])
+        places = self.seen + np.arange(len(tokens)) if index is None else index
         for first in range(0, len(tokens), step):
-            self._block(
-                logits[first : first + step].astype(np.float64), tokens[first : first + step].astype(np.int64)
-            )
+            part = slice(first, first + step)
+            self._block(logits[part].astype(np.float64), tokens[part].astype(np.int64), places[part])
+        self.seen += len(tokens)
         return self
 
-    def _block(self, rows: Float, tokens: Array) -> None:
-        index = self.seen + np.arange(len(tokens))
-        self.seen += len(tokens)
+    def _block(self, rows: Float, tokens: Array, index: Array) -> None:
         top = rows.max(axis=1)
         alive = np.isfinite(top)
         if not alive.all():
@@ -99,7 +99,8 @@ class RowEvidence:
         own = np.take_along_axis(log_p, drawn, 1)
         for bits in self.lattice:
             self.lattice[bits] += self._lattice(p, drawn, own[:, 0] >= math.log(LEAST), bits)
-        self.rare.update(np.where(log_p <= own, p, 0.0).sum(axis=1), own[:, 0], tokens, index)
+        as_rare = np.where(log_p <= own, p, 0.0).sum(axis=1)
+        self.rare.update(np.minimum(as_rare * (1 + _ROUNDING), 1.0), own[:, 0], tokens, index)
         edge = _edge(p)
         self._rates.append((p * (p < edge)).sum(axis=1))
         self._hits.append(np.take_along_axis(p, drawn, 1)[:, 0] < edge[:, 0])
@@ -162,7 +163,7 @@ class RowEvidence:
         )
         detectable = 1 / (1 - shift) - 1 if shift < 1 else math.inf
         t, z = self.score / self.variance, float(stats.norm.isf(false_fail / 2)) / math.sqrt(self.variance)
-        ends = [1 / max(1 + e, 1e-12) for e in (t + z, t, t - z)]
+        ends = [1 / (1 + e) if 1 + e > 0 else math.inf for e in (t + z, t, t - z)]
         how = "one Newton step from temperature 1, normal interval"
         found = Estimate(ends[1], ends[0], ends[2], 1 - false_fail, self.n, how, Guarantee.ASYMPTOTIC)
         name, effect = "row_temperature_test", "|temperature - 1|"

@@ -18,10 +18,10 @@ from ..statistics import Counts, EProcess, Ledger, TestResult, alternative_laws
 from ..targets import Target, is_file_of_logits, load_capture, load_row, parse_target
 from ..types import Array, Budget, Int
 from .caller import MOST_VALUES, Misbehaved
-from .judge import impossible, judge
+from .judge import impossible, impossible_draws, judge
 from .plan import DEFAULT_DETECT, ROWS, STREAMS, Plan, Question, parse_detect, plan
-from .report import Fault, Report, judged_all
-from .suspects import suspects, with_fit
+from .report import Fault, Impossible, Report, judged_all
+from .suspects import Pairs, pairs_of, suspects, with_fit
 
 # Full also asks the step of masked diffusion, whose temperature needs a million draws.
 TARGETS = {
@@ -130,6 +130,8 @@ def examine(
     """Probe, draw, judge. ``drawer``: a Caller or a Child."""
     results: dict[str, dict[str, TestResult]] = {}
     counts: list[Counts] = []
+    pairs: list[list[Pairs]] = []
+    rare: list[Impossible] = []
     first, *seeds = np.random.SeedSequence(seed).spawn(len(asked.questions) + 2)
     # consecutive seeds follow: 32 bits are all that some generators read
     base = int(first.generate_state(1)[0])
@@ -141,6 +143,9 @@ def examine(
             tokens = draw(drawer, question, base + 2 + i * STREAMS, say)
             count = Counts.from_tokens(tokens, question.law.vocab)
             counts.append(count)
+            pairs.append(pairs_of(tokens))
+            name = question.target.name
+            rare += [Impossible.of(name, each) for each in impossible_draws(tokens, question.law, asked.level)]
             found = judge(question, tokens, asked, np.random.default_rng(seeds[i]))
             if ledger is not None and not impossible(count, question.law):
                 found["ledger"] = accumulate(ledger, drawer.spec, code, question, count, seed, asked)
@@ -148,7 +153,7 @@ def examine(
     except Misbehaved as fault:
         return _faulty(fault, drawer.spec, asked, seed, command)
     say("likelihood of known recipes")
-    listed = suspects(asked.questions, counts, slow=slow)
+    listed = suspects(asked.questions, counts, slow=slow, pairs=pairs)
     listed[0] = with_fit(listed[0], asked.questions, counts, np.random.default_rng(seeds[-1]))
     needed = {q.target.name: most for q in asked.questions if (most := max(q.needed.values())) > q.n}
     return Report(
@@ -161,6 +166,7 @@ def examine(
         seed,
         needed,
         command,
+        impossible=tuple(rare),
     )
 
 

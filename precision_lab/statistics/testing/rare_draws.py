@@ -59,14 +59,16 @@ class RareDraws:
         chance, log_p, tokens, index = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
         bad = rare_draws_p_values(chance, n) <= false_fail
         chance, log_p, tokens, index = chance[bad], log_p[bad], tokens[bad], index[bad]
-        found = []
-        for token in np.unique(tokens):
-            at = np.flatnonzero(tokens == token)
-            first = at[index[at].argmin()]
-            any_so_rare = float(rare_draws_p_values(chance[first : first + 1], n)[0])
-            found.append(
-                RareToken(int(token), len(at), int(index[first]), float(log_p[first]), any_so_rare)
-            )
+        if not len(tokens):
+            return []
+        order = np.lexsort((index, tokens))
+        different, first, counts = np.unique(tokens[order], return_index=True, return_counts=True)
+        at = order[first]
+        p_values = rare_draws_p_values(chance[at], n)
+        found = [
+            RareToken(int(token), int(count), int(index[i]), float(log_p[i]), float(p_value))
+            for token, count, i, p_value in zip(different, counts, at, p_values, strict=True)
+        ]
         return sorted(found, key=lambda rare: (-rare.count, rare.first))
 
 
