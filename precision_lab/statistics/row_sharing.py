@@ -20,8 +20,9 @@ LEAST = 1e-20
 NEAR = (1 / 64, 1 / 8)  # distances of two uniforms that count as near
 FARTHEST = 4096  # lag that is thought of
 KEPT = 1 << 24  # probabilities of rows that wait for their partner
+MOST = 1 << 26  # probabilities of the rows that are looked at, from the first one on
 FEWEST = 128  # draws from which a lag is looked for
-_SEARCHED = 1 << 16  # draws in which it is looked for
+SEARCHED = 1 << 16  # draws in which it is looked for
 _SAMPLED = 1 << 22  # probabilities from which the power is taken
 EFFECT = "share of the pairs with one vector of noise"
 
@@ -32,7 +33,7 @@ def likely_lag(tokens: Array, vocab: int) -> int | None:
 
     Any choice will do: the test of it looks at the second half alone.
     """
-    seen = tokens[: min(len(tokens) // 2, _SEARCHED)]
+    seen = tokens[: min(len(tokens) // 2, SEARCHED)]
     most = min(len(seen) // 8, FARTHEST, KEPT // vocab)
     if len(tokens) < FEWEST or most < 3:
         return None
@@ -68,15 +69,21 @@ class Sharing:
         self.uniforms = uniforms
         starts = dict.fromkeys(lags, 0)
         if searched is not None:
-            starts[searched] = len(uniforms) // 2
+            starts[searched] = min(len(uniforms), 2 * SEARCHED) // 2
         none = np.zeros(len(NEAR), dtype=np.int64)
         self.lags = [_Lag(lag, start, [], [], none.copy()) for lag, start in starts.items()]
         self._reach = max(starts)
         self._blocks: deque[tuple[Float, Int, Int, Float]] = deque()
         self._shared = _Shared()
+        self._left = MOST
+        self.rows = 0
 
     def update(self, p: Float, tokens: Int, index: Int) -> None:
         """``p``: (k, vocab) probabilities; ``tokens``: (k,) draws of them; ``index``: (k,) their places, ascending."""
+        if self._left < p.size:
+            return
+        self._left -= p.size
+        self.rows += len(p)
         before = np.where(np.arange(p.shape[1]) < tokens[:, None], p, 0.0).sum(axis=1)
         own = np.take_along_axis(p, tokens[:, None], 1)[:, 0]
         u = np.clip(before + self.uniforms[index] * own, 0.0, 1.0)
@@ -170,8 +177,9 @@ class Sharing:
     def looked_at(self) -> str:
         """What pairs were looked at, and what that cannot show."""
         lags = ", ".join(str(lag.lag) for lag in self.lags if lag.pairs)
+        where = "in the file" if self.rows == len(self.uniforms) else f"in its first {self.rows:,} rows"
         return (
-            f"shared noise was looked for between draws {lags or 'none'} apart in the file; noise shared at other "
+            f"shared noise was looked for between draws {lags or 'none'} apart {where}; noise shared at other "
             "distances, or by rows that have no likely token in common, cannot be seen"
         )
 

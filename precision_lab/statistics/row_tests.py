@@ -10,6 +10,7 @@ from scipy import stats
 
 from ..errors import InputError
 from ..types import Array, Float, Guarantee
+from ._row_sums import row_sums
 from .estimate import Estimate
 from .row_sharing import LEAST, Sharing
 from .testing import RareDraws, TestResult, rare_draws_p_value, unmask_rate_test
@@ -85,60 +86,28 @@ class RowEvidence:
             self.dead += [DeadRow(int(index[i]), float(top[i])) for i in np.flatnonzero(~alive)]
         if not alive.any():
             return
-        rows, tokens, index, top = rows[alive], tokens[alive], index[alive], top[alive]
-        with np.errstate(over="ignore"):  # a mask of the least float64 below a row of large logits
-            log_p = rows - top[:, None]
-        p = np.exp(log_p)
-        total = p.sum(axis=1, keepdims=True)
-        p /= total
-        log_p -= np.log(total)
-        drawn = tokens[:, None]
-        self.n += len(tokens)
+        rows, tokens, index = rows[alive], tokens[alive], index[alive]
+        count = len(tokens)
+        p = np.empty_like(rows)
+        own_log_p, own_y, variance, as_rare = (np.empty(count) for _ in range(4))
+        steps = np.array([2.0**-bits for bits in self.lattice])
+        lattice = np.empty((len(steps), count))
+        row_sums(
+            rows, tokens, LEAST, EXCESS[0], steps, self.cumulant, p, own_log_p, own_y, variance, as_rare, lattice
+        )
+        self.n += count
         self.certain = self.certain and bool((p.max(axis=1) == 1).all())
-        self._temperature(log_p, p, drawn)
-        own = np.take_along_axis(log_p, drawn, 1)
-        for bits in self.lattice:
-            self.lattice[bits] += self._lattice(p, drawn, own[:, 0] >= math.log(LEAST), bits)
-        as_rare = np.where(log_p <= own, p, 0.0).sum(axis=1)
-        self.rare.update(np.minimum(as_rare * (1 + _ROUNDING), 1.0), own[:, 0], tokens, index)
+        self.score += math.fsum(own_y)
+        self.variance += math.fsum(variance)
+        possible = own_log_p >= math.log(LEAST)
+        for bits, each in zip(self.lattice, lattice, strict=True):
+            self.lattice[bits] += float(each[possible].sum())
+        self.rare.update(np.minimum(as_rare * (1 + _ROUNDING), 1.0), own_log_p, tokens, index)
         edge = _edge(p)
         self._rates.append((p * (p < edge)).sum(axis=1))
-        self._hits.append(np.take_along_axis(p, drawn, 1)[:, 0] < edge[:, 0])
+        self._hits.append(np.take_along_axis(p, tokens[:, None], 1)[:, 0] < edge[:, 0])
         if self.sharing is not None:
             self.sharing.update(p, tokens, index)
-
-    def _temperature(self, log_p: Float, p: Float, drawn: Array) -> None:
-        """The exponentials on the grid by squaring: t doubles from one entry of EXCESS to the next."""
-        possible = p >= LEAST
-        y = np.where(possible, log_p, 0.0)
-        y -= (p * y).sum(axis=1, keepdims=True)
-        y *= possible
-        self.score += math.fsum(np.take_along_axis(y, drawn, 1)[:, 0])
-        self.variance += float((p * y**2).sum())
-        grown = np.exp(EXCESS[0] * y)
-        for side, power in ((1, grown), (0, 1 / grown)):
-            for j in range(len(EXCESS)):
-                self.cumulant[side, j] += float(np.log((p * power).sum(axis=1)).sum())
-                power *= power
-
-    @staticmethod
-    def _lattice(p: Float, drawn: Array, alive: Array, bits: int) -> float:
-        """As :func:`~.alternatives.lattice_law`, row by row: log q - log p = log(y / (e^y - 1)), normalised."""
-        with np.errstate(divide="ignore", over="ignore"):
-            y = 2.0**-bits * (1 - p) / p
-        # log(y / (e^y - 1)) = -y/2 - y^2/24 + y^4/2880 - ..., the next term is below 1e-19
-        small = y < 2.0**-8
-        share = np.where(small, y, 0.0)
-        square = share * share
-        share *= -0.5
-        share -= square * (1 / 24 - square / 2880)
-        large = ~small
-        beyond = y[large]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            exact = np.log(beyond) - np.log(-np.expm1(-beyond)) - beyond
-        share[large] = np.where(np.isposinf(beyond), -np.inf, exact)
-        log_z = np.log((p * np.exp(share)).sum(axis=1))
-        return float((np.take_along_axis(share, drawn, 1)[:, 0] - log_z)[alive].sum())
 
     def support_test(self, false_fail: float, false_pass: float = 1e-3) -> TestResult:
         """:func:`~.testing.rare_draws_p_value` of the rarest draw. ``statistic``: draws that alone would fail.

@@ -117,10 +117,10 @@ def audit(
         remedy = "flatten them: tokens.reshape(-1), logits.reshape(-1, vocab)"
         raise InputError(got, "(n,) and (n, vocab) or (vocab,)", remedy)
     if ids.dtype.kind not in "iu":
-        got = f"{ids.name} of dtype {ids.dtype} as the tokens"
+        got = f"{ids.name} of dtype {ids.dtype} as token ids"
         raise InputError(got, "an integer dtype", "save token ids, under the name 'tokens'")
     if rows.dtype.kind != "f":
-        got = f"{rows.name} of dtype {rows.dtype} as the logits"
+        got = f"{rows.name} of dtype {rows.dtype} as logits"
         raise InputError(got, "floats", "save the logits, not token ids, under the name 'logits'")
     words = ["precision-lab", "audit", str(draws), "--logits", str(logits)]
     for part in [detect] if isinstance(detect, str) else detect:
@@ -262,7 +262,7 @@ def _each(drawn: Array, inside: Array, rows: Recorded, asked: _Asked) -> Report:
     # what rounding makes of equal logits is below
     alike = not evidence.variance > 1e-12 * evidence.n
     if alike and not evidence.certain:
-        raise InputError(f"{rows.path}, every row of which is flat", "rows with a temperature", "record others")
+        raise InputError(f"{rows.path}, every row of which is flat or certain", "rows with a temperature", "record others")
     level = asked.false_fail / (1 if alike else 3 + evidence.has_tail)
     found: dict[str, TestResult] = {"support": evidence.support_test(level, asked.false_pass)}
     notes = [*asked.notes, *_set_aside(evidence.dead)]

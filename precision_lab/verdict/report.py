@@ -160,7 +160,7 @@ class Report:
         n = sum({judged.target: judged.result.n for judged in self.judged if judged.test == "support"}.values())
         rates = f"false-fail <= {self.false_fail:g} over all tests"
         if self.set_aside:
-            rates += f"; {self.set_aside:,} {'row was' if self.set_aside == 1 else 'rows were'} set aside"
+            rates += f"; {self._set_aside()}"
         if self.outcome is Outcome.FAIL:
             failed = [judged for judged in self.judged if judged.outcome is Outcome.FAIL]
             which = ", ".join(dict.fromkeys(judged.test for judged in failed))
@@ -176,7 +176,11 @@ class Report:
         blind = [judged for judged in self.judged if judged.outcome is Outcome.INCONCLUSIVE]
         which = ", ".join(dict.fromkeys(f"{judged.test} on {judged.target}" for judged in blind))
         wanted = ", ".join(f"{target} {draws:,}" for target, draws in self.needed.items())
-        return f"{name}: n = {n:,} cannot show the wished effect ({which}); draws needed: {wanted or 'more'}"
+        aside = f"; {self._set_aside()}" if self.set_aside else ""
+        return f"{name}: n = {n:,} cannot show the wished effect ({which}); draws needed: {wanted or 'more'}{aside}"
+
+    def _set_aside(self) -> str:
+        return f"{self.set_aside:,} {'row was' if self.set_aside == 1 else 'rows were'} set aside"
 
     def scope(self) -> str:
         """On what the verdict rests: targets, effects that are excluded, and those that were not looked for."""
