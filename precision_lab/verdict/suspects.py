@@ -101,8 +101,8 @@ def suspects(
 ) -> list[Suspect]:
     """All recipes, best first: L = sum_i n_i (log q_i - log p_i) over the targets, posterior ~ e^L.
 
-    Probabilities of a candidate are raised by its error bound, so that what it forbids costs much and not
-    everything. A wrong temperature is one recipe: its likelihood is averaged over log T uniform on [log
+    Probabilities of a candidate are raised by its error bound, though not above the faithful law's, so that what it
+    forbids costs much and not everything. A wrong temperature is one recipe: its likelihood is averaged over log T uniform on [log
     1/2, log 2], by Laplace. Draws of tokens below :data:`~..statistics.row_sharing.LEAST` count for the recipes that draw
     them, and for no other.
     ``slow``: the exact laws of float32 races too, 12 s each.  ``pairs``: :func:`pairs_of` the draws of each question.
@@ -245,7 +245,9 @@ def _log_ratio(law: Law, candidate: Law, counts: Counts) -> float:
     rare = law.log_probs[seen] < floor
     q = candidate.probs[seen]
     with np.errstate(divide="ignore", invalid="ignore"):
-        log_q = np.log(q + error) if error else candidate.log_probs[seen]
+        # its error never makes it likelier than the faithful law
+        raised = np.maximum(q, np.minimum(q + error, law.probs[seen]))
+        log_q = np.log(raised) if error else candidate.log_probs[seen]
         difference = log_q - np.maximum(law.log_probs[seen], floor)
     drawn_by_it = q > max(10 * error, 1e6 * LEAST)
     difference = np.where(rare & ~drawn_by_it, 0.0, difference)
