@@ -300,7 +300,9 @@ def check(
 
 @app.command()
 def audit(
-    draws: Annotated[Path, typer.Argument(help="tokens (n,) in .safetensors, .npz, .npy, .parquet, .json or .jsonl.")],
+    draws: Annotated[
+        Path, typer.Argument(help="tokens (n,) in .safetensors, .npz, .npy, .parquet, .json or .jsonl.")
+    ],
     logits: Annotated[Path, typer.Option(help="logits (n, vocab), or one shared row; may be the same file.")],
     detect: DetectOption = None,
     false_fail: FalseFail = 1e-6,

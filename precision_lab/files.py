@@ -57,7 +57,9 @@ def read_json(path: Path) -> Any:
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: {str(error)[:200]}", "valid JSON", "restore the file from its source") from None
+        raise InputError(
+            f"{path}: {str(error)[:200]}", "valid JSON", "restore the file from its source"
+        ) from None
 
 
 def read_safetensors(path: Path, *, sha256: str | None = None) -> dict[str, Any]:

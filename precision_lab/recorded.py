@@ -72,7 +72,9 @@ class Recorded:
         if path.is_dir():
             raise InputError(f"no file {path}, which is a folder", f"a file of {name}", "name the file in it")
         if path.suffix not in SUFFIXES:
-            remedy = f"unpack it first: gunzip {path.name}" if path.suffix == ".gz" else "save it as one of them"
+            remedy = (
+                f"unpack it first: gunzip {path.name}" if path.suffix == ".gz" else "save it as one of them"
+            )
             raise InputError(f"{path}", f"a file ending in {', '.join(SUFFIXES)}", remedy)
         if not path.is_file():
             raise InputError(f"no file {path}", f"{name} in {path.suffix}", "check the path")
@@ -87,7 +89,9 @@ class Recorded:
             raise InputError(f"{name} of shape {self.shape} in {path}", "one row or more", "record some draws")
         if self.shape[0] > LONGEST or math.prod(self.shape[1:]) > WIDEST:
             got = f"{name} of shape {self.shape} in {path}"
-            raise InputError(got, f"at most {WIDEST:,} numbers a row", "check the header: no vocabulary is so large")
+            raise InputError(
+                got, f"at most {WIDEST:,} numbers a row", "check the header: no vocabulary is so large"
+            )
 
     def chunks(self, first: int = 0) -> Iterator[Array]:
         """(k, ...) arrays of about :data:`VALUES` numbers, from row ``first`` on."""
@@ -128,7 +132,11 @@ class Recorded:
             raise
         except Exception as error:
             got = f"{self.path}: {type(error).__name__}: {str(error)[:200]}"
-            kind = "a safetensors file" if self.path.suffix == ".safetensors" else f"an intact {self.path.suffix} file"
+            kind = (
+                "a safetensors file"
+                if self.path.suffix == ".safetensors"
+                else f"an intact {self.path.suffix} file"
+            )
             raise InputError(got, kind, "restore it, or record again") from None
 
     def _choose(self, held: Iterable[str]) -> str:
@@ -264,7 +272,9 @@ class Recorded:
         """Numbers or lists of one length: bare, or in objects under the name; a line or an item each."""
         size = os.path.getsize(self.path)
         if size > JSON_BYTES:
-            raise InputError(f"{self.path} of {size:,} bytes", f"at most {JSON_BYTES:,}", "save npz or safetensors")
+            raise InputError(
+                f"{self.path} of {size:,} bytes", f"at most {JSON_BYTES:,}", "save npz or safetensors"
+            )
         text = self.path.read_text()
         if self.path.suffix == ".jsonl":
             items = [json.loads(line) for line in text.splitlines() if line.strip()]
@@ -283,7 +293,9 @@ class Recorded:
         array = np.asarray(values) if values else np.empty(0)
         if array.dtype.kind not in "iuf":
             got = f"{self.name} that are no numbers in {self.path}"
-            raise InputError(got, "whole numbers as ids, numbers or -Infinity as logits", "save the ids, not the text")
+            raise InputError(
+                got, "whole numbers as ids, numbers or -Infinity as logits", "save the ids, not the text"
+            )
         return array
 
     def _value(self, item: dict[str, Any], i: int) -> Any:
@@ -298,7 +310,7 @@ class Recorded:
 
 
 def _count(length: int) -> str:
-    return "one number" if length < 0 else f"{length} numbers"
+    return "one number" if length < 0 else f"a list of {length}"
 
 
 def _from(first: int, chunks: Iterator[Array]) -> Iterator[Array]:
@@ -323,7 +335,9 @@ def _pickled(path: Path, name: str) -> InputError:
             f"(x if isinstance(x, dict) else {{{name!r}: x}}).items()}}, {out!r})"
         )
     remedy = f"convert it where you trust it:\n    {first}\n    {second}"
-    return InputError(f"{path}, a pickle, which runs code when it is read", f"a {out.rpartition('.')[2]} file", remedy)
+    return InputError(
+        f"{path}, a pickle, which runs code when it is read", f"a {out.rpartition('.')[2]} file", remedy
+    )
 
 
 def _lengths(column: Any) -> Array:

@@ -324,7 +324,9 @@ class TestWhatIsSaid:
         """The rarest half of each row is never drawn: no temperature makes that."""
         logits, _ = rows_of(20_000)
         cut = np.where(logits < np.median(logits, axis=1, keepdims=True), -np.inf, logits)
-        found = audit(*[write(tmp_path / "d.npz", logits=logits, tokens=(cut + gumbel(cut.shape)).argmax(1))] * 2)
+        found = audit(
+            *[write(tmp_path / "d.npz", logits=logits, tokens=(cut + gumbel(cut.shape)).argmax(1))] * 2
+        )
         assert found.exit_code == 1
         assert "no listed recipe explains the draws; the nearest is" in found.best_fit()
 
@@ -373,7 +375,10 @@ class TestBrokenFiles:
             (lambda l, t: (l[:-1], t), "200 tokens and 199 rows"),
             (lambda l, t: (l[:0], t), "one row or more"),
             (lambda l, t: (l, t[:0]), "one row or more"),
-            (lambda l, t: (np.where(np.arange(VOCAB) == 3, np.nan, l), t), "largest logit of nan in row 0.*no row"),
+            (
+                lambda l, t: (np.where(np.arange(VOCAB) == 3, np.nan, l), t),
+                "largest logit of nan in row 0.*no row",
+            ),
             (lambda l, t: (np.where(np.arange(VOCAB) == 3, np.inf, l), t), "largest logit of inf"),
             (lambda l, t: (np.full_like(l, -np.inf), t), "largest logit of -inf"),
             (lambda l, t: (l, t.astype(np.float32)), "tokens of dtype float32"),

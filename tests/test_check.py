@@ -172,7 +172,9 @@ class TestVerdicts:
             slip = torch.rand(drawn.shape, generator=generator) < 1 / 300
             return torch.where(slip, 250, drawn)
 
-        asked = plan([Target("masked", row, "")], parse_detect(""), budget=Budget.SMOKE, false_fail=RATE, false_pass=1e-3)
+        asked = plan(
+            [Target("masked", row, "")], parse_detect(""), budget=Budget.SMOKE, false_fail=RATE, false_pass=1e-3
+        )
         report = verdict(leaky, asked)
         assert report.exit_code == 1
         assert report.impossible[0].token == 250

@@ -369,7 +369,9 @@ class TestCapture:
 
     def test_other_names_and_lengths(self, tmp_path):
         two = {"weights": torch.zeros(2, 3), "bias": torch.zeros(3)}
-        with pytest.raises(InputError, match="no array 'logits' in .*holds 'bias', 'weights'.*under the name 'logits'"):
+        with pytest.raises(
+            InputError, match=r"no array 'logits' in .*holds 'bias', 'weights'.*under the name 'logits'"
+        ):
             load_capture(written(tmp_path / "x.safetensors", **two))
         with pytest.raises(InputError, match="one per row"):
             load_capture(written(tmp_path / "y.safetensors", logits=torch.zeros(2, 3), tokens=torch.zeros(3)))

@@ -39,7 +39,9 @@ def likely_lag(tokens: Array, vocab: int) -> int | None:
         return None
     count = np.bincount(seen, minlength=vocab)
     weight = -np.log(np.maximum(count, 1) / len(seen))[seen]
-    scores = [float(weight[lag:][seen[lag:] == seen[:-lag]].sum()) / (len(seen) - lag) for lag in range(3, most + 1)]
+    scores = [
+        float(weight[lag:][seen[lag:] == seen[:-lag]].sum()) / (len(seen) - lag) for lag in range(3, most + 1)
+    ]
     return 3 + int(np.argmax(scores))
 
 
@@ -130,7 +132,9 @@ class Sharing:
         for lag in asked:
             hits, trials, rates = self.pooled(lag)
             agreed = int(hits.sum())
-            p_values = [bernoulli_sum_upper(agreed, trials.astype(np.float64), np.minimum(rates * (1 + 1e-9), 1.0))]
+            p_values = [
+                bernoulli_sum_upper(agreed, trials.astype(np.float64), np.minimum(rates * (1 + 1e-9), 1.0))
+            ]
             for near, distance in zip(lag.near, NEAR, strict=True):
                 p_values.append(float(stats.binom.sf(near - 1, lag.pairs, 2 * distance - distance**2)))
             if worst is None or min(p_values) < least:
@@ -167,7 +171,10 @@ class Sharing:
                 if seen > due:
                     log = special.xlogy(seen, seen / max(due, 1e-300)) - (seen - due) - math.log(lag.pairs) / 2
                     found.append(
-                        (float(log), f"draws {lag.lag} apart: {seen:,} of {lag.pairs:,} pairs {word}, expected {due:,.3g}")
+                        (
+                            float(log),
+                            f"draws {lag.lag} apart: {seen:,} of {lag.pairs:,} pairs {word}, expected {due:,.3g}",
+                        )
                     )
         if not found or max(found)[0] <= 0:
             return None
@@ -195,7 +202,10 @@ class Sharing:
             return math.inf
 
         def fails(k: int) -> bool:
-            return k > lag.pairs or bernoulli_sum_upper(k, coins, np.minimum(rates * (1 + 1e-9), 1.0)) <= false_fail
+            return (
+                k > lag.pairs
+                or bernoulli_sum_upper(k, coins, np.minimum(rates * (1 + 1e-9), 1.0)) <= false_fail
+            )
 
         least = smallest(fails, "agreements")
         if least > lag.pairs:

@@ -93,7 +93,18 @@ class RowEvidence:
         steps = np.array([2.0**-bits for bits in self.lattice])
         lattice = np.empty((len(steps), count))
         row_sums(
-            rows, tokens, LEAST, EXCESS[0], steps, self.cumulant, p, own_log_p, own_y, variance, as_rare, lattice
+            rows,
+            tokens,
+            LEAST,
+            EXCESS[0],
+            steps,
+            self.cumulant,
+            p,
+            own_log_p,
+            own_y,
+            variance,
+            as_rare,
+            lattice,
         )
         self.n += count
         self.certain = self.certain and bool((p.max(axis=1) == 1).all())

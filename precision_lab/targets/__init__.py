@@ -3,4 +3,13 @@
 from .captured import Capture, is_file_of_logits, load_capture, load_row, save_capture
 from .target import TARGETS, Target, parse_target
 
-__all__ = ["TARGETS", "Capture", "Target", "is_file_of_logits", "load_capture", "load_row", "parse_target", "save_capture"]
+__all__ = [
+    "TARGETS",
+    "Capture",
+    "Target",
+    "is_file_of_logits",
+    "load_capture",
+    "load_row",
+    "parse_target",
+    "save_capture",
+]

@@ -33,9 +33,7 @@ class Capture:
         if not 0 <= index < len(self.logits):
             raise InputError(f"row {index}", f"0..{len(self.logits) - 1}", "choose another row")
         name = str(self.manifest["model"])
-        return Target(
-            f"{name} row {index}", _checked(self.logits[index], index, name), f"captured: {name}"
-        )
+        return Target(f"{name} row {index}", _checked(self.logits[index], index, name), f"captured: {name}")
 
     def step(self, index: int, steps: int) -> Target:
         """One ancestral step of N = ``steps`` with a linear schedule at the row's own share t of masked
@@ -119,7 +117,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
     manifest: dict[str, Any] = {"model": path.stem}
     beside = path.with_suffix(".json")
-    note = read_json(beside) if path.suffix != ".json" and beside.is_file() else None
+    note: Any = read_json(beside) if path.suffix != ".json" and beside.is_file() else None
     noted = isinstance(note, dict) and "sha256" in note
     if noted or (beside.is_file() and _is_capture(path)):
         actual, expected = file_sha256(path), note["sha256"] if noted else None
@@ -161,5 +159,7 @@ def _beside(path: Path, name: str, rows: int, absent: np.ndarray) -> np.ndarray:
 def _checked(row: np.ndarray, index: int, name: str) -> Float:
     top = row.max()
     if not np.isfinite(top):
-        raise InputError(f"row {index} of {name} with maximum {top}", "numbers or -inf, one finite", "drop the row")
+        raise InputError(
+            f"row {index} of {name} with maximum {top}", "numbers or -inf, one finite", "drop the row"
+        )
     return row.astype(np.float64)

@@ -262,7 +262,9 @@ def _each(drawn: Array, inside: Array, rows: Recorded, asked: _Asked) -> Report:
     # what rounding makes of equal logits is below
     alike = not evidence.variance > 1e-12 * evidence.n
     if alike and not evidence.certain:
-        raise InputError(f"{rows.path}, every row of which is flat or certain", "rows with a temperature", "record others")
+        raise InputError(
+            f"{rows.path}, every row of which is flat or certain", "rows with a temperature", "record others"
+        )
     level = asked.false_fail / (1 if alike else 3 + evidence.has_tail)
     found: dict[str, TestResult] = {"support": evidence.support_test(level, asked.false_pass)}
     notes = [*asked.notes, *_set_aside(evidence.dead)]

@@ -61,7 +61,9 @@ class Judged:
         level = _level(found.confidence)
         if self.test == "temperature" and not 0 < found.high < UNBOUNDED * max(found.low, 1 / UNBOUNDED):
             high = f"{found.high:.3g}" if found.high < UNBOUNDED else "infinity"
-            return f"not estimable: {self.result.n:,} draws leave it between {found.low:.3g} and {high} at {level}"
+            return (
+                f"not estimable: {self.result.n:,} draws leave it between {found.low:.3g} and {high} at {level}"
+            )
         return f"[{found.low:.5g}, {found.high:.5g}] at {level}"
 
     def row(self) -> dict[str, Any]:
@@ -187,7 +189,9 @@ class Report:
         if self.fault or not self.judged:
             return "one call was judged, no law"
         targets = list(dict.fromkeys(judged.target for judged in self.judged))
-        shown = ", ".join(targets[:SHOWN]) + (f" and {len(targets) - SHOWN} more" if len(targets) > SHOWN else "")
+        shown = ", ".join(targets[:SHOWN]) + (
+            f" and {len(targets) - SHOWN} more" if len(targets) > SHOWN else ""
+        )
         wished: dict[str, float] = {}
         unseen: dict[str, float] = {}
         for judged in self.judged:
@@ -205,7 +209,9 @@ class Report:
         said = [f"on {shown}", f"excluded: {', '.join(excluded) or 'nothing'}"]
         if left:
             named = [
-                f"{effect} (seen from {unseen[effect]:.3g} on)" if unseen.get(effect, math.inf) < math.inf else effect
+                f"{effect} (seen from {unseen[effect]:.3g} on)"
+                if unseen.get(effect, math.inf) < math.inf
+                else effect
                 for effect in left
             ]
             said.append(f"not looked for: {', '.join(named)}")

@@ -102,8 +102,8 @@ def suspects(
     """All recipes, best first: L = sum_i n_i (log q_i - log p_i) over the targets, posterior ~ e^L.
 
     Probabilities of a candidate are raised by its error bound, though not above the faithful law's, so that what it
-    forbids costs much and not everything. A wrong temperature is one recipe: its likelihood is averaged over log T uniform on [log
-    1/2, log 2], by Laplace. Draws of tokens below :data:`~..statistics.row_sharing.LEAST` count for the recipes that draw
+    forbids costs much and not everything. A wrong temperature is one recipe: its likelihood is averaged over log T
+    uniform on [log 1/2, log 2], by Laplace. Draws of tokens below :data:`~..statistics.row_sharing.LEAST` count for the recipes that draw
     them, and for no other.
     ``slow``: the exact laws of float32 races too, 12 s each.  ``pairs``: :func:`pairs_of` the draws of each question.
     """
@@ -194,7 +194,10 @@ CLOSED_FORMS: dict[str, tuple[str, Callable[[Law], Law]]] = {
 }
 # what is asked of the logits themselves: recipe -> (how, law of a row of logits or None)
 OF_LOGITS: dict[str, tuple[str, Callable[[Float], Law | None]]] = {
-    "logits taken for probabilities": ("in proportion to the logits above 0", lambda logits: _proportional(logits)),
+    "logits taken for probabilities": (
+        "in proportion to the logits above 0",
+        lambda logits: _proportional(logits),
+    ),
 }
 
 
@@ -296,9 +299,7 @@ def without(law: Law, token: int) -> Law:
     return Law(log_probs - special.logsumexp(log_probs), f"without token {token}", law.error, law.guarantee)
 
 
-def _shared(
-    questions: Sequence[Question], pairs: Sequence[Sequence[Pairs]]
-) -> tuple[str, float, LawAt] | None:
+def _shared(questions: Sequence[Question], pairs: Sequence[Sequence[Pairs]]) -> tuple[str, float, LawAt] | None:
     """Draws that agree more often than two of them do: of the ways to pair them, the one that says most.
 
     Equal rows on one vector of noise agree always: with a share f of such pairs they agree with a + f (1 - a), a = sum

@@ -56,7 +56,15 @@ def identity_test(
     least = 0 < p_value <= 1 / (resamples + 1)
     note = f"p is the smallest that a null of {resamples} can say" if least else ""
     return TestResult(
-        p_value, observed, n, detectable, false_fail, "identity_test", EFFECT, Guarantee.FINITE_SAMPLE, note=note
+        p_value,
+        observed,
+        n,
+        detectable,
+        false_fail,
+        "identity_test",
+        EFFECT,
+        Guarantee.FINITE_SAMPLE,
+        note=note,
     )
 
 
