@@ -103,8 +103,8 @@ def suspects(
 
     Probabilities of a candidate are raised by its error bound, though not above the faithful law's, so that what it
     forbids costs much and not everything. A wrong temperature is one recipe: its likelihood is averaged over log T
-    uniform on [log 1/2, log 2], by Laplace. Draws of tokens below :data:`~..statistics.row_sharing.LEAST` count for the recipes that draw
-    them, and for no other.
+    uniform on [log 1/2, log 2], by Laplace. Draws of tokens below :data:`LEAST` count for the recipes that draw them,
+    and for no other.
     ``slow``: the exact laws of float32 races too, 12 s each.  ``pairs``: :func:`pairs_of` the draws of each question.
     """
     found: dict[str, tuple[str, float, LawAt]] = {
