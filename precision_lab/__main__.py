@@ -183,11 +183,10 @@ def run(
 
 def _rows_of(target: str, row: int | None) -> Any:
     """A target by name, or one row of a file of logits."""
-    from .targets import load_capture, parse_target
+    from .targets import is_file_of_logits, load_row, parse_target
 
-    path = Path(target)
-    if path.suffix == ".safetensors" or path.is_file():
-        return load_capture(path).row(row or 0)
+    if is_file_of_logits(target):
+        return load_row(target, row or 0)
     if row is not None:
         raise InputError("--row with a synthetic target", "a file of logits", "leave --row out")
     return parse_target(target)
@@ -279,8 +278,10 @@ def show(report: Any, format: Format) -> None:
         if report.suspects:
             print(f"\n{said(report.best_fit())}\n")
             emit(report.suspect_rows(), format)
-        if report.note:
-            print(f"\n{report.note}")
+        for note in report.all_notes():
+            print(f"\n{said(note)}")
+        if report.judged and report.exit_code != 0:
+            print(f"\nscope: {said(report.scope())}")
         if report.command:
             print(f"\nagain: {_code(report.command)}")
     raise typer.Exit(report.exit_code)
@@ -299,7 +300,7 @@ def check(
         str, typer.Argument(help="A name from `ls samplers`, file.py:function or module:function.")
     ],
     targets: Annotated[
-        list[str] | None, typer.Option(help="name[parameter=value,...], or FILE.safetensors[:ROW]; repeatable.")
+        list[str] | None, typer.Option(help="name[parameter=value,...], or FILE[:ROW] of logits; repeatable.")
     ] = None,
     vocab: Annotated[int | None, typer.Option(help="Vocabulary of the named targets.")] = None,
     detect: DetectOption = None,
@@ -396,7 +397,9 @@ def check(
 
 @app.command()
 def audit(
-    draws: Annotated[Path, typer.Argument(help="tokens (n,) in .parquet, .npz, .npy or .safetensors.")],
+    draws: Annotated[
+        Path, typer.Argument(help="tokens (n,) in .safetensors, .npz, .npy, .parquet, .json or .jsonl.")
+    ],
     logits: Annotated[Path, typer.Option(help="logits (n, vocab), or one shared row; may be the same file.")],
     detect: DetectOption = None,
     false_fail: FalseFail = 1e-6,

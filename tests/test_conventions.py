@@ -375,12 +375,13 @@ class TestGlobalGenerators:
 
     def test_the_report_says_so(self):
         report = verdict(_sample_categorical)
-        assert "draws from torch's global generator" in report.note
-        assert report.note in report.text()
-        assert report.json()["note"] == report.note
-        assert "Python's global" in verdict(python_global).note
-        assert "moves the global state of torch" in verdict(seeds_torch).note
-        assert verdict(Engine().sample).note == ""
+        (note,) = report.notes
+        assert "draws from torch's global generator" in note
+        assert note in report.text()
+        assert note in report.json()["notes"]
+        assert "Python's global" in verdict(python_global).notes[0]
+        assert "moves the global state of torch" in verdict(seeds_torch).notes[0]
+        assert verdict(Engine().sample).notes == ()
 
     @pytest.mark.parametrize(
         "function",
@@ -718,7 +719,7 @@ class TestCommand:
             say=lambda line: None,
         )
         assert report.outcome is Outcome.PASS, report.text()
-        assert "torch's global generator" in report.note
+        assert "torch's global generator" in " ".join(report.notes)
         assert "--call '_sample_categorical(probs)'" in report.command
 
     @pytest.mark.parametrize(

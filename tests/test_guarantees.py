@@ -87,6 +87,7 @@ SAMPLES: dict[str, Callable[[], object]] = {
     "ratio_of_sums": lambda: statistics.ratio_of_sums([1.0, 2.0, 4.0], [2.0, 3.0, 5.0]),
     "proportion": lambda: statistics.proportion(1, 9),
     "ratio_of_proportion": lambda: statistics.ratio_of_proportion(1, 9, 0.2),
+    "rare_draws_test": lambda: statistics.rare_draws_test(COUNTS, P),
     "reachability_test": lambda: statistics.reachability_test(COUNTS, P),
     "repeated_vector_test": lambda: statistics.repeated_vector_test(TOKENS, statistics.Chance(0.001, 0.01)),
     "serial_test": lambda: statistics.serial_test(TOKENS[0], P),
