@@ -20,9 +20,10 @@ DIGITS = 1 << 9
 ABSENT = 2.0  # the fate of a class without an event
 INFINITE = np.finfo(np.float64).max  # the key of a score of +inf; that of NaN is inf
 jit = njit(nogil=True, cache=True, error_model="numpy")
+part = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # of a compiled function
 
 
-@jit
+@part
 def round_half(x, format):
     """Nearest bfloat16 (``TO_BF16``) or float16 (``TO_FP16``), ties to even, of a float32."""
     bits = np.float32(x).view(np.uint32)
@@ -38,7 +39,7 @@ def round_half(x, format):
     return y if abs(y) <= np.float32(65504.0) else np.float32(np.copysign(np.float32(np.inf), y))
 
 
-@jit
+@part
 def score(weight, noise, combine, format):
     """The rounded score as float64: w + noise, w / noise, w noise, or -(noise / w), whose largest is the
     least noise / w. NaN, which wins in torch, becomes inf, and inf the largest finite number."""
@@ -118,7 +119,7 @@ def locate(weights, order, noise, combine, format, limit, out):
         out[c] = guess = high
 
 
-@jit
+@part
 def add(total, i, value):
     """total[i] += value, compensated (Kahan): total[i, 0] is the sum, total[i, 1] what it lacks."""
     y = value - total[i, 1]
@@ -127,7 +128,7 @@ def add(total, i, value):
     total[i, 0] = t
 
 
-@jit
+@part
 def spend(product, lacking, fate):
     """One event of ``product``: (what its token gets, what is left, ``lacking`` with what the subtraction
     rounded away).
@@ -145,7 +146,7 @@ def spend(product, lacking, fate):
     return taken, left, lacking
 
 
-@jit
+@part
 def give_back(product, lacking):
     """``product`` with what it lacks, and what the addition rounds away."""
     total = product + lacking
@@ -194,26 +195,27 @@ def collect(weights, noise, remaining, combine, format, limit, pos, ahead, key, 
     return n, atoms_read
 
 
+def span(key, inverse, above, limit):
+    """The ends of 1 / key, or of -key, between two thresholds; of the keys themselves where those are at the
+    end of the floats."""
+    with np.errstate(divide="ignore"):
+        low, high = np.reciprocal([above, limit]) if inverse else (-above, -limit)
+        if low > -1e300 and high < 1e300:
+            return float(low), float(high)
+        places = 1.0 / key if inverse else -key
+    places = places[(places > -1e300) & (places < 1e300)]
+    return (float(places.min()), float(places.max())) if len(places) else (math.inf, -math.inf)
+
+
 @jit
-def bucket_sort(n, inverse, above, limit, bucket, upto, raw_key, raw_fate, raw_who, key, fate, who):
+def bucket_sort(n, inverse, low, high, bucket, upto, raw_key, raw_fate, raw_who, key, fate, who):
     """The first ``n`` events by falling key, equal keys as they come, from the raw arrays into ``key``, ``fate``
-    and ``who``: a counting sort on a monotone map of the key, between ``above`` and ``limit``, and insertion of
-    what is left. Returns False, with the work undone, where an event would be moved by more than ``SHIFT``."""
-    low = 1.0 / above if inverse else -above
-    high = 1.0 / limit if inverse else -limit
-    if not (low > -1e300 and high < 1e300):
-        low = np.inf
-        high = -np.inf
-        for e in range(n):
-            s = 1.0 / raw_key[e] if inverse else -raw_key[e]
-            if s < 1e300 and s > -1e300:
-                low = min(low, s)
-                high = max(high, s)
+    and ``who``: a counting sort on a map of the key that is linear in x, from ``low`` to ``high``, and insertion
+    of what is left. ``upto``: (n + 1,) zeros. Returns False, the work undone, where insertion would move an
+    event by more than ``SHIFT``."""
     scale = (n - 1) / (high - low) if high > low else 0.0
     if not scale < 1e300:
         scale = 0.0
-    for b in range(n + 1):
-        upto[b] = 0
     for e in range(n):
         s = ((1.0 / raw_key[e] if inverse else -raw_key[e]) - low) * scale
         b = 0 if not s > 0 else (n - 1 if s >= n else int(s))
@@ -246,7 +248,7 @@ def bucket_sort(n, inverse, above, limit, bucket, upto, raw_key, raw_fate, raw_w
     return True
 
 
-@jit
+@part
 def sort_tokens(size, tokens, fates, spare_tokens, spare_fates, count):
     """Put the first ``size`` tokens, which are distinct, in ascending order, each with its fate: by insertion
     where they are few, else by their digits, the last first. ``count``: room for (DIGITS + 1,) integers."""
@@ -351,7 +353,7 @@ def spend_all(
                         fates[m] = fate[e]
                         m += 1
                 if j > i + 1:
-                    sort_tokens(m, tokens, fates, spare_tokens, spare_fates, count)
+                    sort_tokens(crowd, tokens, fates, spare_tokens, spare_fates, count)
                 tokens_seen += crowd
             for turn in range(m):
                 taken, product, lacking = spend(product, lacking, fates[turn])
@@ -446,16 +448,18 @@ def sweep(
             step = (y - x) / 2
         if limit <= goal:
             x, halvings = y, 0
-        if n and not bucket_sort(n, inverse, above, limit, bucket, upto, *raw, *best_first):
-            falling = np.argsort(-raw[0][:n], kind="stable")
-            for target, source in zip(best_first, raw, strict=True):
-                target[:n] = source[falling]
-        above = limit
         if n:
+            low, high = span(raw[0][:n], inverse, above, limit)
+            upto[: n + 1] = 0
+            if not bucket_sort(n, inverse, low, high, bucket, upto, *raw, *best_first):
+                falling = np.argsort(-raw[0][:n], kind="stable")
+                for target, source in zip(best_first, raw, strict=True):
+                    target[:n] = source[falling]
             product, lacking, seen = spend_all(
                 n, *best_first, first, members, owner, *crowd, product, lacking, gain, moments
             )
             tokens_seen += seen
+        above = limit
     return product + lacking, atoms_read, tokens_seen
 
 
