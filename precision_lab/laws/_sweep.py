@@ -1,5 +1,6 @@
-"""The inner loops of :mod:`.argmax`, compiled: find where a threshold cuts every token's atoms, and sweep
-the events between two thresholds. Plain IEEE arithmetic, no fast-math; the interpreter lock is released."""
+"""The inner loops of :mod:`.argmax`: find where a threshold cuts every token's atoms, and sweep the events
+between two thresholds. Loops over tokens and events are compiled, in plain IEEE arithmetic, without fast-math
+and with the interpreter lock released. What is done once a window is plain Python, which need not be compiled."""
 
 from __future__ import annotations
 
@@ -12,11 +13,13 @@ from numba import njit
 MOMENTS = 6  # terms of the binomial series for a class of equal tokens
 # largest (members x odds) at which it is used: the remainder is below SMALL^6 / 6! = 1.3e-12, relative
 SMALL = 2.0**-5
+KEY, FATE, CLASS = 0, 1, 2  # the columns of events; a class is a whole number
 ADD, DIVIDE, MULTIPLY, RATIO = 0, 1, 2, 3  # how weight and noise make a score: see :func:`score`
 AS_COMPUTED, TO_BF16, TO_FP16 = 0, 1, 2  # the second rounding of a score
 SHIFT = 32  # the furthest that an event is moved by insertion
 FEW = 32  # tokens that are sorted by insertion
-DIGITS = 1 << 9
+DIGIT = 9  # bits
+DIGITS = 1 << DIGIT
 ABSENT = 2.0  # the fate of a class without an event
 INFINITE = np.finfo(np.float64).max  # the key of a score of +inf; that of NaN is inf
 jit = njit(nogil=True, cache=True, error_model="numpy")
@@ -161,13 +164,13 @@ def next_scores(weights, noise, combine, format, pos, ahead):
 
 
 @jit
-def collect(weights, noise, remaining, combine, format, limit, pos, ahead, key, fate, who):
-    """The events of every class that score at or above ``limit``, class by class, each by falling score, into
-    ``key``, ``fate`` and ``who``. ``pos``, and ``ahead``, the score of each class's next event, move on.
+def collect(weights, noise, remaining, combine, format, limit, pos, ahead, events):
+    """The events of every class that score at or above ``limit``, class by class, each by falling score, as
+    rows (key, fate, class) of ``events``. ``pos``, and ``ahead``, the score of each class's next event, move on.
 
-    Returns (events, atoms read); events is -1 where there is no room for all."""
+    Returns (how many, atoms read); -1 where there is no room for all."""
     atoms = len(noise)
-    room = len(key)
+    room = len(events)
     n = 0
     atoms_read = 0
     for c in range(len(weights)):
@@ -185,9 +188,9 @@ def collect(weights, noise, remaining, combine, format, limit, pos, ahead, key, 
                 k += 1
                 s = score(w, noise[k], combine, format) if k < atoms else -np.inf
             odds = (before - remaining[k]) / before
-            key[n] = was
-            fate[n] = odds if odds <= 0.5 else -(remaining[k] / before)
-            who[n] = c
+            events[n, KEY] = was
+            events[n, FATE] = odds if odds <= 0.5 else -(remaining[k] / before)
+            events[n, CLASS] = c
             n += 1
         atoms_read += k - pos[c]
         pos[c] = k
@@ -208,16 +211,15 @@ def span(key, inverse, above, limit):
 
 
 @jit
-def bucket_sort(n, inverse, low, high, bucket, upto, raw_key, raw_fate, raw_who, key, fate, who):
-    """The first ``n`` events by falling key, equal keys as they come, from the raw arrays into ``key``, ``fate``
-    and ``who``: a counting sort on a map of the key that is linear in x, from ``low`` to ``high``, and insertion
-    of what is left. ``upto``: (n + 1,) zeros. Returns False, the work undone, where insertion would move an
-    event by more than ``SHIFT``."""
+def bucket_sort(n, inverse, low, high, bucket, upto, raw, events):
+    """The first ``n`` events of ``raw`` by falling key, equal keys as they come, into ``events``: a counting
+    sort on a map of the key that is linear in x, from ``low`` to ``high``, and insertion of what is left.
+    ``upto``: (n + 1,) zeros. Returns False where insertion would move an event by more than ``SHIFT``."""
     scale = (n - 1) / (high - low) if high > low else 0.0
     if not scale < 1e300:
         scale = 0.0
     for e in range(n):
-        s = ((1.0 / raw_key[e] if inverse else -raw_key[e]) - low) * scale
+        s = ((1.0 / raw[e, KEY] if inverse else -raw[e, KEY]) - low) * scale
         b = 0 if not s > 0 else (n - 1 if s >= n else int(s))
         bucket[e] = b
         upto[b + 1] += 1
@@ -226,32 +228,32 @@ def bucket_sort(n, inverse, low, high, bucket, upto, raw_key, raw_fate, raw_who,
     for e in range(n):
         at = upto[bucket[e]]
         upto[bucket[e]] = at + 1
-        key[at] = raw_key[e]
-        fate[at] = raw_fate[e]
-        who[at] = raw_who[e]
+        events[at, KEY] = raw[e, KEY]
+        events[at, FATE] = raw[e, FATE]
+        events[at, CLASS] = raw[e, CLASS]
     for e in range(1, n):
-        if key[e] > key[e - 1]:
-            its_key = key[e]
-            its_fate = fate[e]
-            its_class = who[e]
+        key = events[e, KEY]
+        if key > events[e - 1, KEY]:
+            fate = events[e, FATE]
+            c = events[e, CLASS]
             at = e
-            while at > 0 and key[at - 1] < its_key:
+            while at > 0 and events[at - 1, KEY] < key:
                 if e - at == SHIFT:
                     return False
-                key[at] = key[at - 1]
-                fate[at] = fate[at - 1]
-                who[at] = who[at - 1]
+                events[at, KEY] = events[at - 1, KEY]
+                events[at, FATE] = events[at - 1, FATE]
+                events[at, CLASS] = events[at - 1, CLASS]
                 at -= 1
-            key[at] = its_key
-            fate[at] = its_fate
-            who[at] = its_class
+            events[at, KEY] = key
+            events[at, FATE] = fate
+            events[at, CLASS] = c
     return True
 
 
 @part
 def sort_tokens(size, tokens, fates, spare_tokens, spare_fates, count):
     """Put the first ``size`` tokens, which are distinct, in ascending order, each with its fate: by insertion
-    where they are few, else by their digits, the last first. ``count``: room for (DIGITS + 1,) integers."""
+    where they are few, else by their digits, the last first. ``count``: (DIGITS + 1,) integers, of any value."""
     if size <= FEW:
         for e in range(1, size):
             token = tokens[e]
@@ -267,16 +269,16 @@ def sort_tokens(size, tokens, fates, spare_tokens, spare_fates, count):
     largest = 0
     for e in range(size):
         largest = max(largest, tokens[e])
-    unit = 1
-    while unit <= largest:
+    shift = 0
+    while largest >> shift:
         for digit in range(DIGITS + 1):
             count[digit] = 0
         for e in range(size):
-            count[tokens[e] // unit % DIGITS + 1] += 1
+            count[(tokens[e] >> shift & (DIGITS - 1)) + 1] += 1
         for digit in range(DIGITS):
             count[digit + 1] += count[digit]
         for e in range(size):
-            digit = tokens[e] // unit % DIGITS
+            digit = tokens[e] >> shift & (DIGITS - 1)
             at = count[digit]
             count[digit] = at + 1
             spare_tokens[at] = tokens[e]
@@ -284,15 +286,13 @@ def sort_tokens(size, tokens, fates, spare_tokens, spare_fates, count):
         for e in range(size):
             tokens[e] = spare_tokens[e]
             fates[e] = spare_fates[e]
-        unit *= DIGITS
+        shift += DIGIT
 
 
 @jit
 def spend_all(
     n,
-    key,
-    fate,
-    who,
+    events,
     first,
     members,
     owner,
@@ -313,17 +313,18 @@ def spend_all(
     while i < n:
         if not i & 63:
             product, lacking = give_back(product, lacking)
-        c = who[i]
+        c = int(events[i, CLASS])
         crowd = first[c + 1] - first[c]
         j = i + 1
-        while j < n and key[j] == key[i]:
-            crowd += first[who[j] + 1] - first[who[j]]
+        while j < n and events[j, KEY] == events[i, KEY]:
+            other = int(events[j, CLASS])
+            crowd += first[other + 1] - first[other]
             j += 1
-        f = fate[i]
+        f = events[i, FATE]
         if crowd == j - i:  # as many tokens as events: no equal ones; in order of index already
             for e in range(i, j):
-                taken, product, lacking = spend(product, lacking, fate[e])
-                add(gain, members[first[who[e]]], taken)
+                taken, product, lacking = spend(product, lacking, events[e, FATE])
+                add(gain, members[first[int(events[e, CLASS])]], taken)
         elif j == i + 1 and f > 0 and crowd * f <= SMALL:
             g = product * f
             for r in range(MOMENTS):
@@ -337,20 +338,21 @@ def spend_all(
             m = 0
             if j > i + 1 and crowd * 8 > len(members):
                 for e in range(i, j):
-                    fate_of[who[e]] = fate[e]
+                    fate_of[int(events[e, CLASS])] = events[e, FATE]
                 for token in range(len(members)):
                     f = fate_of[owner[token]]
                     tokens[m] = token
                     fates[m] = f
                     m += f != ABSENT
                 for e in range(i, j):
-                    fate_of[who[e]] = ABSENT
+                    fate_of[int(events[e, CLASS])] = ABSENT
                 tokens_seen += len(members)
             else:
                 for e in range(i, j):
-                    for k in range(first[who[e]], first[who[e] + 1]):
+                    own = int(events[e, CLASS])
+                    for k in range(first[own], first[own + 1]):
                         tokens[m] = members[k]
-                        fates[m] = fate[e]
+                        fates[m] = events[e, FATE]
                         m += 1
                 if j > i + 1:
                     sort_tokens(crowd, tokens, fates, spare_tokens, spare_fates, count)
@@ -399,8 +401,8 @@ def sweep(
     """
     classes = len(weights)
     vocab = len(members)
-    raw = np.empty(room), np.empty(room), np.empty(room, np.int32)  # key, fate and class of a window's events
-    best_first = np.empty(room), np.empty(room), np.empty(room, np.int32)
+    raw = np.empty((room, 3))  # the events of a window, as they come
+    events = np.empty((room, 3))  # the same, best first
     bucket = np.empty(room, np.int32)
     upto = np.empty(room + 1, np.int32)
     owner = np.empty(vocab, np.int32)  # the class of each token
@@ -429,7 +431,7 @@ def sweep(
         limit = between(goal, above, halvings) if goal < above else goal
         tokens_seen += classes
         before = pos.copy(), ahead.copy()
-        n, read = collect(weights, noise, remaining, combine, format, limit, pos, ahead, *raw)
+        n, read = collect(weights, noise, remaining, combine, format, limit, pos, ahead, raw)
         atoms_read += read
         if n < 0:  # undo, and try a smaller window
             pos[:], ahead[:] = before
@@ -449,14 +451,12 @@ def sweep(
         if limit <= goal:
             x, halvings = y, 0
         if n:
-            low, high = span(raw[0][:n], inverse, above, limit)
+            low, high = span(raw[:n, KEY], inverse, above, limit)
             upto[: n + 1] = 0
-            if not bucket_sort(n, inverse, low, high, bucket, upto, *raw, *best_first):
-                falling = np.argsort(-raw[0][:n], kind="stable")
-                for target, source in zip(best_first, raw, strict=True):
-                    target[:n] = source[falling]
+            if not bucket_sort(n, inverse, low, high, bucket, upto, raw, events):
+                events[:n] = raw[np.argsort(-raw[:n, KEY], kind="stable")]
             product, lacking, seen = spend_all(
-                n, *best_first, first, members, owner, *crowd, product, lacking, gain, moments
+                n, events, first, members, owner, *crowd, product, lacking, gain, moments
             )
             tokens_seen += seen
         above = limit
