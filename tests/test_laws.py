@@ -1277,6 +1277,13 @@ class TestTargetLaw:
         with pytest.raises(InputError, match="at token 1"):
             Law.from_probs(np.array(probs), "test", 0.0, Guarantee.EXACT)
 
+    @pytest.mark.parametrize(
+        ("error", "relative"), [(math.nan, INF), (-1e-9, INF), (0.0, math.nan), (0.0, -1.0)]
+    )
+    def test_nor_an_error_that_is_no_bound(self, error, relative):
+        with pytest.raises(InputError, match="where no bound is known"):
+            Law(np.zeros(1), "test", error, Guarantee.EXACT, relative)
+
     def test_fields(self):
         law = Law.from_probs(np.array([0.0, 0.25, 0.75]), "test", 0.5, Guarantee.HEURISTIC)
         assert (law.vocab, law.how, law.error, law.guarantee) == (3, "test", 0.5, Guarantee.HEURISTIC)

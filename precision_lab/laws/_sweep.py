@@ -201,7 +201,7 @@ def collect(weights, noise, remaining, combine, format, limit, pos, ahead, event
 def span(key, inverse, above, limit):
     """The ends of 1 / key, or of -key, between two thresholds; of the keys themselves where those are at the
     end of the floats."""
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         low, high = np.reciprocal([above, limit]) if inverse else (-above, -limit)
         if low > -1e300 and high < 1e300:
             return float(low), float(high)
