@@ -23,7 +23,8 @@ DIGITS = 1 << DIGIT
 ABSENT = 2.0  # the fate of a class without an event
 INFINITE = np.finfo(np.float64).max  # the key of a score of +inf; that of NaN is inf
 jit = njit(nogil=True, cache=True, error_model="numpy")
-part = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # of a compiled function
+# Called by compiled functions alone. The two options, which no stub lists, save a second of compilation.
+part = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # type: ignore[call-overload]
 
 
 @part
