@@ -36,11 +36,12 @@ class Atoms:
             )
         if not 0 <= self.bits <= 62:
             raise InputError(f"bits = {self.bits}", "0..62", "use a coarser grid")
-        if np.isnan(self.values).any() or (np.diff(self.values) <= 0).any():
+        ascending = (self.values[1:] > self.values[:-1]).all()  # false for NaN, but for one alone
+        if np.isnan(self.values[0]) or not ascending:
             raise InputError(
                 "values that are NaN, repeated or unsorted", "ascending distinct values", "use Atoms.of"
             )
-        if (self.counts <= 0).any():
+        if self.counts.min() <= 0:
             raise InputError(
                 f"a count of {int(self.counts.min())}", "positive counts", "leave out values that do not occur"
             )

@@ -27,7 +27,7 @@ from .statistics.public_criteria import (
     forecast_pytorch_repeats,
 )
 from .targets.synthetic import mdm_step, normal, zipf
-from .types import Float
+from .types import Float, Guarantee
 from .uniforms.murmur import murmur3_state
 
 Rng = np.random.Generator
@@ -208,7 +208,7 @@ def ancestral_truncation(rng: Rng) -> Finding:
     q = np.append(lattice_step(log_p, r), 0.0)
     q[-1] = 1 - q.sum()
     chosen = np.arange(len(logits)) < len(log_p)
-    law = Law(np.log(q), "closed form of the lattice", math.nan, p.guarantee)
+    law = Law(np.log(q), "closed form of the lattice", 1.0, Guarantee.HEURISTIC)
     return Finding("P(unmask), r = 1/1000, Zipf, vocab 50,257", r, float(q[:-1].sum()),
                    _hits("gumbel_max_fp32", logits, chosen, 20_000, rng), _rule(FLASHINFER_COSINE, law, p))  # fmt: skip
 

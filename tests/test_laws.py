@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import itertools
 import math
+import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import cache
@@ -691,6 +692,81 @@ class TestToleranceAndSegments:
         assert seen[-1] == 1.0
 
 
+class TestOrderOfEvents:
+    """The sorts of the sweep against NumPy's. Each seed is fixed: nothing here fails by chance."""
+
+    @staticmethod
+    def in_buckets(key: np.ndarray, inverse: bool) -> tuple[bool, np.ndarray, np.ndarray]:
+        raw = np.stack([key, np.linspace(0, 1, len(key)), np.arange(len(key)) % 5.0], axis=1)
+        ordered, room = np.empty_like(raw), np.zeros(len(key) + 1, np.int32)
+        low, high = _sweep.span(key, inverse, INF, 0.0 if inverse else -INF)
+        done = _sweep.bucket_sort(
+            len(key), inverse, low, high, np.empty(len(key), np.int32), room, raw, ordered
+        )
+        return done, ordered, raw[np.argsort(-key, kind="stable")]
+
+    @pytest.mark.parametrize("inverse", [False, True])
+    @pytest.mark.parametrize("distinct", [1, 7, 1000, 1 << 30])
+    def test_a_bucket_sort_is_a_stable_sort(self, inverse, distinct):
+        """Keys spread evenly over what is linear in x, all equal, in crowds or nearly all distinct."""
+        x = (np.random.default_rng(distinct).integers(0, distinct, 5000) + 1.0) / distinct
+        done, ordered, expected = self.in_buckets(1 / x if inverse else -x, inverse)
+        assert done
+        np.testing.assert_array_equal(ordered, expected)
+
+    def test_a_bucket_of_too_many_is_left_to_numpy(self):
+        """One key far away puts the others into one bucket."""
+        key = np.append(np.random.default_rng(0).random(5000), -1e100)
+        done, *_ = self.in_buckets(key, inverse=False)
+        assert not done
+
+    @pytest.mark.parametrize("bits", [4, 9, 10, 17, 20])
+    def test_tokens_with_their_fates(self, bits):
+        """By insertion and by one, two and three digits."""
+        size = min(1 << (bits - 1), 3000)
+        order = np.random.default_rng(bits).permutation(1 << bits)[:size]
+        tokens, fates = order.astype(np.int32), order / 2.0
+        count = np.full(_sweep.DIGITS + 1, 7, np.int32)
+        _sweep.sort_tokens.py_func(size, tokens, fates, tokens.copy(), fates.copy(), count)
+        np.testing.assert_array_equal(tokens, np.sort(order))
+        np.testing.assert_array_equal(fates, np.sort(order) / 2.0)
+
+    def test_a_crowd_is_the_same_sorted_or_found_among_all(self):
+        """60 equal tokens of each of three classes, shuffled, which tie at every score: alone, where they are
+        most of the vocabulary, and among 2,000 tokens that cannot be drawn, where they are sorted."""
+        order = np.random.default_rng(4).permutation(180)
+        alone = np.repeat([0.0, 1.0, 2.0], 60)[order]
+        among = np.full(2180, -INF)
+        among[::12][:180] = alone
+        noise = Atoms.of(np.arange(64.0), 1, 6)
+        laws = [argmax_law(w, noise, combine="add", score=FP32) for w in (alone, among)]
+        np.testing.assert_array_equal(laws[1].probs[::12][:180], laws[0].probs)
+        assert laws[0].probs.min() > 0
+
+
+class TestCompiling:
+    """The loops are compiled beside the body of ``with compiling(...)``."""
+
+    def test_both_go_on_at_once(self, monkeypatch):
+        begun, made = threading.Event(), threading.Event()
+
+        def compile_(score):
+            begun.set()
+            assert made.wait(60)
+
+        monkeypatch.setattr(argmax, "_compile", compile_)
+        with argmax.compiling(FP32):
+            assert begun.wait(60)
+            made.set()
+
+    def test_an_error_of_either_comes_out(self, monkeypatch):
+        with pytest.raises(KeyError), argmax.compiling(FP32):
+            raise KeyError
+        monkeypatch.setattr(argmax, "_compile", lambda score: 1 // 0)
+        with pytest.raises(ZeroDivisionError), argmax.compiling(FP32):
+            pass
+
+
 class TestRelativeError:
     """Law.relative: tokens above 1e-15 to a part in a million and far better, against fractions."""
 
@@ -1217,6 +1293,13 @@ class TestTargetLaw:
     def test_nor_negative_probabilities(self, probs):
         with pytest.raises(InputError, match="at token 1"):
             Law.from_probs(np.array(probs), "test", 0.0, Guarantee.EXACT)
+
+    @pytest.mark.parametrize(
+        ("error", "relative"), [(math.nan, INF), (-1e-9, INF), (0.0, math.nan), (0.0, -1.0)]
+    )
+    def test_nor_an_error_that_is_no_bound(self, error, relative):
+        with pytest.raises(InputError, match="where no bound is known"):
+            Law(np.zeros(1), "test", error, Guarantee.EXACT, relative)
 
     def test_fields(self):
         law = Law.from_probs(np.array([0.0, 0.25, 0.75]), "test", 0.5, Guarantee.HEURISTIC)

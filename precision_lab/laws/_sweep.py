@@ -1,9 +1,11 @@
-"""The inner loops of :mod:`.argmax`, compiled: find where a threshold cuts every token's atoms, and sweep
-the events between two thresholds. Plain IEEE arithmetic, no fast-math; the interpreter lock is released."""
+"""The inner loops of :mod:`.argmax`: find where a threshold cuts every token's atoms, and sweep the events
+between two thresholds. Loops over tokens and events are compiled, in plain IEEE arithmetic, without fast-math
+and with the interpreter lock released. What is done once a window is plain Python, which need not be compiled."""
 
 from __future__ import annotations
 
 import math
+import struct
 
 import numpy as np
 from numba import njit
@@ -11,13 +13,21 @@ from numba import njit
 MOMENTS = 6  # terms of the binomial series for a class of equal tokens
 # largest (members x odds) at which it is used: the remainder is below SMALL^6 / 6! = 1.3e-12, relative
 SMALL = 2.0**-5
+KEY, FATE, CLASS = 0, 1, 2  # the columns of events; a class is a whole number
 ADD, DIVIDE, MULTIPLY, RATIO = 0, 1, 2, 3  # how weight and noise make a score: see :func:`score`
 AS_COMPUTED, TO_BF16, TO_FP16 = 0, 1, 2  # the second rounding of a score
+SHIFT = 32  # the furthest that an event is moved by insertion
+FEW = 32  # tokens that are sorted by insertion
+DIGIT = 9  # bits
+DIGITS = 1 << DIGIT
+ABSENT = 2.0  # the fate of a class without an event
 INFINITE = np.finfo(np.float64).max  # the key of a score of +inf; that of NaN is inf
 jit = njit(nogil=True, cache=True, error_model="numpy")
+# Called by compiled functions alone. The two options, which no stub lists, save a second of compilation.
+part = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # type: ignore[call-overload]
 
 
-@jit
+@part
 def round_half(x, format):
     """Nearest bfloat16 (``TO_BF16``) or float16 (``TO_FP16``), ties to even, of a float32."""
     bits = np.float32(x).view(np.uint32)
@@ -33,7 +43,7 @@ def round_half(x, format):
     return y if abs(y) <= np.float32(65504.0) else np.float32(np.copysign(np.float32(np.inf), y))
 
 
-@jit
+@part
 def score(weight, noise, combine, format):
     """The rounded score as float64: w + noise, w / noise, w noise, or -(noise / w), whose largest is the
     least noise / w. NaN, which wins in torch, becomes inf, and inf the largest finite number."""
@@ -53,19 +63,28 @@ def score(weight, noise, combine, format):
     return INFINITE if key == np.inf else key
 
 
-@jit
 def threshold(x, top, combine):
     """The score of a token of weight ``top`` whose exponential is ``x``: falls from inf at 0 to -inf at inf."""
     if not x > 0:
-        return np.inf
-    if x == np.inf:
-        return -np.inf
+        return math.inf
+    if x == math.inf:
+        return -math.inf
     if combine == ADD:
         return top - math.log(x)
-    return -(x / top) if combine == RATIO else top / x
+    if combine == RATIO:
+        return -(x / top) if top else -math.inf
+    return top / x
 
 
-@jit
+def bits_of(x):
+    """The 64 bits of a float64 as a signed integer."""
+    return struct.unpack("<q", struct.pack("<d", x))[0]
+
+
+def float_of(bits):
+    return struct.unpack("<d", struct.pack("<q", bits))[0]
+
+
 def between(low, high, halvings):
     """The float that ``halvings`` bisections of the floats in [low, high) towards high lead to: at least
     low, below high.
@@ -74,12 +93,11 @@ def between(low, high, halvings):
     for _ in range(halvings):
         if low < 0.0 < high:
             low = 0.0
-        elif high > 0.0:
-            a, b = np.float64(abs(low)).view(np.int64), np.float64(high).view(np.int64)
-            low = np.int64(a + (b - a) // 2).view(np.float64)
-        else:  # below 0 the bits fall as the value rises
-            a, b = np.float64(low).view(np.int64), np.float64(-abs(high)).view(np.int64)
-            low = np.int64(a - (a - b) // 2).view(np.float64)
+            continue
+        # below 0 the bits fall as the value rises
+        a = bits_of(abs(low) if high > 0.0 else low)
+        b = bits_of(high if high > 0.0 else -abs(high))
+        low = float_of(a + (b - a) // 2 if high > 0.0 else a - (a - b) // 2)
     return low
 
 
@@ -105,7 +123,7 @@ def locate(weights, order, noise, combine, format, limit, out):
         out[c] = guess = high
 
 
-@jit
+@part
 def add(total, i, value):
     """total[i] += value, compensated (Kahan): total[i, 0] is the sum, total[i, 1] what it lacks."""
     y = value - total[i, 1]
@@ -114,7 +132,7 @@ def add(total, i, value):
     total[i, 0] = t
 
 
-@jit
+@part
 def spend(product, lacking, fate):
     """One event of ``product``: (what its token gets, what is left, ``lacking`` with what the subtraction
     rounded away).
@@ -132,91 +150,222 @@ def spend(product, lacking, fate):
     return taken, left, lacking
 
 
-@jit
+@part
 def give_back(product, lacking):
     """``product`` with what it lacks, and what the addition rounds away."""
     total = product + lacking
     return total, lacking - (total - product)
 
 
-# Sorting by hand: numba's argsort and slice assignment take eight seconds more to compile.
+@jit
+def next_scores(weights, noise, combine, format, pos, ahead):
+    """ahead[c] = the score of the next event of class c, -inf where there is none."""
+    for c in range(len(weights)):
+        ahead[c] = score(weights[c], noise[pos[c]], combine, format) if pos[c] < len(noise) else -np.inf
 
 
 @jit
-def move(pair, who, source, target, from_pair, from_who):
-    pair[target, 0] = from_pair[source, 0]
-    pair[target, 1] = from_pair[source, 1]
-    who[target] = from_who[source]
+def collect(weights, noise, remaining, combine, format, limit, pos, ahead, events):
+    """The events of every class that score at or above ``limit``, class by class, each by falling score, as
+    rows (key, fate, class) of ``events``. ``pos``, and ``ahead``, the score of each class's next event, move on.
+
+    Returns (how many, atoms read); -1 where there is no room for all."""
+    atoms = len(noise)
+    room = len(events)
+    n = 0
+    atoms_read = 0
+    for c in range(len(weights)):
+        s = ahead[c]
+        k = pos[c]
+        if s < limit or k >= atoms:
+            continue
+        w = weights[c]
+        while k < atoms and s >= limit:
+            if n == room:
+                return -1, atoms_read + k - pos[c]
+            was = s
+            before = remaining[k]
+            while k < atoms and s == was:  # coarse scores: several atoms, one event
+                k += 1
+                s = score(w, noise[k], combine, format) if k < atoms else -np.inf
+            odds = (before - remaining[k]) / before
+            events[n, KEY] = was
+            events[n, FATE] = odds if odds <= 0.5 else -(remaining[k] / before)
+            events[n, CLASS] = c
+            n += 1
+        atoms_read += k - pos[c]
+        pos[c] = k
+        ahead[c] = s
+    return n, atoms_read
+
+
+def span(key, inverse, above, limit):
+    """The ends of 1 / key, or of -key, between two thresholds; of the keys themselves where those are at the
+    end of the floats."""
+    with np.errstate(divide="ignore", over="ignore"):
+        low, high = np.reciprocal([above, limit]) if inverse else (-above, -limit)
+        if low > -1e300 and high < 1e300:
+            return float(low), float(high)
+        places = 1.0 / key if inverse else -key
+    places = places[(places > -1e300) & (places < 1e300)]
+    return (float(places.min()), float(places.max())) if len(places) else (math.inf, -math.inf)
 
 
 @jit
-def insertion_sort(pair, who, start, stop):
-    """Entries start..stop by falling key, equal keys in their order."""
-    for i in range(start + 1, stop):
-        key = pair[i, 0]
-        fate = pair[i, 1]
-        owner = who[i]
-        j = i - 1
-        while j >= start and pair[j, 0] < key:
-            move(pair, who, j, j + 1, pair, who)
-            j -= 1
-        pair[j + 1, 0] = key
-        pair[j + 1, 1] = fate
-        who[j + 1] = owner
+def bucket_sort(n, inverse, low, high, bucket, upto, raw, events):
+    """The first ``n`` events of ``raw`` by falling key, equal keys as they come, into ``events``: a counting
+    sort on a map of the key that is linear in x, from ``low`` to ``high``, and insertion of what is left.
+    ``upto``: (n + 1,) zeros. Returns False where insertion would move an event by more than ``SHIFT``."""
+    scale = (n - 1) / (high - low) if high > low else 0.0
+    if not scale < 1e300:
+        scale = 0.0
+    for e in range(n):
+        s = ((1.0 / raw[e, KEY] if inverse else -raw[e, KEY]) - low) * scale
+        b = 0 if not s > 0 else (n - 1 if s >= n else int(s))
+        bucket[e] = b
+        upto[b + 1] += 1
+    for b in range(n):
+        upto[b + 1] += upto[b]
+    for e in range(n):
+        at = upto[bucket[e]]
+        upto[bucket[e]] = at + 1
+        events[at, KEY] = raw[e, KEY]
+        events[at, FATE] = raw[e, FATE]
+        events[at, CLASS] = raw[e, CLASS]
+    for e in range(1, n):
+        key = events[e, KEY]
+        if key > events[e - 1, KEY]:
+            fate = events[e, FATE]
+            c = events[e, CLASS]
+            at = e
+            while at > 0 and events[at - 1, KEY] < key:
+                if e - at == SHIFT:
+                    return False
+                events[at, KEY] = events[at - 1, KEY]
+                events[at, FATE] = events[at - 1, FATE]
+                events[at, CLASS] = events[at - 1, CLASS]
+                at -= 1
+            events[at, KEY] = key
+            events[at, FATE] = fate
+            events[at, CLASS] = c
+    return True
+
+
+@part
+def sort_tokens(size, tokens, fates, spare_tokens, spare_fates, count):
+    """Put the first ``size`` tokens, which are distinct, in ascending order, each with its fate: by insertion
+    where they are few, else by their digits, the last first. ``count``: (DIGITS + 1,) integers, of any value."""
+    if size <= FEW:
+        for e in range(1, size):
+            token = tokens[e]
+            its_fate = fates[e]
+            at = e
+            while at > 0 and tokens[at - 1] > token:
+                tokens[at] = tokens[at - 1]
+                fates[at] = fates[at - 1]
+                at -= 1
+            tokens[at] = token
+            fates[at] = its_fate
+        return
+    largest = 0
+    for e in range(size):
+        largest = max(largest, tokens[e])
+    shift = 0
+    while largest >> shift:
+        for digit in range(DIGITS + 1):
+            count[digit] = 0
+        for e in range(size):
+            count[(tokens[e] >> shift & (DIGITS - 1)) + 1] += 1
+        for digit in range(DIGITS):
+            count[digit + 1] += count[digit]
+        for e in range(size):
+            digit = tokens[e] >> shift & (DIGITS - 1)
+            at = count[digit]
+            count[digit] = at + 1
+            spare_tokens[at] = tokens[e]
+            spare_fates[at] = fates[e]
+        for e in range(size):
+            tokens[e] = spare_tokens[e]
+            fates[e] = spare_fates[e]
+        shift += DIGIT
 
 
 @jit
-def settle(pair, who, start, stop, spare, spare_who):
-    """Order a bucket by falling key, keeping the order of equal keys; a few entries as a rule. ``spare``:
-    room for as many entries at the same places."""
-    width = 24
-    for at in range(start, stop, width):
-        insertion_sort(pair, who, at, min(at + width, stop))
-    while width < stop - start:
-        for at in range(start, stop, 2 * width):
-            left = at
-            middle = min(at + width, stop)
-            right = middle
-            end = min(at + 2 * width, stop)
-            for k in range(at, end):
-                if left < middle and (right >= end or pair[left, 0] >= pair[right, 0]):
-                    move(spare, spare_who, left, k, pair, who)
-                    left += 1
-                else:
-                    move(spare, spare_who, right, k, pair, who)
-                    right += 1
-        for k in range(start, stop):
-            move(pair, who, k, k, spare, spare_who)
-        width *= 2
+def spend_all(
+    n,
+    events,
+    first,
+    members,
+    owner,
+    fate_of,
+    tokens,
+    fates,
+    spare_tokens,
+    spare_fates,
+    count,
+    product,
+    lacking,
+    gain,
+    moments,
+):
+    """Spend ``product`` on ``n`` ordered events. Returns what is left, in two parts, and the tokens looked at."""
+    tokens_seen = 0
+    i = 0
+    while i < n:
+        if not i & 63:
+            product, lacking = give_back(product, lacking)
+        c = int(events[i, CLASS])
+        crowd = first[c + 1] - first[c]
+        j = i + 1
+        while j < n and events[j, KEY] == events[i, KEY]:
+            other = int(events[j, CLASS])
+            crowd += first[other + 1] - first[other]
+            j += 1
+        f = events[i, FATE]
+        if crowd == j - i:  # as many tokens as events: no equal ones; in order of index already
+            for e in range(i, j):
+                taken, product, lacking = spend(product, lacking, events[e, FATE])
+                add(gain, members[first[int(events[e, CLASS])]], taken)
+        elif j == i + 1 and f > 0 and crowd * f <= SMALL:
+            g = product * f
+            for r in range(MOMENTS):
+                add(moments[r], c, g)
+                g *= f
+            g = product * -math.expm1(crowd * math.log1p(-f))
+            t = product - g
+            lacking += (product - t) - g
+            product = t
+        else:  # equal tokens among others at one score: one by one, in order of index
+            m = 0
+            if j > i + 1 and crowd * 8 > len(members):
+                for e in range(i, j):
+                    fate_of[int(events[e, CLASS])] = events[e, FATE]
+                for token in range(len(members)):
+                    f = fate_of[owner[token]]
+                    tokens[m] = token
+                    fates[m] = f
+                    m += f != ABSENT
+                for e in range(i, j):
+                    fate_of[int(events[e, CLASS])] = ABSENT
+                tokens_seen += len(members)
+            else:
+                for e in range(i, j):
+                    own = int(events[e, CLASS])
+                    for k in range(first[own], first[own + 1]):
+                        tokens[m] = members[k]
+                        fates[m] = events[e, FATE]
+                        m += 1
+                if j > i + 1:
+                    sort_tokens(crowd, tokens, fates, spare_tokens, spare_fates, count)
+                tokens_seen += crowd
+            for turn in range(m):
+                taken, product, lacking = spend(product, lacking, fates[turn])
+                add(gain, tokens[turn], taken)
+                product, lacking = give_back(product, lacking)
+        i = j
+    return product, lacking, tokens_seen
 
 
-@jit
-def sift(tokens, owners, root, size):
-    """Put ``root`` in its place in a heap with the largest token on top."""
-    while 2 * root + 1 < size:
-        child = 2 * root + 1
-        if child + 1 < size and tokens[child + 1] > tokens[child]:
-            child += 1
-        if tokens[root] >= tokens[child]:
-            return
-        tokens[root], tokens[child] = tokens[child], tokens[root]
-        owners[root], owners[child] = owners[child], owners[root]
-        root = child
-
-
-@jit
-def sort_tokens(tokens, owners):
-    """Distinct tokens ascending, each with its owner: heap sort."""
-    size = len(tokens)
-    for root in range(size // 2 - 1, -1, -1):
-        sift(tokens, owners, root, size)
-    for last in range(size - 1, 0, -1):
-        tokens[0], tokens[last] = tokens[last], tokens[0]
-        owners[0], owners[last] = owners[last], owners[0]
-        sift(tokens, owners, 0, last)
-
-
-@jit
 def sweep(
     weights,
     noise,
@@ -252,67 +401,43 @@ def sweep(
     the work done: (atoms read, tokens looked at), windows that were tried in vain included.
     """
     classes = len(weights)
-    atoms = len(noise)
+    vocab = len(members)
+    raw = np.empty((room, 3))  # the events of a window, as they come
+    events = np.empty((room, 3))  # the same, best first
+    bucket = np.empty(room, np.int32)
+    upto = np.empty(room + 1, np.int32)
+    owner = np.empty(vocab, np.int32)  # the class of each token
+    owner[members] = np.repeat(np.arange(classes, dtype=np.int32), np.diff(first))
+    crowd = (
+        np.full(classes, ABSENT),  # the fate of each class
+        np.empty(vocab, np.int32),  # tokens, with their fates, and room to sort them
+        np.empty(vocab),
+        np.empty(vocab, np.int32),
+        np.empty(vocab),
+        np.empty(DIGITS + 1, np.int32),
+    )
+    ahead = np.empty(classes)  # the score of each class's next event
+    next_scores(weights, noise, combine, format, pos, ahead)
+    wish = max(1 << 15, classes // 2)  # events that a window should hold; it can hold ``room``
+    inverse = combine in (DIVIDE, MULTIPLY)  # the key that is linear in x: 1 / score, or -score
     atoms_read = 0
     tokens_seen = 0
     halvings = 0
-    wish = max(1 << 15, classes // 2)  # events that a window should hold; it can hold ``room``
-    raw = np.empty((room, 2))  # (key, fate) of the events of a window, as they come
-    raw_who = np.empty(room, np.int32)  # their classes
-    pair = np.empty((room, 2))  # the same, best first
-    who = np.empty(room, np.int32)
-    bucket = np.empty(room, np.int32)
-    upto = np.empty(room + 1, np.int32)
-    ahead = np.empty(classes)  # the score of each class's next event
-    start = np.empty(classes, np.int64)
-    fates = np.zeros(classes)
-    lead = members[first[:-1]]  # the first token of each class
-    owner = np.empty(len(members), np.int32)  # the class of each token
-    level_of = np.full(classes, -1)  # the last crowded score at which a class had an event
-    level = 0
-    for c in range(classes):
-        for k in range(first[c], first[c + 1]):
-            owner[members[k]] = c
-    inverse = combine == DIVIDE or combine == MULTIPLY  # the key that is linear in x: 1 / score, or -score
-    for c in range(classes):
-        ahead[c] = score(weights[c], noise[pos[c]], combine, format) if pos[c] < atoms else -np.inf
     lacking = 0.0
     x = x0
     above = threshold(x0, top, combine)
     while x < x1 and product > stop:
-        y = min(max(x + step, np.nextafter(x, np.inf)), x1)
+        y = min(max(x + step, math.nextafter(x, math.inf)), x1)
         goal = threshold(y, top, combine)
         limit = between(goal, above, halvings) if goal < above else goal
-        n, fits = 0, True
         tokens_seen += classes
-        for c in range(classes):
-            start[c] = pos[c]
-        for c in range(classes):
-            if ahead[c] < limit or pos[c] >= atoms:
-                continue
-            k, w, s = pos[c], weights[c], ahead[c]
-            while k < atoms and s >= limit:
-                if n == room:
-                    fits = False
-                    break
-                was, before = s, remaining[k]
-                while k < atoms and s == was:  # coarse scores: several atoms, one event
-                    k += 1
-                    s = score(w, noise[k], combine, format) if k < atoms else -np.inf
-                odds = (before - remaining[k]) / before
-                raw[n, 0], raw[n, 1], raw_who[n] = was, odds if odds <= 0.5 else -(remaining[k] / before), c
-                n += 1
-            atoms_read += k - pos[c]
-            if not fits:
-                break
-            pos[c], ahead[c] = k, s
-        if not fits:  # undo, and try a smaller window
-            for c in range(classes):
-                if pos[c] != start[c]:
-                    pos[c] = start[c]
-                    ahead[c] = score(weights[c], noise[pos[c]], combine, format)
-            smaller = (y - x) / 4 if y < np.inf else max(x, 1.0)
-            if halvings == 0 and max(x + smaller, np.nextafter(x, np.inf)) < y:
+        before = pos.copy(), ahead.copy()
+        n, read = collect(weights, noise, remaining, combine, format, limit, pos, ahead, raw)
+        atoms_read += read
+        if n < 0:  # undo, and try a smaller window
+            pos[:], ahead[:] = before
+            smaller = (y - x) / 4 if y < math.inf else max(x, 1.0)
+            if halvings == 0 and max(x + smaller, math.nextafter(x, math.inf)) < y:
                 step = smaller
             else:
                 halvings += 1
@@ -322,95 +447,19 @@ def sweep(
                 halvings -= 1
         elif n < wish // 2:
             step *= 2
-        elif n > 2 * wish and y < np.inf:
+        elif n > 2 * wish and y < math.inf:
             step = (y - x) / 2
         if limit <= goal:
             x, halvings = y, 0
-        if n == 0:
-            above = limit
-            continue
-        # counting sort on a monotone map of the key, then order inside buckets
-        low, high = (1.0 / above, 1.0 / limit) if inverse else (-above, -limit)
-        if not (low > -1e300 and high < 1e300):
-            low, high = np.inf, -np.inf
-            for e in range(n):
-                s = 1.0 / raw[e, 0] if inverse else -raw[e, 0]
-                if s < 1e300 and s > -1e300:
-                    low, high = min(low, s), max(high, s)
-        scale = (n - 1) / (high - low) if high > low else 0.0
-        if not scale < 1e300:
-            scale = 0.0
-        for b in range(n + 1):
-            upto[b] = 0
-        for e in range(n):
-            s = ((1.0 / raw[e, 0] if inverse else -raw[e, 0]) - low) * scale
-            b = 0 if not s > 0 else (n - 1 if s >= n else int(s))
-            bucket[e] = b
-            upto[b + 1] += 1
-        for b in range(n):
-            upto[b + 1] += upto[b]
-        for e in range(n):
-            at = upto[bucket[e]]
-            upto[bucket[e]] = at + 1
-            pair[at, 0], pair[at, 1], who[at] = raw[e, 0], raw[e, 1], raw_who[e]
-        a = 0
-        for b in range(n):
-            if upto[b] - a > 1:
-                settle(pair, who, a, upto[b], raw, raw_who)
-            a = upto[b]
-        # the sweep
-        i = 0
-        while i < n:
-            if not i & 63:
-                product, lacking = give_back(product, lacking)
-            j, crowd = i + 1, first[who[i] + 1] - first[who[i]]
-            while j < n and pair[j, 0] == pair[i, 0]:
-                crowd += first[who[j] + 1] - first[who[j]]
-                j += 1
-            f = pair[i, 1]
-            if crowd == j - i:  # as many tokens as events: no equal ones; in order of index already
-                for e in range(i, j):
-                    taken, product, lacking = spend(product, lacking, pair[e, 1])
-                    add(gain, lead[who[e]], taken)
-            elif j == i + 1 and f > 0 and crowd * f <= SMALL:
-                g = product * f
-                for r in range(MOMENTS):
-                    add(moments[r], who[i], g)
-                    g *= f
-                g = product * -math.expm1(crowd * math.log1p(-f))
-                t = product - g
-                lacking += (product - t) - g
-                product = t
-            # most of the vocabulary at one score: all tokens, in order
-            elif j > i + 1 and crowd * 8 > len(members):
-                for e in range(i, j):
-                    fates[who[e]] = pair[e, 1]
-                    level_of[who[e]] = level
-                tokens_seen += len(members)
-                for token in range(len(members)):
-                    c = owner[token]
-                    if level_of[c] == level:
-                        taken, product, lacking = spend(product, lacking, fates[c])
-                        add(gain, token, taken)
-                        product, lacking = give_back(product, lacking)
-                level += 1
-            else:  # equal tokens among others at one score: one by one, in order of index
-                tokens = np.empty(crowd, np.int64)
-                whose = np.empty(crowd, np.int32)
-                m = 0
-                for e in range(i, j):
-                    fates[who[e]] = pair[e, 1]
-                    for k in range(first[who[e]], first[who[e] + 1]):
-                        tokens[m], whose[m] = members[k], who[e]
-                        m += 1
-                tokens_seen += crowd
-                if j > i + 1:
-                    sort_tokens(tokens, whose)
-                for turn in range(crowd):
-                    taken, product, lacking = spend(product, lacking, fates[whose[turn]])
-                    add(gain, tokens[turn], taken)
-                    product, lacking = give_back(product, lacking)
-            i = j
+        if n:
+            low, high = span(raw[:n, KEY], inverse, above, limit)
+            upto[: n + 1] = 0
+            if not bucket_sort(n, inverse, low, high, bucket, upto, raw, events):
+                events[:n] = raw[np.argsort(-raw[:n, KEY], kind="stable")]
+            product, lacking, seen = spend_all(
+                n, events, first, members, owner, *crowd, product, lacking, gain, moments
+            )
+            tokens_seen += seen
         above = limit
     return product + lacking, atoms_read, tokens_seen
 

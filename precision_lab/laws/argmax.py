@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -160,6 +162,22 @@ def argmax_laws(
     return [laws[k] for k in which.reshape(-1)]
 
 
+@contextmanager
+def compiling(score: FloatFormat) -> Iterator[None]:
+    """Compile the loops of a law, or load them, while the body makes its noise table. They take some seconds
+    in the first process that needs them; ``score`` decides which they are, float64 having its own."""
+    with ThreadPoolExecutor(1) as pool:
+        ready = pool.submit(_compile, FP64 if score is FP64 else FP32)
+        yield
+        ready.result()
+
+
+@cache
+def _compile(score: FloatFormat) -> None:
+    coin = Atoms(np.array([0.0, 1.0]), np.array([1, 1]), 1)
+    argmax_law(np.zeros(2), coin, combine="add", score=score)
+
+
 def nonfinite_probs(weights: Float, noise: Atoms, *, combine: Combine, score: FloatFormat) -> Float:
     """(vocab,) the probability of each token that its score is NaN or +inf, exact: whole words over 2^bits.
 
@@ -223,7 +241,8 @@ class _Table:
             counts = noise.counts[::-1] if largest_first else noise.counts
             remaining = np.empty(len(values) + 1, dtype=np.int64)
             remaining[0] = 1 << noise.bits
-            np.subtract(remaining[0], np.cumsum(counts), out=remaining[1:])
+            np.cumsum(counts, out=remaining[1:])
+            np.subtract(remaining[0], remaining[1:], out=remaining[1:])
             noise.cache[key] = np.ascontiguousarray(values, dtype=wide), remaining
         favour, left = noise.cache[key]
         return _Table(favour, left, _COMBINES[combine], _ROUNDINGS.get(score.name, 0))

@@ -16,10 +16,11 @@ class Law:
     """Probabilities of the tokens 0..vocab-1.
 
     ``log_probs``: (vocab,) float64, natural log, -inf where the token cannot be drawn.
-    ``how``: one phrase, the method.  ``error``: bound on max_i |p_i - p_true,i|.  ``guarantee``: what
-    stands behind it.
+    ``how``: one phrase, the method.  ``error``: bound on max_i |p_i - p_true,i|; 1 where none is known.
+    ``guarantee``: what stands behind it.
     ``relative``: bound on |p_i / p_true,i - 1| for tokens above 1e-15; inf where none is known.
-    Raises InputError for what is not one row, and for log probabilities that are NaN or +inf.
+    Raises InputError for what is not one row, for log probabilities that are NaN or +inf, and for an error
+    that is NaN or negative.
     """
 
     log_probs: Float
@@ -37,6 +38,13 @@ class Law:
                 f"a log probability of {self.log_probs[at]} at token {at} ({self.how})",
                 "numbers or -inf",
                 "the computation broke down: check the weights, and that no probability is negative",
+            )
+
+        if not (self.error >= 0 and self.relative >= 0):
+            raise InputError(
+                f"an error of {self.error}, relative {self.relative} ({self.how})",
+                "bounds of at least 0",
+                "state 1, and inf relative, where no bound is known",
             )
 
     @property

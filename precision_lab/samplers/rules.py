@@ -28,7 +28,16 @@ from torch import Tensor
 from ..atoms import Atoms
 from ..errors import InputError
 from ..formats import FloatFormat
-from ..laws.argmax import Combine, Nonfinite, Progress, Tie, argmax_law, perturbed_law, truncated_gumbel_law
+from ..laws.argmax import (
+    Combine,
+    Nonfinite,
+    Progress,
+    Tie,
+    argmax_law,
+    compiling,
+    perturbed_law,
+    truncated_gumbel_law,
+)
 from ..laws.law import Law
 from ..types import Float, Guarantee
 from ..uniforms import Source
@@ -111,7 +120,8 @@ class Enumerated(LawRule):
     overflow: bool = False
 
     def law(self, race: Race, weights: Float, progress: Progress | None = None) -> Law:
-        noise = race.noise_atoms()
+        with compiling(race.score):
+            noise = race.noise_atoms()
         if race.combine == "divide" and not self.overflow:
             _check_quotients(race, float(weights.max()), noise)
         law = argmax_law(
