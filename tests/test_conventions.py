@@ -234,6 +234,14 @@ class TestBySignature:
         assert caller.draw(0, np.zeros((2, 5), np.float32), 3).shape == (3, 2)
         assert caller.arrays == "numpy"
 
+    def test_logits_taken_for_probabilities_get_a_hint(self):
+        def theirs(logits, n, *, rng):
+            with np.errstate(all="ignore"):
+                return (np.log(logits) + rng.gumbel(size=(n, *logits.shape))).argmax(-1)
+
+        with pytest.raises(Misbehaved, match="it is given logits, so where it wants probabilities"):
+            probe(Caller.of(theirs), 50, 0)
+
     def test_a_column_that_is_no_answer_is_a_verdict(self):
         """A draw a call, of shapes (batch, n) and () among them, is wrong in shape; integers as floats are wrong in dtype."""
         for answer, says in (

@@ -40,9 +40,9 @@ def run_lines(workflow: str) -> list[str]:
     return re.findall(r"^ *- run: (.*)$", workflow, re.MULTILINE)
 
 
-@statistical(false_fail=2e-6 + 1e-8)
+@statistical(false_fail=2e-7 + 1e-8)
 def test_the_lines_of_the_workflow(folder):
-    """The check, here at 1e-8, and two tests, each failed with 1e-6 at most over seeds; they see T off by 0.02 and 0.05."""
+    """The check, here at 1e-8, and two tests at 1e-7 over seeds; they see T off by 0.02 and 0.05."""
     lines = run_lines((EXAMPLES / "github_actions.yml").read_text())
     installs = [line for line in lines if line.startswith("pip install")]
     others = [line for line in lines if line not in installs]

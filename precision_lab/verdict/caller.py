@@ -257,8 +257,15 @@ class Caller:
         if wrong is None and not np.array_equal(_numpy(given), kept):
             wrong = ("changes its logits in place", "they differ after the call")
         if wrong is not None:
+            wrong = (wrong[0], wrong[1] + self._hint(wrong[0]))
             raise self._fault(*wrong, logits, n, seed, asked) from cause
         return ids.astype(np.int64)
+
+    def _hint(self, what: str) -> str:
+        """For who took logits for probabilities, whose logarithm has no meaning and draws masked tokens."""
+        if self.convention is None or self.convention.given != "logits" or "probability zero" not in what:
+            return ""
+        return "; it is given logits, so where it wants probabilities name its argument probs, or state the call"
 
     def _refuse_form(self, layout: str, dtype: str, settings: Mapping[str, np.ndarray]) -> None:
         """InputError for a form that has no meaning for the convention: half-precision probabilities, of which rare tokens
