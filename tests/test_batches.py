@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +16,9 @@ from scipy import stats
 from precision_lab.errors import InputError
 from precision_lab.samplers import SAMPLERS
 from precision_lab.statistics.testing._binomial import conditional_power
-from precision_lab.verdict.batch_rows import PLACES, STRANGER, Batch, batch_logits, rows_at, show, with_setting
+from precision_lab.verdict.batch_rows import PLACES, STRANGER, Batch, batch_logits, rows_at, with_setting
 from precision_lab.verdict.batches import (
-    ALIKE,
-    ROWS,
+    LARGE,
     SIZES,
     SMALL,
     TESTS,
@@ -26,8 +28,8 @@ from precision_lab.verdict.batches import (
     detectable_in_company,
     examine_batches,
 )
-from precision_lab.verdict.caller import Caller, Misbehaved, ramp
-from precision_lab.verdict.company import agreements, explained, sign_p_values
+from precision_lab.verdict.caller import Caller, Misbehaved
+from precision_lab.verdict.company import agreements, events, explained, sign_p_values
 
 LEVEL = 1e-8  # of every stage here
 
@@ -173,7 +175,9 @@ def loses_the_mask(logits, n, *, generator):
 
 
 def one_mask_for_all(logits, n, *, generator):
-    return race(torch.where(torch.isneginf(logits[:1]), -torch.inf, logits.clamp(min=-9.0)), n, generator=generator)
+    return race(
+        torch.where(torch.isneginf(logits[:1]), -torch.inf, logits.clamp(min=-9.0)), n, generator=generator
+    )
 
 
 def squeezes(logits, n, *, generator):
@@ -187,7 +191,10 @@ PLANTED = {
     reversed_rows: ("rows mixed up", "row 0 gets the token of row 1"),
     swapped_pair: ("rows mixed up", "row 1 gets the token of row 2, row 2 gets the token of row 1"),
     sometimes_late: ("rows mixed up", "in part of its draws"),
-    not_unsorted: ("rows mixed up", "in a batch of 16, the rows come back in reversed order; not in batches of up to 9"),
+    not_unsorted: (
+        "rows mixed up",
+        "in a batch of 16, the rows come back in reversed order; not in batches of up to 9",
+    ),
     from_eight_on: ("depends on the batch size", "up to 7 rows, otherwise from 8 rows on"),
     above_64: ("depends on the batch size", "up to 64 rows, otherwise from 65 rows on"),
     one_alone: ("depends on the batch size", "a row alone draws otherwise"),
@@ -223,3 +230,268 @@ class TestPlanted:
         assert what in fault.value.what
         assert detail in fault.value.detail
         assert "Batch(" in fault.value.call
+
+    @pytest.mark.parametrize(
+        "name", ["one_alone", "reversed_rows", "from_eight_on", "reads_memory", "half_as_integers"]
+    )
+    def test_the_shown_call_shows_it(self, name, capsys):
+        """Pasted, it prints a row whose likeliest token came otherwise than expected: off by 6 standard deviations."""
+        with pytest.raises(Misbehaved) as fault:
+            examine_batches(Caller.of(f"{__file__}:{name}"), seed=0, level=LEVEL)
+        exec(fault.value.call, {})
+        off = []
+        for line in capsys.readouterr().out.splitlines():
+            came, n, expected = re.search(r" in (\d\.\d+) of (\d+) draws, expected (\d\.\d+)", line).groups()
+            off.append((float(came) - float(expected)) / math.sqrt(0.25 / int(n)))
+        assert max(map(abs, off)) > 6
+
+    def test_a_call_with_settings_and_strides_can_be_read_back(self):
+        batch = Batch(
+            "own", 2, 4, 3, 5, layout="column view", dtype="float16", settings={"seed": [1, 2]}, first=1
+        )
+        again = eval(str(batch), {"Batch": Batch})
+        assert vars(again) == vars(batch)
+
+
+class TestRight:
+    @statistical(false_fail=2 * LEVEL)
+    @pytest.mark.parametrize("sampler", [multinomial, race, numpy_gumbel], ids=lambda f: f.__name__)
+    def test_right_samplers_pass(self, sampler):
+        found = stage(sampler)
+        assert set(found) == set(TESTS)
+        assert not any(result.failed for result in found.values())
+
+    @pytest.mark.parametrize("name", SAMPLERS)
+    def test_no_sampler_of_the_package_mixes_its_rows(self, name):
+        """Their laws can be wrong: that is told by ``row_laws`` as a test. Of rows none is accused: 1e-8 each, 6e-7 in all
+        over the choice of the seed."""
+        found = stage(name)
+        assert set(found) == set(TESTS)
+        assert not found["company"].failed
+        if name.endswith("fp64"):
+            assert not found["row_laws"].failed
+
+    @pytest.mark.parametrize("name", ["gumbel_max_bf16", "exponential_race_bf16", "jax_low_bf16"])
+    def test_a_wrong_law_is_a_wrong_law_and_no_fault_of_rows(self, name):
+        found = stage(name)
+        assert found["row_laws"].failed
+        assert not found["company"].failed
+
+    def test_jax(self):
+        jax = pytest.importorskip("jax")
+
+        def sample(logits, n, *, key):
+            return jax.random.categorical(key, logits, shape=(n, logits.shape[0]))
+
+        heard = []
+        assert set(stage(sample, say=heard.append)) == set(TESTS)
+        assert heard == ["sample: rows that differ, alone and in batches of 2, 8, 64"]
+
+    def test_strides_are_not_asked_of_jax(self):
+        jax = pytest.importorskip("jax")
+        caller = Caller.of(
+            lambda logits, n, *, key: jax.random.categorical(key, logits, shape=(n, len(logits)))
+        )
+        with pytest.raises(InputError, match="strides"):
+            caller.fresh(0, ramp(2, 4), 3, layout="column view")
+
+    def test_refusals_are_told_and_are_no_faults(self):
+        def float32_matrices(logits, n, *, generator):
+            if logits.dtype != torch.float32 or not logits.is_contiguous() or logits.ndim != 2:
+                raise TypeError(f"no {logits.dtype}")
+            return race(logits, n, generator=generator)
+
+        heard = []
+        assert set(stage(float32_matrices, say=heard.append)) == set(TESTS)
+        for given in ("column view", "every other", "expanded", "one row", "float16", "bfloat16"):
+            assert any(f"takes no {given} logits: raises, TypeError" in line for line in heard)
+
+    def test_another_vocabulary_refused_leaves_the_stage_out(self):
+        def of_300(logits, n, *, generator):
+            if logits.shape[-1] != 300:
+                raise ValueError("300 tokens")
+            return race(logits, n, generator=generator)
+
+        heard = []
+        assert stage(of_300, say=heard.append) == {}
+        assert "batches are not judged" in heard[0]
+
+    def test_draws_of_one_call_that_depend_on_each_other_are_left_to_their_test(self):
+        def once(logits, n, *, generator):
+            return race(logits, 1, generator=generator).expand(n, len(logits))
+
+        def twice(logits, n, *, generator):
+            return race(logits, (n + 1) // 2, generator=generator).repeat_interleave(2, 0)[:n]
+
+        for sampler in (once, twice):
+            heard = []
+            assert stage(sampler, say=heard.append) == {}
+            assert "depend on each other" in heard[-1]
+
+
+class TestRows:
+    @pytest.mark.parametrize("vocab", [2, 4, 16, 66])
+    def test_every_row_has_a_law_of_its_own_and_no_two_share_a_rank(self, vocab):
+        logits = batch_logits("own", vocab, vocab)
+        assert all(sorted(row) == sorted(-np.arange(float(vocab))) for row in logits)
+        assert all(len(set(column)) == vocab for column in logits.T)
+
+    @pytest.mark.parametrize("kind", PLACES)
+    def test_half_precision_holds_every_logit(self, kind):
+        logits = torch.from_numpy(batch_logits(kind, 16 if kind == "masked" else 8, 16))
+        for dtype in (torch.float16, torch.bfloat16):
+            assert torch.equal(logits.to(dtype).float(), logits)
+
+    def test_places(self):
+        assert sorted(rows_at("permuted", 8)) == list(range(8))
+        assert not (rows_at("permuted", 8) == np.arange(8)).any()
+        assert rows_at("joined", 4).tolist() == [STRANGER, STRANGER, 0, 1]
+        assert rows_at("own", 2, first=3).tolist() == [3, 4]
+
+    def test_bad_input(self):
+        with pytest.raises(InputError, match="own"):
+            batch_logits("onw", 2, 16)
+        with pytest.raises(InputError, match="a prime less 1"):
+            batch_logits("own", 2, 15)
+
+    def test_every_decision_is_counted(self):
+        """The union bound is over at least as many p-values as there are."""
+        asked = design(0)
+        assert asked.decisions > 4 * sum(SIZES)
+        assert asked.decisions - sum(r * (r - 1) // 2 for r in (2, 8, 64)) == 4 * (
+            1 + sum(1 + int((b.rows_at != STRANGER).sum()) for b in asked.company if b.kind != "alike")
+        )
+
+
+def drawn_by(asked, rng):
+    """Draws of a right sampler, straight from the laws."""
+
+    def ids(batch):
+        return np.stack([rng.choice(batch.vocab, size=batch.n, p=p) for p in batch.probs], axis=1)
+
+    alone = {(b.kind, b.first, b.vocab): ids(b)[:, 0] for b in asked.alone}
+    return alone, [Drawn(b, ids(b)) for b in asked.company]
+
+
+NOBODY = SimpleNamespace(spec="laws", takes=frozenset())
+
+
+def small_design():
+    """Batches of 2 and 3 rows and noise of 3: the whole decision, in a millisecond or two."""
+    whole = design(0)
+    small = [
+        replace(b, n=60) for b in whole.company if b.rows in (2, 3) and b.vocab == SMALL and b.kind == "own"
+    ]
+    small.append(Batch("alike", 3, SMALL, 60, 1))
+    alone = tuple(replace(b, n=60) for b in whole.alone if b.kind == "own" and b.vocab == SMALL and b.first < 3)
+    return replace(whole, company=tuple(small), alone=alone)
+
+
+class TestErrorRates:
+    @pytest.mark.slow
+    @statistical(false_fail=1e-8)
+    def test_the_decision_keeps_its_level(self):
+        """10,000 right samplers at a level of 0.05: no more fails than a binomial of that rate has but 1e-8 often."""
+        asked, rng, fails = small_design(), np.random.default_rng(1), 0
+        for _ in range(10_000):
+            alone, drawn = drawn_by(asked, rng)
+            try:
+                decide(asked, alone, drawn, [], 0.05, 1e-3, NOBODY)
+            except Misbehaved:
+                fails += 1
+        assert 0 < fails <= stats.binom.isf(1e-8, 10_000, 0.05)
+
+    @statistical(false_fail=1e-8)
+    def test_so_does_the_whole_stage(self):
+        """30 stages of right draws at a level of 0.05 each for two tests."""
+        asked, rng, fails = design(0), np.random.default_rng(2), 0
+        for _ in range(30):
+            alone, drawn = drawn_by(asked, rng)
+            try:
+                fails += decide(asked, alone, drawn, [], 0.05, 1e-3, NOBODY)["row_laws"].failed
+            except Misbehaved:
+                fails += 1
+        assert fails <= stats.binom.isf(1e-8, 30, 0.1)
+
+    @pytest.mark.parametrize(
+        ("rows", "temperature", "most"),
+        [(8, 0.7, 1e-6), (8, 1.5, 1e-6), (64, 0.7, 1e-6), (2, 0.5, 1e-6), (2, 2.5, 1e-6)],
+    )
+    def test_power_against_a_temperature_from_some_size_on(self, rows, temperature, most):
+        """Exact, by the likeliest token of all rows together."""
+        level = 1e-7 / design(0).decisions
+        assert miss(rows * SIZES[rows], level, likeliest(temperature)) <= most
+
+    def test_power_against_a_temperature_of_the_last_row_alone(self):
+        level = 1e-7 / design(0).decisions
+        assert miss(sum(SIZES.values()), level, likeliest(0.5)) <= 1e-6
+        assert miss(sum(SIZES.values()), level, likeliest(2.5)) <= 1e-6
+
+    @pytest.mark.parametrize("rows", SIZES)
+    def test_power_against_another_rows_token(self, rows):
+        """One place of a batch that has the law of any other row: exact, by the set of tokens that tells most."""
+        level = 1e-7 / design(0).decisions
+        vocab = SMALL if rows <= SMALL else LARGE
+        probs = Batch("own", rows, vocab, 1, 0).probs
+        worst = {}
+        for j in range(rows):
+            sets = events(j, vocab)
+            own, others = sets @ probs[j], probs @ sets.T
+            clearest = np.abs(others - own).argmax(axis=1)
+            for i in range(rows):
+                if i != j:
+                    other = others[i, clearest[i]]
+                    worst.setdefault(round(abs(other - own[clearest[i]]), 3), (other, own[clearest[i]]))
+        assert miss(SIZES[rows], level, *worst[min(worst)]) <= 1e-6
+
+    def test_the_stated_effect_is_seen(self):
+        level = 1e-7 / design(0).decisions
+        d = detectable_in_company(4096, level, 1e-3)
+        assert 0.2 < d < 0.5
+        assert miss(4096, level, likeliest(1 + d)) <= 1e-3 * (1 + 1e-6)
+        assert miss(4096, level, likeliest(1 - d)) <= 1e-3 * (1 + 1e-6)
+        assert miss(4096, level, likeliest(1 + d / 2)) > 1e-3
+
+    def test_pairs_of_rows_agree_as_told(self):
+        ids = np.array([[1, 1, 0], [0, 2, 1], [1, 2, 2], [3, 0, 0], [2, 2, 2], [2, 1, 0]])
+        together, apart = agreements(ids)  # pairs (0, 1), (0, 2), (1, 2)
+        assert together.tolist() == [1, 0, 1]
+        assert apart.tolist() == [0, 0, 1]
+
+    def test_p_values_of_coins(self):
+        assert sign_p_values(np.array(0), np.array(0)) == 1
+        assert sign_p_values(np.array(10), np.array(0)) == pytest.approx(2**-9)
+        assert sign_p_values(np.array(3), np.array(3)) == 1
+
+
+def likeliest(temperature: float) -> float:
+    return float(1 / np.exp(-np.arange(16) / temperature).sum())
+
+
+def miss(
+    pairs: int, level: float, other: float, own: float = 1 / sum(math.exp(-k) for k in range(16))
+) -> float:
+    """False-pass rate where the rate of a set of tokens is ``other`` in company and ``own`` alone."""
+    up, down = other * (1 - own), own * (1 - other)
+    return 1 - conditional_power(pairs, up + down, level)(max(up, down) / (up + down))
+
+
+class TestNaming:
+    PROBS = Batch("own", 4, 16, 1, 0).probs
+
+    def draws(self, law, n=400):
+        return np.repeat(np.arange(16), np.round(law * n).astype(int))
+
+    def test_whose_law_it_is(self):
+        assert explained(self.draws(self.PROBS[2]), self.PROBS, 1)[0] == 2
+        assert explained(self.draws(self.PROBS[1]), self.PROBS, 1) == (1, 1.0)
+        row, share = explained(self.draws(0.7 * self.PROBS[1] + 0.3 * self.PROBS[0]), self.PROBS, 1)
+        assert (row, share) == (0, pytest.approx(0.3, abs=0.03))
+
+    @pytest.mark.parametrize("temperature", [0.3, 0.8, 1.3, 3.0])
+    def test_a_wrong_temperature_is_no_other_row(self, temperature):
+        wrong = with_setting(self.PROBS[1], "temperature", temperature)
+        assert explained(self.draws(wrong), self.PROBS, 1)[0] == 1
+
+    def test_a_flat_law_is_no_other_row(self):
+        assert explained(np.arange(320) % 16, self.PROBS, 1)[0] == 1

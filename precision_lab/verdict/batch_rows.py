@@ -60,10 +60,10 @@ MADE: dict[str, Callable[[int, int], Float]] = {"masked": _masked, "alike": _ali
 def batch_logits(kind: str, rows: int, vocab: int, first: int = 0) -> np.ndarray:
     """(rows, vocab) float32, exact in float16 and bfloat16 too; vocab + 1 is a prime.
 
-    own: row i gives token k minus :func:`rank_of` nats, i from ``first`` on.  masked: the unlikelier half of each at -inf.  permuted: the
-    rows of "own" in another order.  equal: its first row, again and again.  padded: half of it, then as many rows of
-    zeros.  joined: half of it, after as many rows that lie :data:`LIFT` nats higher.  alike: nearly flat rows that
-    hardly differ.
+    own: row i gives token k minus :func:`rank_of` nats, i from ``first`` on.  masked: the unlikelier half of each at
+    -inf.  permuted: the rows of "own" in another order.  equal: its first row, again and again.  padded: half of it,
+    then as many rows of zeros.  joined: half of it, after as many rows that lie :data:`LIFT` nats higher.  alike: nearly
+    flat rows that hardly differ.
     """
     if kind not in PLACES:
         raise unknown_name("kind of batch", kind, PLACES)
@@ -133,7 +133,13 @@ class Batch:
 
     def __str__(self) -> str:
         """``Batch('own', rows=8, ...)``: Python that makes it again."""
-        words = [repr(self.kind), f"rows={self.rows}", f"vocab={self.vocab}", f"n={self.n}", f"seed={self.seed}"]
+        words = [
+            repr(self.kind),
+            f"rows={self.rows}",
+            f"vocab={self.vocab}",
+            f"n={self.n}",
+            f"seed={self.seed}",
+        ]
         words += [f"layout={self.layout!r}"] if self.layout != "plain" else []
         words += [f"dtype={self.dtype!r}"] if self.dtype != "float32" else []
         words += [f"settings={dict(self.settings)!r}"] if self.settings else []
@@ -181,7 +187,8 @@ def show(sampler: str, batch: Batch, device: str = "cpu") -> Array:
         counts = np.bincount(ids[:, j], minlength=batch.vocab)
         meant, came = int(batch.probs[j].argmax()), int(counts.argmax())
         print(
-            f"row {j}: ids {', '.join(map(str, ids[:SHOWN, j]))}, ...; token {meant} in {counts[meant] / batch.n:.3f} of {batch.n} draws, "
+            f"row {j}: ids {', '.join(map(str, ids[:SHOWN, j]))}, ...; "
+            f"token {meant} in {counts[meant] / batch.n:.3f} of {batch.n} draws, "
             f"expected {batch.probs[j][meant]:.3f}; most often came {came}, in {counts[came] / batch.n:.3f}, "
             f"expected {batch.probs[j][came]:.3g}"
         )

@@ -21,6 +21,7 @@ from .batches import BATCHES, examine_batches
 from .caller import MOST_VALUES, Misbehaved
 from .judge import impossible, judge
 from .plan import DEFAULT_DETECT, ROWS, STREAMS, Plan, Question, parse_detect, plan
+from .replay import with_replay
 from .report import Fault, Report, judged_all
 from .suspects import suspects, with_fit
 
@@ -137,7 +138,7 @@ def examine(
     """Probe, whole batches, draw, judge. ``drawer``: a Caller or a Child."""
     results: dict[str, dict[str, TestResult]] = {}
     counts: list[Counts] = []
-    first, batches, *seeds = np.random.SeedSequence(seed).spawn(len(asked.questions) + 3)
+    first, *seeds, batches = np.random.SeedSequence(seed).spawn(len(asked.questions) + 3)
     # consecutive seeds follow: 32 bits are all that some generators read
     base = int(first.generate_state(1)[0])
     try:
@@ -189,7 +190,10 @@ def draw(drawer: Drawer, question: Question, base: int, say: Say) -> Array:
     for stream in range(STREAMS):
         for i in range(0, calls, most):
             n = min(most, calls - i)
-            tokens[stream, i : i + n] = drawer.draw(base + stream, logits, n)
+            try:
+                tokens[stream, i : i + n] = drawer.draw(base + stream, logits, n)
+            except Misbehaved as fault:
+                raise with_replay(fault, drawer, base + stream, most, i, n, question.target, ROWS) from None
             if (now := time.monotonic()) - said > 5:
                 said, done = now, (stream * calls + i + n) * ROWS
                 left = (now - start) * (question.n - done) / done

@@ -35,7 +35,7 @@ class Child:
         self._process.start()
         theirs.close()
         self.spec, self.timeout, self.device = spec, timeout, device
-        self.name, self.code, self.takes = self._answer("import", START + timeout)
+        self.name, self.code, self.takes, self.arrays = self._answer("import", START + timeout)
 
     def probe(self, vocab: int, seed: int) -> None:
         self._request("probe", (vocab, seed))
@@ -88,7 +88,7 @@ def serve(connection: Connection, spec: str, device: str = "cpu") -> None:
     os.dup2(2, 1)
     try:
         caller = Caller.of(spec, device=device)
-        connection.send(("done", (caller.spec, code_of(caller), caller.takes)))
+        connection.send(("done", (caller.spec, code_of(caller), caller.takes, caller.arrays)))
     except InputError as error:
         connection.send(("input", error.got, error.expected, error.remedy))
         return

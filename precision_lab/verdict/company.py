@@ -21,7 +21,9 @@ from .caller import Misbehaved
 EVENTS = 4  # sets of tokens that are counted: see events()
 MARGIN = 10.0  # nats by which another row's law must explain draws better than any law of the row itself
 TEMPERATURES = (0.125, 0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0, 8.0)  # at which a row's own law may be
-MISFIT = 10.0  # nats, and one for each token seen, by which a mixture may fall short of the frequencies themselves
+MISFIT = (
+    10.0  # nats, and one for each token seen, by which a mixture may fall short of the frequencies themselves
+)
 COARSE = 0.1  # nats a draw by which another row's law alone may
 WHOLE = 0.9  # share from which a row counts as given another's token in all draws
 NAMED = 4  # rows that a message lists
@@ -277,7 +279,9 @@ def _by_size(evidence: Evidence, drawer: object) -> Misbehaved | None:
         return Misbehaved("depends on its place in the batch", place, shown.drawn.batch.call(drawer))
     first = off[0].drawn.batch
     listed = ", ".join(str(each.drawn.batch.rows) for each in off)
-    equal = [each for each in evidence.compared if each.drawn.batch.kind == "equal" and _plain(each.drawn.batch)]
+    equal = [
+        each for each in evidence.compared if each.drawn.batch.kind == "equal" and _plain(each.drawn.batch)
+    ]
     if len(off) == len(sizes) and not any(evidence.wrong(each) for each in equal):
         said = f"a row draws otherwise beside different rows (in batches of {listed}) than alone or beside equal ones"
         return Misbehaved("depends on its neighbours", said, first.call(drawer))
@@ -286,11 +290,17 @@ def _by_size(evidence: Evidence, drawer: object) -> Misbehaved | None:
     if len(off) == len(sizes):
         said = "a row alone draws otherwise than a row in company, in batches of 2 rows and more"
         one = replace(first, rows=1)
-        return Misbehaved("depends on the batch size", said, f"{first.call(drawer)}; show({_spec(drawer)!r}, {one})")
+        return Misbehaved(
+            "depends on the batch size", said, f"{first.call(drawer)}; show({_spec(drawer)!r}, {one})"
+        )
     elif off == from_there:
-        said = f"a row draws as alone in batches of up to {max(right)} rows, otherwise from {first.rows} rows on"
+        said = (
+            f"a row draws as alone in batches of up to {max(right)} rows, otherwise from {first.rows} rows on"
+        )
     else:
-        said = f"a row draws otherwise than alone in batches of {listed} rows, not of {', '.join(map(str, right))}"
+        said = (
+            f"a row draws otherwise than alone in batches of {listed} rows, not of {', '.join(map(str, right))}"
+        )
     return Misbehaved("depends on the batch size", said, first.call(drawer))
 
 
@@ -306,9 +316,7 @@ def _one_place(evidence: Evidence, sizes: list[Compared], off: list[Compared], l
     return ""
 
 
-def _by_company(
-    evidence: Evidence, each: Compared, drawer: object, reserved: Sequence[int]
-) -> Misbehaved:
+def _by_company(evidence: Evidence, each: Compared, drawer: object, reserved: Sequence[int]) -> Misbehaved:
     """What else the batch is like, where plain batches of different rows are right."""
     batch = each.drawn.batch
     places = evidence.wrong_places(each)
@@ -321,7 +329,9 @@ def _by_company(
         said = f"given as {batch.dtype}, which holds these logits exactly, {which} drawn otherwise than given as float32"
         return Misbehaved("depends on the dtype of its logits", said, call)
     if batch.seed in reserved:
-        return Misbehaved("depends on its seed", f"with seed {batch.seed}, {which} drawn otherwise than with others", call)
+        return Misbehaved(
+            "depends on its seed", f"with seed {batch.seed}, {which} drawn otherwise than with others", call
+        )
     beside = {
         "permuted": "in another order",
         "padded": "with as many rows of zeros after them",

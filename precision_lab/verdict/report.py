@@ -139,6 +139,8 @@ class Report:
             said += (
                 f"; {', '.join(sorted(failed & INDEPENDENCE))} suppose the target's law, and can fail with it"
             )
+        if failed & (INDEPENDENCE | {"repeats"}) and not failed & LAW:
+            said += "; identity and support suppose independent draws: where noise is shared, neither says anything of the law"
         return said
 
     def rows(self) -> list[dict[str, Any]]:

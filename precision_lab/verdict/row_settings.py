@@ -81,7 +81,11 @@ def ignored(drawn: Drawn, level: float, drawer: object) -> Misbehaved | None:
         said = f"{name} by row has no effect ({_listed(wrong)})"
     elif common:
         row = common[-1].rpartition(" ")[2]
-        said = f"{_listed(wrong)} drawn with {name} = {values[int(row)]:g}, {common[-1]}" if row.isdigit() else common[0]
+        said = (
+            f"{_listed(wrong)} drawn with {name} = {values[int(row)]:g}, {common[-1]}"
+            if row.isdigit()
+            else common[0]
+        )
     else:
         j = int(wrong[0])
         drawn_as = best[j][0] if best[j] else "no other row's"
