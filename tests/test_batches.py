@@ -12,10 +12,12 @@ import pytest
 import torch
 from judging import statistical
 from scipy import stats
+from scipy.special import softmax
 
 from precision_lab.errors import InputError
 from precision_lab.samplers import SAMPLERS
 from precision_lab.statistics.testing._binomial import conditional_power
+from precision_lab.targets import Target, parse_target
 from precision_lab.verdict.batch_rows import PLACES, STRANGER, Batch, batch_logits, rows_at, with_setting
 from precision_lab.verdict.batches import (
     LARGE,
@@ -29,7 +31,11 @@ from precision_lab.verdict.batches import (
     examine_batches,
 )
 from precision_lab.verdict.caller import Caller, Misbehaved
+from precision_lab.verdict.check import check
 from precision_lab.verdict.company import agreements, events, explained, sign_p_values
+from precision_lab.verdict.invariance import examine_identity
+from precision_lab.verdict.replay import replay, with_replay
+from precision_lab.verdict.row_settings import VALUES, log_e_value
 
 LEVEL = 1e-8  # of every stage here
 
@@ -277,6 +283,7 @@ class TestRight:
         assert found["row_laws"].failed
         assert not found["company"].failed
 
+    @pytest.mark.slow
     def test_jax(self):
         jax = pytest.importorskip("jax")
 
@@ -293,7 +300,7 @@ class TestRight:
             lambda logits, n, *, key: jax.random.categorical(key, logits, shape=(n, len(logits)))
         )
         with pytest.raises(InputError, match="strides"):
-            caller.fresh(0, ramp(2, 4), 3, layout="column view")
+            caller.fresh(0, batch_logits("own", 2, 4), 3, layout="column view")
 
     def test_refusals_are_told_and_are_no_faults(self):
         def float32_matrices(logits, n, *, generator):
@@ -495,3 +502,247 @@ class TestNaming:
 
     def test_a_flat_law_is_no_other_row(self):
         assert explained(np.arange(320) % 16, self.PROBS, 1)[0] == 1
+
+
+class Settled:
+    """A sampler with settings by row, by Gumbel-max in NumPy. ``change``: what it makes of the settings that it is given;
+    ``noise``: (seed of the call, seeds of the rows, rows) -> the generator of each row."""
+
+    spec = "settled"
+
+    def __init__(self, *takes, change=dict, noise=None):
+        self.takes = frozenset(takes)
+        self.change = change
+        self.noise = noise or own_noise
+
+    def fresh(self, seed, logits, n, *, settings=None, layout="plain", dtype="float32"):
+        given = self.change({name: list(values) for name, values in (settings or {}).items()})
+        probs = softmax(logits.astype(np.float64), axis=1)
+        for name, values in given.items():
+            if name != "seed":
+                probs = np.stack([with_setting(p, name, v) for p, v in zip(probs, values, strict=True)])
+        rngs = self.noise(seed, given.get("seed"), len(logits))
+        with np.errstate(divide="ignore"):
+            return np.stack(
+                [
+                    (np.log(p) + rng.gumbel(size=(n, len(p)))).argmax(-1)
+                    for p, rng in zip(probs, rngs, strict=True)
+                ],
+                1,
+            )
+
+
+def own_noise(seed, seeds, rows):
+    return [np.random.default_rng([seed, j] if seeds is None else seeds[j]) for j in range(rows)]
+
+
+def first_ones(settings):
+    return {name: [values[0]] * len(values) for name, values in settings.items()}
+
+
+def ignored(settings):
+    return {}
+
+
+def squared(settings):
+    return {
+        name: [v * v for v in values] if name == "temperature" else values for name, values in settings.items()
+    }
+
+
+def reversed_settings(settings):
+    return {name: values[::-1] for name, values in settings.items()}
+
+
+EACH = ("temperature", "top_k", "top_p", "min_p")
+
+
+class TestSettings:
+    def stage(self, drawer, **options):
+        return examine_batches(drawer, seed=0, level=LEVEL, **options)
+
+    @statistical(false_fail=2 * LEVEL)
+    def test_rows_with_their_own_settings_pass(self):
+        found = self.stage(Settled(*EACH))
+        assert not any(result.failed for result in found.values())
+
+    @pytest.mark.parametrize("name", EACH)
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [(first_ones, "of row 0"), (ignored, "has no effect"), (reversed_settings, "in reversed order")],
+        ids=lambda value: getattr(value, "__name__", None),
+    )
+    def test_other_settings_than_their_own_are_told(self, name, change, says):
+        """A token that a row forbids, or 256 draws at twice the temperature: e-values of 1e20 and more."""
+        with pytest.raises(Misbehaved, match="ignores row settings") as fault:
+            self.stage(Settled(name, change=change))
+        assert says in fault.value.detail
+        assert name in fault.value.detail
+        assert f"settings={{'{name}'" in fault.value.call
+
+    def test_a_temperature_applied_twice(self):
+        with pytest.raises(Misbehaved, match="the temperature is applied twice"):
+            self.stage(Settled("temperature", change=squared))
+
+    def test_the_e_value_is_one_on_average(self):
+        """Over all outcomes of two draws, exactly: sum of p(x) e(x) = 1 for laws that forbid what p forbids."""
+        p, others = np.array([0.5, 0.3, 0.2]), [np.array([0.2, 0.2, 0.6]), np.array([1 / 3] * 3)]
+        mean = sum(
+            p[i] * p[j] * math.exp(log_e_value(np.array([i, j]), p, others)) for i in range(3) for j in range(3)
+        )
+        assert mean == pytest.approx(1)
+        assert log_e_value(np.array([2]), np.array([0.5, 0.5, 0.0]), others) == math.inf
+
+    def test_no_value_lies_on_an_edge(self):
+        """Truncated by any rule of the crossing token, the set of tokens is the same as a little to either side."""
+        probs = Batch("own", 1, 16, 1, 0).probs[0]
+        for name in ("top_p", "min_p"):
+            for value in VALUES[name]:
+                kept = [with_setting(probs, name, value * (1 + d)) > 0 for d in (-0.003, 0.0, 0.003)]
+                assert (kept[0] == kept[1]).all()
+                assert (kept[1] == kept[2]).all()
+
+    def test_caller_refuses_settings_that_its_sampler_does_not_take(self):
+        with pytest.raises(InputError, match="temperature"):
+            Caller.of(race).fresh(0, batch_logits("own", 2, 4), 3, settings={"temperature": np.ones(2)})
+
+
+def one_generator(seed, seeds, rows):
+    """One generator for the whole batch: a row's noise depends on how many rows there are."""
+    return [np.random.default_rng([seed, rows, j]) for j in range(rows)]
+
+
+def lost_in_company(seed, seeds, rows):
+    return own_noise(seed, seeds if rows == 1 else None, rows)
+
+
+def zero_is_random(seed, seeds, rows):
+    return [np.random.default_rng() if s == 0 else np.random.default_rng(s) for s in seeds or [seed] * rows]
+
+
+def thirty_two_bits(seed, seeds, rows):
+    return [np.random.default_rng(s % 2**32) for s in seeds or [seed] * rows]
+
+
+def by_place(seed, seeds, rows):
+    return [np.random.default_rng([s, j]) for j, s in enumerate(seeds or [seed] * rows)]
+
+
+def first_seed(seed, seeds, rows):
+    return own_noise(seed, [seeds[0]] * rows if seeds else None, rows)
+
+
+def by_call(seed, seeds, rows):
+    return [np.random.default_rng([seed, s, 7]) for s in seeds or range(rows)]
+
+
+class TestIdentity:
+    def test_seeds_of_rows(self):
+        examine_identity(Settled("seed"), seed=0)
+
+    def test_without_seeds_of_rows_a_place_keeps_its_noise(self):
+        heard = []
+        examine_identity(Settled(), seed=0, say=heard.append)
+        assert "takes no seeds by row" in heard[0]
+
+    @pytest.mark.parametrize(
+        ("takes", "noise", "what", "detail"),
+        [
+            ((), one_generator, "depends on the batch size", "alone, from the same seed"),
+            (("seed",), one_generator, "depends on the batch size", "from the same seed 0"),
+            (("seed",), lost_in_company, "depends on the batch size", "row 0 gets"),
+            (("seed",), zero_is_random, "does not repeat its ids", "row 0"),
+            (("seed",), by_place, "depends on the batch size", "row 1"),
+            (("seed",), first_seed, "depends on the batch size", "row 1"),
+            (("seed",), by_call, "depends on more than the seeds of its rows", "row 0"),
+            (("seed",), thirty_two_bits, "ignores row settings", "from seeds 0 and 4294967296"),
+        ],
+        ids=lambda value: getattr(value, "__name__", None),
+    )
+    def test_what_breaks_it(self, takes, noise, what, detail):
+        """Rows with other noise have the same 64 ids with 2^-71."""
+        with pytest.raises(Misbehaved, match=what) as fault:
+            examine_identity(Settled(*takes, noise=noise), seed=5)
+        assert detail in fault.value.detail
+        assert "Batch(" in fault.value.call
+
+    def test_company_that_is_looked_at(self):
+        class Nosy(Settled):
+            def fresh(self, seed, logits, n, **options):
+                return super().fresh(seed + int(abs(logits[-1]).sum() == 0), logits, n, **options)
+
+        with pytest.raises(Misbehaved, match="depends on its neighbours") as fault:
+            examine_identity(Nosy(), seed=0)
+        assert "before rows of zeros" in fault.value.detail
+
+    def test_it_is_asked_by_the_option_alone(self):
+        drawer = Settled(noise=one_generator)
+        assert set(examine_batches(drawer, seed=0, level=LEVEL)) == set(TESTS)
+        with pytest.raises(Misbehaved, match="batch size"):
+            examine_batches(drawer, seed=0, level=LEVEL, identity=True)
+
+
+RARE = """
+import torch
+def rare(logits, n, *, generator):
+    ids = torch.multinomial(logits.double().softmax(-1), n, replacement=True, generator=generator).mT
+    never = torch.rand((), generator=generator) < 0.02
+    return ids + logits.shape[-1] if never and logits.shape[-1] > 100 else ids
+def varying(logits, n, *, generator):
+    noise = torch.empty(n, *logits.shape, dtype=torch.float64).exponential_(generator=generator)
+    return (logits.double().softmax(-1) / noise).argmax(-1)
+def invariant(logits, n, *, generator):
+    seed = int(torch.randint(2**40, (), generator=generator))
+    rows = [torch.Generator().manual_seed(seed + 1000 * place) for place in range(len(logits))]
+    p = logits.double().softmax(-1)
+    return torch.stack([torch.multinomial(q, n, replacement=True, generator=g) for q, g in zip(p, rows)], 1)
+"""
+
+
+class TestReplay:
+    def test_a_fault_deep_in_a_stream_is_repeated_by_its_line(self, tmp_path, monkeypatch, capsys):
+        """One call in 50 answers beyond the vocabulary: 128 calls and more without one have probability 0.07, and then the
+        draws pass; with this seed one has it."""
+        (tmp_path / "mine.py").write_text(RARE)
+        monkeypatch.chdir(tmp_path)
+        report = check("mine.py:rare", targets=["zipf[vocab=300]"], seed=1, say=lambda line: None)
+        assert report.fault is not None
+        assert report.fault.what == "ids out of range"
+        exec(report.fault.call, {})
+        said = capsys.readouterr().out
+        assert report.fault.detail in said
+        last, calls = re.match(r"call (\d+) of (\d+)", said).groups()
+        assert last == calls
+        assert int(last) > 1
+
+    def test_calls_before_and_the_last(self):
+        fault, target = Misbehaved("what", "why", "old"), parse_target("zipf[vocab=30]")
+        drawer = SimpleNamespace(spec="m.py:f")
+        whole = with_replay(fault, drawer, 9, 64, 128, 64, target, 4).call
+        assert "replay('m.py:f', 9, [(3, 64)], 'zipf[vocab=30]', 4)" in whole
+        short = with_replay(fault, drawer, 9, 64, 128, 10, target, 4).call
+        assert "[(2, 64), (1, 10)]" in short
+        first = with_replay(fault, drawer, 9, 64, 0, 10, target, 4).call
+        assert "[(1, 10)]" in first
+
+    def test_logits_without_a_name_are_left_to_fill_in(self):
+        target = Target("logits", np.zeros(3), "given to the test")
+        call = with_replay(Misbehaved("a", "b"), SimpleNamespace(spec="f"), 9, 64, 0, 64, target, 4).call
+        assert call.endswith("[(1, 64)], logits, 4)  # logits: logits, given to the test")
+
+    def test_a_stream_without_fault(self, capsys):
+        ids = replay(race, 5, [(2, 3), (1, 2)], np.zeros(4), 2)
+        assert ids.shape == (2, 2)
+        assert "3 calls, each answered" in capsys.readouterr().out
+
+
+class TestCommand:
+    def test_check_batch(self, tmp_path, monkeypatch):
+        """In its own process: batch invariant, and not. Four thousand draws at the most."""
+        (tmp_path / "mine.py").write_text(RARE)
+        monkeypatch.chdir(tmp_path)
+        options = {"targets": ["zipf[vocab=100]"], "detect": "temperature=0.1", "say": lambda line: None}
+        assert check("mine.py:invariant", batch=True, **options).outcome == "pass"
+        report = check("mine.py:varying", batch=True, **options)
+        assert report.fault.what == "depends on the batch size"
+        assert "--batch" in report.command

@@ -32,7 +32,7 @@ def _own(row: int, vocab: int) -> Float:
 
 def _alike(row: int, vocab: int) -> Float:
     """Nearly flat and nearly the same in every row: with one vector of noise the rows nearly always agree."""
-    return 0.0625 * (rank_of(row, vocab) % 2)
+    return 0.0625 * (rank_of(row, vocab) % 2).astype(np.float64)
 
 
 def _masked(row: int, vocab: int) -> Float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,7 +43,16 @@ class Drawer(Protocol):
     spec: str
     takes: frozenset[str]
 
-    def fresh(self, seed: int, logits: np.ndarray, n: int, **options: Any) -> Int: ...
+    def fresh(
+        self,
+        seed: int,
+        logits: np.ndarray,
+        n: int,
+        *,
+        settings: Mapping[str, np.ndarray] | None = None,
+        layout: str = "plain",
+        dtype: str = "float32",
+    ) -> Int: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -159,6 +159,7 @@ class Caller:
             raise InputError(f"{layout} in JAX", "a library whose arrays have strides", "leave it out")
         if self.arrays == "numpy" and dtype == "bfloat16":
             raise InputError("bfloat16 in NumPy", "float16, float32 or float64", "leave it out")
+        array: Any
         if self.arrays == "numpy":
             array = logits.astype(dtype)
         elif self.arrays == "jax":

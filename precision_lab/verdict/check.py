@@ -18,6 +18,7 @@ from ..statistics import Counts, EProcess, Ledger, TestResult, alternative_laws
 from ..targets import Target, load_capture, parse_target
 from ..types import Array, Budget, Int
 from .batches import BATCHES, examine_batches
+from .batches import Drawer as RowDrawer
 from .caller import MOST_VALUES, Misbehaved
 from .judge import impossible, judge
 from .plan import DEFAULT_DETECT, ROWS, STREAMS, Plan, Question, parse_detect, plan
@@ -35,15 +36,11 @@ CALLS = 32  # of each stream, or more: a fault of the state between calls needs 
 Say = Callable[[str], None]
 
 
-class Drawer(Protocol):
+class Drawer(RowDrawer, Protocol):
     """A Caller, here or in a child process."""
-
-    spec: str
-    takes: frozenset[str]
 
     def probe(self, vocab: int, seed: int) -> None: ...
     def draw(self, stream: int, logits: np.ndarray, n: int) -> Int: ...
-    def fresh(self, seed: int, logits: np.ndarray, n: int, **options: Any) -> Int: ...
 
 
 def targets_of(specs: Sequence[str], budget: Budget, vocab: int | None = None) -> list[Target]:
