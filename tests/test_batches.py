@@ -209,7 +209,7 @@ PLANTED = {
     greatest_of_the_batch: ("depends on its neighbours", "100 nats higher"),
     scaled_by_the_batch: ("depends on its neighbours", "beside different rows"),
     one_noise: ("same noise for all rows", "all pairs of 64 rows"),
-    one_uniform: ("same noise for all rows", "all pairs of 64 rows"),
+    one_uniform: ("same noise for all rows", "pairs of 64 rows"),
     noise_of_pairs: ("same noise for several rows", "32 of 2016 pairs of 64 rows"),
     reads_memory: ("depends on the layout of its logits", "columns of a (vocab, batch) array"),
     half_as_integers: ("depends on the dtype of its logits", "given as bfloat16"),
