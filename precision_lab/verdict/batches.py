@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -227,6 +228,8 @@ def row_laws(alone: Alone, drawn: Sequence[Drawn], level: float, false_pass: flo
     p_values, scores = [], []
     for vocab, found in counts.items():
         n, rates = int(found.sum()), _rank_rates(vocab)
+        if not n:
+            continue
         fewer, more = stats.binom.cdf(found, n, rates), stats.binom.sf(found - 1, n, rates)
         p_values += np.minimum(1.0, 2 * np.minimum(fewer, more)).tolist()
         scores += ((found - n * rates) / np.sqrt(n * rates * (1 - rates))).tolist()
@@ -243,6 +246,7 @@ def row_laws(alone: Alone, drawn: Sequence[Drawn], level: float, false_pass: flo
     )
 
 
+@functools.cache
 def detectable_in_company(pairs: int, level: float, false_pass: float) -> float:
     """Smallest d such that so many pairs of draws see rows at temperatures 1 + d or more, and 1 - d or less, in company.
 
@@ -270,6 +274,7 @@ def depends(ids: Int, again: Int) -> bool:
     return first > second and float(sign_p_values(np.array(first), np.array(second))) <= SERIAL
 
 
+@functools.cache
 def _detectable_temperature(n: int, level: float, false_pass: float) -> float:
     rate = _likeliest(1.0)
     low, high = detected_rates(n, rate, rate, level, false_pass)
