@@ -30,6 +30,7 @@ from precision_lab.statistics import (
 )
 from precision_lab.targets import Target, parse_target
 from precision_lab.types import Budget
+from precision_lab.verdict.batches import TESTS as BATCH_TESTS
 from precision_lab.verdict.caller import Caller, Misbehaved, ramp
 from precision_lab.verdict.check import check, examine, targets_of
 from precision_lab.verdict.child import Child
@@ -74,6 +75,12 @@ def shared_noise(logits, n, *, generator):
     return (logits - torch.log(-torch.log(u))).argmax(-1)
 
 
+def shared_by_equal_rows(logits, n, *, generator):
+    """Rows that differ have noise of their own."""
+    equal = bool((logits == logits[:1]).all())
+    return (shared_noise if equal else faithful)(logits, n, generator=generator)
+
+
 def few_states(logits, n, *, generator):
     state = int(torch.randint(0, 500, (1,), generator=generator))
     return faithful(logits, n, generator=torch.Generator().manual_seed(state))
@@ -97,7 +104,7 @@ class TestVerdicts:
         report = verdict(sampler)
         assert report.outcome is Outcome.PASS, report.text()
         assert report.exit_code == 0
-        assert {j.test for j in report.judged} == set(ZIPF.questions[0].tests)
+        assert {j.test for j in report.judged} == {*ZIPF.questions[0].tests, *BATCH_TESTS}
         assert all(j.result.detectable <= j.wished for j in report.judged if j.wished is not None)
 
     @statistical(false_fail=RATE)
@@ -105,8 +112,8 @@ class TestVerdicts:
         asked = design("zipf[vocab=300]", "head_and_tail[gap=4,tail_mass=1]")
         report = verdict("gumbel_max_fp64", asked)
         assert report.outcome is Outcome.PASS, report.text()
-        assert len(report.judged) == 9 + 10
-        assert asked.level == pytest.approx(RATE / 19)
+        assert len(report.judged) == 9 + 10 + 2
+        assert asked.level == pytest.approx(RATE / 21)
 
     @pytest.mark.parametrize(
         ("sampler", "test", "recipe"),
@@ -115,7 +122,7 @@ class TestVerdicts:
             ("gumbel_max_fp16", "tail", "float16 noise, Gumbel-max"),
             ("inverse_cdf_fp16", "identity", "float16 cumulative sum absorbs"),
             (cold, "temperature", "temperature wrong"),
-            (shared_noise, "rows", SHARED),
+            (shared_by_equal_rows, "rows", SHARED),
             (few_states, "repeats", FAITHFUL),
             (pairs, "serial", SHARED),
         ],
@@ -150,13 +157,22 @@ class TestVerdicts:
         assert ({"rows", "serial", "streams"} & failed != set()) is (
             "suppose the target's law" in report.best_fit()
         )
-        assert "suppose the target's law" not in verdict(shared_noise).best_fit()
+        alone = verdict(pairs)
+        assert "serial" in {j.test for j in alone.judged if j.outcome == "fail"}
+        assert "suppose the target's law" not in alone.best_fit()
+        assert "identity and support suppose" in alone.best_fit()
+        assert "identity and support suppose" not in report.best_fit()
+
+    def test_noise_shared_by_rows_that_differ_is_told_before_the_draws(self):
+        """Of 2,016 pairs of rows each would have to agree by chance: 2^-64 and less."""
+        report = verdict(shared_noise)
+        assert (report.outcome, report.fault.what) == (Outcome.FAIL, "same noise for all rows")
 
     def test_a_law_that_no_recipe_explains_is_said(self):
         def flatter_head(logits, n, *, generator):
             bent = logits.clone()
-            bent[:, :10] = logits[:, :10].mean()
-            return faithful(bent, n, generator=generator)
+            bent[:, :10] = logits[:, :10].mean(1, keepdim=True)
+            return faithful(bent if bent.isfinite().all() else logits, n, generator=generator)
 
         report = verdict(flatter_head)
         assert report.exit_code == 1
@@ -229,7 +245,7 @@ class TestPlan:
     def test_the_levels_sum_to_the_declared_one(self):
         asked = design("zipf[vocab=300]", "normal[vocab=200]", "uniform[vocab=8]", detect="tv=0.2")
         tests = sum(len(q.tests) for q in asked.questions)
-        assert asked.level * tests == pytest.approx(RATE)
+        assert asked.level * (tests + len(BATCH_TESTS)) == pytest.approx(RATE)
         assert "temperature" not in asked.questions[2].tests
         assert "ties" in asked.questions[2].tests
 

@@ -32,8 +32,7 @@ def _own(row: int, vocab: int) -> Float:
 
 def _alike(row: int, vocab: int) -> Float:
     """Nearly flat and nearly the same in every row: with one vector of noise the rows nearly always agree."""
-    found: Float = 0.0625 * (rank_of(row, vocab) % 2).astype(np.float64)
-    return found
+    return 0.0625 * (rank_of(row, vocab) % 2).astype(np.float64)
 
 
 def _masked(row: int, vocab: int) -> Float:
@@ -61,10 +60,10 @@ MADE: dict[str, Callable[[int, int], Float]] = {"masked": _masked, "alike": _ali
 def batch_logits(kind: str, rows: int, vocab: int, first: int = 0) -> np.ndarray:
     """(rows, vocab) float32, exact in float16 and bfloat16 too; vocab + 1 is a prime.
 
-    own: row i gives token k minus :func:`rank_of` nats, i from ``first`` on.  masked: the unlikelier half of each at -inf.  permuted: the
-    rows of "own" in another order.  equal: its first row, again and again.  padded: half of it, then as many rows of
-    zeros.  joined: half of it, after as many rows that lie :data:`LIFT` nats higher.  alike: nearly flat rows that
-    hardly differ.
+    own: row i gives token k minus :func:`rank_of` nats, i from ``first`` on.  masked: the unlikelier half of each at
+    -inf.  permuted: the rows of "own" in another order.  equal: its first row, again and again.  padded: half of it,
+    then as many rows of zeros.  joined: half of it, after as many rows that lie :data:`LIFT` nats higher.  alike: nearly
+    flat rows that hardly differ.
     """
     if kind not in PLACES:
         raise unknown_name("kind of batch", kind, PLACES)
@@ -190,7 +189,8 @@ def show(sampler: str, batch: Batch, device: str = "cpu", call: str | None = Non
         counts = np.bincount(ids[:, j], minlength=batch.vocab)
         meant, came = int(batch.probs[j].argmax()), int(counts.argmax())
         print(
-            f"row {j}: ids {', '.join(map(str, ids[:SHOWN, j]))}, ...; token {meant} in {counts[meant] / batch.n:.3f} of {batch.n} draws, "
+            f"row {j}: ids {', '.join(map(str, ids[:SHOWN, j]))}, ...; "
+            f"token {meant} in {counts[meant] / batch.n:.3f} of {batch.n} draws, "
             f"expected {batch.probs[j][meant]:.3f}; most often came {came}, in {counts[came] / batch.n:.3f}, "
             f"expected {batch.probs[j][came]:.3g}"
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,12 +25,14 @@ BATCHES = "rows that differ"  # in place of the name of a target
 TESTS = ("row_laws", "company")  # of one stage, each at the level that examine_batches is given
 SMALL, LARGE = 16, 66  # vocabularies: of up to 16 rows, and of more
 # rows -> draws of each: about 4,096 pairs of draws in every size, twice that in those that have many rows
-SIZES = {2: 2048, 3: 1408, 7: 640, 8: 512, 9: 512, 16: 256, 63: 128, 64: 128, 65: 128}
+SIZES = {2: 2048, 3: 1408, 7: 640, 8: 512, 9: 512, 16: 256, 63: 256, 64: 256, 65: 256}
+COMPILED_SIZES = {2: 2048, 8: 512, 64: 256}  # where every shape is compiled, at about a second each
 ROWS, DRAWS = 8, 512  # of the batches in other company, layout or dtype
 EQUAL = SIZES[2] // ROWS  # draws of equal rows: the one that they all are was drawn alone so often
 ALIKE = {2: 384, 8: 192, 64: 192}  # rows -> draws, where noise that is shared is looked for
 EXTREME = (0, 2**63 - 1)  # seeds like others
 CLASSES = 6  # ranks that the test of laws counts: 0 to 4, and the rest
+AGAIN = 24  # calls of the first row alone, of as many draws each
 SERIAL = 1e-9  # below, the draws of one call depend on each other, and pairs of them are no evidence
 WIDEST = 16.0  # temperatures from 1/16 to 16 are thought of
 Say = Callable[[str], None]
@@ -42,19 +45,29 @@ class Drawer(Protocol):
 
     @property
     def takes(self) -> frozenset[str]: ...
-    def fresh(self, seed: int, logits: np.ndarray, n: int, **options: Any) -> Int: ...
+
+    def fresh(
+        self,
+        seed: int,
+        logits: np.ndarray,
+        n: int,
+        *,
+        settings: Mapping[str, np.ndarray] | None = None,
+        layout: str = "plain",
+        dtype: str = "float32",
+    ) -> Int: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Design:
     """Every call of a stage, fixed before the first.
 
-    ``alone``: one row each.  ``again``: the first of them, from another seed.  ``company``: what is compared with them.
+    ``alone``: one row each.  ``again``: the first of them, from other seeds.  ``company``: what is compared with them.
     ``optional``: of ``company``, what a sampler may refuse.  ``settings``: rows with settings of their own.
     """
 
     alone: tuple[Batch, ...]
-    again: Batch
+    again: tuple[Batch, ...]
     company: tuple[Batch, ...]
     optional: frozenset[Batch]
     settings: tuple[Batch, ...]
@@ -64,31 +77,41 @@ class Design:
         return decisions(self.company) + sum(batch.rows for batch in self.settings)
 
 
-def design(seed: int, takes: frozenset[str] = frozenset()) -> Design:
-    """The calls of a stage; their seeds are consecutive from a 32-bit number that ``seed`` gives, but for EXTREME."""
+def design(seed: int, takes: frozenset[str] = frozenset(), compiled: bool = False) -> Design:
+    """The calls of a stage; their seeds are consecutive from a 32-bit number that ``seed`` gives, but for EXTREME.
+
+    ``compiled``: few shapes, for a library that compiles each. Without 1-D and strided arrays, two tokens, and padding to
+    16 rows."""
     seeds = iter(range(int(np.random.SeedSequence(seed).generate_state(1)[0]), 2**62))
-    most = {row: max(n for rows, n in SIZES.items() if row < rows <= SMALL) for row in range(SMALL)}
-    alone = [Batch("own", 1, SMALL, n, next(seeds), first=row) for row, n in most.items()]
-    many = [rows for rows in SIZES if rows > SMALL]
-    alone += [Batch("own", 1, LARGE, SIZES[many[0]], next(seeds), first=row) for row in range(max(many))]
-    alone += [Batch("own", 1, 2, SIZES[2], next(seeds), first=row) for row in range(2)]
-    alone += [Batch("masked", 1, SMALL, DRAWS, next(seeds), first=row) for row in range(ROWS)]
-    company = [Batch("own", rows, _vocab(rows), n, next(seeds)) for rows, n in SIZES.items()]
-    company += [Batch("alike", rows, SMALL, n, next(seeds)) for rows, n in ALIKE.items()]
-    company.append(Batch("own", 2, 2, SIZES[2], next(seeds)))
-    company.append(Batch("equal", ROWS, SMALL, EQUAL, next(seeds)))
+    sizes, wide = (COMPILED_SIZES, ROWS) if compiled else (SIZES, 2 * ROWS)
+    rows_alone = {row: max(n for rows, n in sizes.items() if row < rows) for row in range(SMALL)}
+    if compiled:
+        rows_alone = dict.fromkeys(range(SMALL), sizes[2])
+    alone = [Batch("own", 1, SMALL, n, next(seeds), first=row) for row, n in rows_alone.items()]
+    alone += [Batch("own", 1, LARGE, sizes[64], next(seeds), first=row) for row in range(max(sizes))]
+    masked_draws = sizes[2] if compiled else DRAWS
+    alone += [Batch("masked", 1, SMALL, masked_draws, next(seeds), first=row) for row in range(ROWS)]
+    company = [Batch("own", rows, _vocab(rows), n, next(seeds)) for rows, n in sizes.items()]
+    company.append(Batch("equal", ROWS, SMALL, DRAWS if compiled else EQUAL, next(seeds)))
     company += [Batch(kind, ROWS, SMALL, DRAWS, next(seeds)) for kind in ("permuted", "masked")]
-    company += [Batch(kind, 2 * ROWS, SMALL, DRAWS, next(seeds)) for kind in ("padded", "joined")]
+    company += [Batch(kind, wide, SMALL, DRAWS, next(seeds)) for kind in ("padded", "joined")]
     company += [Batch("own", ROWS, SMALL, DRAWS, extreme) for extreme in EXTREME]
-    optional = [
-        Batch("own", ROWS, SMALL, DRAWS, next(seeds), layout="column view"),
-        Batch("own", ROWS, SMALL, DRAWS, next(seeds), layout="every other"),
-        Batch("equal", ROWS, SMALL, EQUAL, next(seeds), layout="expanded"),
-        Batch("own", 1, SMALL, SIZES[2], next(seeds), layout="one row"),
-        Batch("own", ROWS, SMALL, DRAWS, next(seeds), dtype="float16"),
-        Batch("own", ROWS, SMALL, DRAWS, next(seeds), dtype="bfloat16"),
-    ]
-    again = Batch("own", 1, SMALL, DRAWS // 2, next(seeds))
+    half = [Batch("own", ROWS, SMALL, DRAWS, next(seeds), dtype=dtype) for dtype in ("float16", "bfloat16")]
+    optional = half
+    if compiled:
+        company.append(Batch("alike", ROWS, SMALL, DRAWS, next(seeds)))
+    else:
+        alone += [Batch("own", 1, 2, sizes[2], next(seeds), first=row) for row in range(2)]
+        company.append(Batch("own", 2, 2, sizes[2], next(seeds)))
+        company += [Batch("alike", rows, SMALL, n, next(seeds)) for rows, n in ALIKE.items()]
+        optional = [
+            Batch("own", ROWS, SMALL, DRAWS, next(seeds), layout="column view"),
+            Batch("own", ROWS, SMALL, DRAWS, next(seeds), layout="every other"),
+            Batch("equal", ROWS, SMALL, EQUAL, next(seeds), layout="expanded"),
+            Batch("own", 1, SMALL, sizes[2], next(seeds), layout="one row"),
+            *half,
+        ]
+    again = tuple(Batch("own", 1, SMALL, AGAIN, next(seeds)) for _ in range(AGAIN))
     settings = settings_batches(takes, next(seeds))
     return Design(tuple(alone), again, (*company, *optional), frozenset(optional), tuple(settings))
 
@@ -123,12 +146,13 @@ def examine_batches(
             raise
         say(f"{drawer.spec}: refuses a vocabulary of {SMALL} ({refusal}); batches are not judged")
         return {}
-    asked = design(seed, drawer.takes)
-    say(f"{drawer.spec}: rows that differ, alone and in batches of {', '.join(map(str, SIZES))}")
+    asked = design(seed, drawer.takes, getattr(drawer, "arrays", "torch") == "jax")
+    say(f"{drawer.spec}: rows that differ, alone and in batches of {_sizes(asked)}")
     alone: Alone = {
         (batch.kind, batch.first, batch.vocab): _answer(batch, drawer)[:, 0] for batch in asked.alone
     }
-    if depends(alone["own", 0, SMALL], _answer(asked.again, drawer)[:, 0]):
+    again = np.concatenate([_answer(batch, drawer)[:, 0] for batch in asked.again])
+    if depends(alone["own", 0, SMALL], again):
         say(f"{drawer.spec}: the draws of one call depend on each other; batches are not judged")
         return {}
     drawn: list[Drawn] = []
@@ -147,7 +171,7 @@ def examine_batches(
     if forbidden:
         raise forbidden[0]
     if identity:
-        examine_identity(drawer, seed=asked.again.seed + 1000, say=say)
+        examine_identity(drawer, seed=asked.again[0].seed + 1000, say=say)
     return results
 
 
@@ -206,6 +230,8 @@ def row_laws(alone: Alone, drawn: Sequence[Drawn], level: float, false_pass: flo
     p_values, scores = [], []
     for vocab, found in counts.items():
         n, rates = int(found.sum()), _rank_rates(vocab)
+        if not n:
+            continue
         fewer, more = stats.binom.cdf(found, n, rates), stats.binom.sf(found - 1, n, rates)
         p_values += np.minimum(1.0, 2 * np.minimum(fewer, more)).tolist()
         scores += ((found - n * rates) / np.sqrt(n * rates * (1 - rates))).tolist()
@@ -222,6 +248,7 @@ def row_laws(alone: Alone, drawn: Sequence[Drawn], level: float, false_pass: flo
     )
 
 
+@functools.cache
 def detectable_in_company(pairs: int, level: float, false_pass: float) -> float:
     """Smallest d such that so many pairs of draws see rows at temperatures 1 + d or more, and 1 - d or less, in company.
 
@@ -239,7 +266,9 @@ def detectable_in_company(pairs: int, level: float, false_pass: float) -> float:
 
 
 def depends(ids: Int, again: Int) -> bool:
-    """Whether a draw agrees with the next of its call more often than with one of another call of the same row."""
+    """Whether a draw agrees with the next of its call more often than with those of other calls of the same row.
+
+    So much that it is no evidence for or against the company: the test of consecutive draws will tell."""
     half = len(again)
     together = ids[: 2 * half : 2] == ids[1 : 2 * half : 2]
     apart = ids[2 * half : 3 * half] == again
@@ -247,6 +276,7 @@ def depends(ids: Int, again: Int) -> bool:
     return first > second and float(sign_p_values(np.array(first), np.array(second))) <= SERIAL
 
 
+@functools.cache
 def _detectable_temperature(n: int, level: float, false_pass: float) -> float:
     rate = _likeliest(1.0)
     low, high = detected_rates(n, rate, rate, level, false_pass)
@@ -281,6 +311,12 @@ def _by_rank(ids: Int, row: int, vocab: int) -> Int:
     return np.bincount(np.minimum(rank_of(row, vocab)[ids], CLASSES - 1), minlength=CLASSES)
 
 
+def _sizes(asked: Design) -> str:
+    return ", ".join(
+        str(rows) for rows in SIZES if any(b.rows == rows and b.kind == "own" for b in asked.company)
+    )
+
+
 def _vocab(rows: int) -> int:
     return SMALL if rows <= SMALL else LARGE
 
@@ -296,16 +332,14 @@ def _answer(batch: Batch, drawer: Any) -> Int:
 
 def _drawn(batch: Batch, drawer: Any, optional: bool, say: Say) -> Drawn | None:
     """None where the sampler, or its library, refuses what it need not take."""
-    if not optional:
-        return Drawn(batch, _answer(batch, drawer))
     given = batch.layout if batch.layout != "plain" else batch.dtype
     try:
         return Drawn(batch, _answer(batch, drawer))
-    except InputError as refusal:
-        say(f"{drawer.spec}: {given} logits are not tried: {refusal}")
+    except InputError as refusal:  # of ours, or of a library without such arrays
+        say(f"{drawer.spec}: {batch.kind} rows as {given} are not tried: {refusal}")
     except Misbehaved as wrong:
         one_row = batch.layout == "one row" and wrong.what.startswith("wrong")
-        if wrong.what != "raises" and not one_row:
+        if not optional or (wrong.what != "raises" and not one_row):
             raise
         say(f"{drawer.spec}: takes no {given} logits: {wrong.what}, {wrong.detail}")
     return None

@@ -265,7 +265,9 @@ class Caller:
         """For who took logits for probabilities, whose logarithm has no meaning and draws masked tokens."""
         if self.convention is None or self.convention.given != "logits" or "probability zero" not in what:
             return ""
-        return "; it is given logits, so where it wants probabilities name its argument probs, or state the call"
+        return (
+            "; it is given logits, so where it wants probabilities name its argument probs, or state the call"
+        )
 
     def _refuse_form(self, layout: str, dtype: str, settings: Mapping[str, np.ndarray]) -> None:
         """InputError for a form that has no meaning for the convention: half-precision probabilities, of which rare tokens

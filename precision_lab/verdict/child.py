@@ -91,6 +91,14 @@ class Child:
         return frozenset(printable(name) for name in names)
 
     @property
+    def arrays(self) -> str:
+        """:attr:`.caller.Caller.arrays`: the library whose arrays the sampler is given."""
+        said = self.ask("arrays")
+        if type(said) is not str:
+            raise self._malformed("arrays")
+        return printable(said)
+
+    @property
     def note(self) -> str:
         """:attr:`.caller.Caller.note`."""
         said = self.ask("note")

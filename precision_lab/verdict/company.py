@@ -26,6 +26,8 @@ MISFIT = (
 )
 COARSE = 0.1  # nats a draw by which another row's law alone may
 WHOLE = 0.9  # share from which a row counts as given another's token in all draws
+WIDE = 7  # rows from which one wrong row hardly moves all of them together
+NEARLY_ALL = 0.9  # share of pairs of rows that agree too often, from which all rows share
 NAMED = 4  # rows that a message lists
 Alone = dict[tuple[str, int, int], Int]
 
@@ -262,7 +264,7 @@ def shared_noise(drawn: Drawn, level: float, drawer: object) -> Misbehaved | Non
     which = "all pairs" if wrong.all() else f"{int(wrong.sum())} of {wrong.size} pairs"
     said = f"{which} of {drawn.batch.rows} rows draw together: rows {i[at]} and {j[at]} agree in {rate:.2f} of the draws"
     said += f", {independent:.2f} if independent"
-    what = "same noise for all rows" if wrong.all() else "same noise for several rows"
+    what = "same noise for all rows" if wrong.mean() > NEARLY_ALL else "same noise for several rows"
     return Misbehaved(what, said, drawn.batch.call(drawer))
 
 
@@ -273,9 +275,8 @@ def _by_size(evidence: Evidence, drawer: object) -> Misbehaved | None:
     last = bool(evidence.last_rows().min() <= evidence.level)
     if not off and not last:
         return None
-    if place := _one_place(evidence, sizes, off, last):
-        # of the last rows, one of a batch large enough to tell the last from the rest
-        shown = next(each for each in reversed(off or sizes) if each.drawn.batch.rows <= 16 or each in off)
+    if place := _one_place(evidence, off, last):
+        shown = next((each for each in off if each.drawn.batch.rows >= WIDE), sizes[-1])
         return Misbehaved("depends on its place in the batch", place, shown.drawn.batch.call(drawer))
     first = off[0].drawn.batch
     listed = ", ".join(str(each.drawn.batch.rows) for each in off)
@@ -304,16 +305,25 @@ def _by_size(evidence: Evidence, drawer: object) -> Misbehaved | None:
     return Misbehaved("depends on the batch size", said, first.call(drawer))
 
 
-def _one_place(evidence: Evidence, sizes: list[Compared], off: list[Compared], last: bool) -> str:
-    """A sentence where one place alone is wrong in every batch that has enough rows to tell; else nothing."""
-    wide = [each for each in sizes if each.drawn.batch.rows >= 7]
-    from_last = {p - each.drawn.batch.rows for each in wide for p in evidence.wrong_places(each)}
-    from_first = {p for each in wide for p in evidence.wrong_places(each)}
-    if from_last == {-1} or (last and not from_last and len(off) <= 2):
+def _one_place(evidence: Evidence, off: list[Compared], last: bool) -> str:
+    """A sentence where one place is wrong and the others together are right, in all batches that have enough rows to tell."""
+    wide = [each for each in off if each.drawn.batch.rows >= WIDE]
+    if last and all(_right_without(evidence, each, len(each.places) - 1) for each in wide):
         return "the last row of a batch draws otherwise than alone, the others as alone"
-    if len(from_first) == 1 and sum(bool(evidence.wrong_places(each)) for each in wide) > 1:
-        return f"row {from_first.pop()} of a batch draws otherwise than alone, the others as alone"
+    places = {place for each in wide for place in evidence.wrong_places(each)}
+    if len(places) == 1:
+        place = places.pop()
+        if all(place < len(each.places) and _right_without(evidence, each, place) for each in wide):
+            listed = ", ".join(str(each.drawn.batch.rows) for each in wide)
+            return f"row {place} draws otherwise than alone in batches of {listed} rows, the others as alone"
     return ""
+
+
+def _right_without(evidence: Evidence, each: Compared, place: int) -> bool:
+    """Whether the other rows of the batch draw as alone. Of "own" rows, each place is its own index."""
+    first, second = np.delete(each.first, place, axis=0), np.delete(each.second, place, axis=0)
+    least = min(sign_p_values(first, second).min(), sign_p_values(first.sum(axis=0), second.sum(axis=0)).min())
+    return bool(least > evidence.level)
 
 
 def _by_company(evidence: Evidence, each: Compared, drawer: object, reserved: Sequence[int]) -> Misbehaved:

@@ -66,6 +66,10 @@ class Crew:
         return self.first.takes
 
     @property
+    def arrays(self) -> str:
+        return self.first.arrays
+
+    @property
     def note(self) -> str:
         return self.first.note
 

@@ -128,7 +128,8 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """``level``: of one test, false_fail / their number, that of whole batches included.  ``wished``: sizes by effect, see :data:`EFFECTS`."""
+    """``level``: of one test, false_fail / their number, those of whole batches included.
+    ``wished``: sizes by effect, see :data:`EFFECTS`."""
 
     questions: tuple[Question, ...]
     wished: dict[str, float]

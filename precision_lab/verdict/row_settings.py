@@ -12,11 +12,11 @@ from scipy import special
 from ..types import Float, Int
 from .batch_rows import Batch, with_setting
 from .caller import Misbehaved
-from .company import Drawn
+from .company import MISFIT, Drawn
 
 # by row; none at an edge, where rules of truncation differ: the rows fall by e from token to token
 VALUES: dict[str, list[Any]] = {
-    "temperature": [1.0, 0.25, 4.0, 0.5, 2.0, 1.0, 0.7, 1.5],
+    "temperature": [0.7, 0.25, 4.0, 0.5, 2.0, 1.0, 0.6, 1.5],
     "top_k": [2, 1, 4, 8, 3, 16, 6, 12],
     "top_p": [0.75, 0.5, 0.9, 0.97, 0.3, 0.99, 0.75, 0.9],
     "min_p": [0.22, 0.6, 0.08, 0.03, 0.22, 0.6, 0.08, 0.01],
@@ -33,18 +33,23 @@ def settings_batches(takes: frozenset[str], seed: int) -> list[Batch]:
     ]
 
 
-def alternatives(batch: Batch, place: int) -> dict[str, Float]:
-    """What else the row may have been drawn from: its logits with no setting, or with another row's."""
-    (name, values), plain = _setting(batch), Batch("own", batch.rows, batch.vocab, 1, 0).probs[place]
-    laws = {f"no {name}": plain}
+def mistakes(batch: Batch) -> dict[str, Float]:
+    """What else all rows may have been drawn with: sentence -> (rows, vocab) laws."""
+    name, values = _setting(batch)
+    plain = Batch(batch.kind, batch.rows, batch.vocab, 1, 0).probs
+    made = {f"{name} by row has no effect": plain}
     for row, value in enumerate(values):
-        if value != values[place]:
-            laws.setdefault(f"{name} = {value:g}", with_setting(plain, name, value))
-            laws[f"that of row {row}"] = laws[f"{name} = {value:g}"]
-    if name == "temperature" and values[place] != 1:
-        laws["the temperature twice"] = with_setting(plain, name, values[place] ** 2)
-        laws["the inverse of the temperature"] = with_setting(plain, name, 1 / values[place])
-    return laws
+        laws = np.stack([with_setting(p, name, value) for p in plain])
+        made[f"every row is drawn with the {name} of row {row}, {value:g}"] = laws
+    made[f"rows are drawn with the {name} of each other, in reversed order"] = _with(plain, name, values[::-1])
+    if name == "temperature":
+        made["the temperature is applied twice"] = _with(plain, name, [v * v for v in values])
+        made["the temperature is applied the wrong way round"] = _with(plain, name, [1 / v for v in values])
+    return made
+
+
+def _with(probs: Float, name: str, values: Sequence[Any]) -> Float:
+    return np.stack([with_setting(p, name, value) for p, value in zip(probs, values, strict=True)])
 
 
 def log_e_value(ids: Int, own: Float, others: Sequence[Float]) -> float:
@@ -61,11 +66,12 @@ def log_e_value(ids: Int, own: Float, others: Sequence[Float]) -> float:
 
 
 def log_p_values(drawn: Drawn) -> Float:
-    """(rows,) logs of the p-values, one for each row."""
-    probs = drawn.batch.probs
-    places = range(drawn.batch.rows)
-    others = [list(alternatives(drawn.batch, j).values()) for j in places]
-    return np.array([min(0.0, -log_e_value(drawn.ids[:, j], probs[j], others[j])) for j in places])
+    """(rows,) logs of the p-values, one for each row, against all :func:`mistakes`."""
+    probs, others = drawn.batch.probs, list(mistakes(drawn.batch).values())
+    found = [
+        -log_e_value(drawn.ids[:, j], probs[j], [laws[j] for laws in others]) for j in range(drawn.batch.rows)
+    ]
+    return np.minimum(0.0, found)
 
 
 def ignored(drawn: Drawn, level: float, drawer: object) -> Misbehaved | None:
@@ -74,39 +80,26 @@ def ignored(drawn: Drawn, level: float, drawer: object) -> Misbehaved | None:
     if not wrong.size:
         return None
     name, values = _setting(drawn.batch)
-    best = {int(j): _best(drawn, int(j)) for j in wrong}
-    followed = [[word for word in found] for found in best.values()]
-    common = [word for word in followed[0] if all(word in found for found in followed)]
-    if common and common[0] == f"no {name}":
-        said = f"{name} by row has no effect ({_listed(wrong)})"
-    elif common:
-        row = common[-1].rpartition(" ")[2]
-        said = (
-            f"{_listed(wrong)} drawn with {name} = {values[int(row)]:g}, {common[-1]}"
-            if row.isdigit()
-            else common[0]
-        )
-    else:
-        j = int(wrong[0])
-        drawn_as = best[j][0] if best[j] else "no other row's"
-        said = f"row {j} with {name} = {values[j]:g} is drawn with {drawn_as} ({wrong.size} of {drawn.batch.rows} rows are wrong)"
-    return Misbehaved("ignores row settings", said, drawn.batch.call(drawer))
+    said = [sentence for sentence, laws in mistakes(drawn.batch).items() if _explains(drawn, laws)]
+    rows = f"row {wrong[0]}" if len(wrong) == 1 else f"rows {', '.join(map(str, wrong))}"
+    detail = (
+        f"{said[0]} ({rows})" if said else f"{rows}, of {name} {[values[j] for j in wrong]}, drawn otherwise"
+    )
+    return Misbehaved("ignores row settings", detail, drawn.batch.call(drawer))
 
 
-def _best(drawn: Drawn, place: int) -> list[str]:
-    """Names of the likeliest alternative, which can have several; none where it forbids what was drawn."""
-    counts = np.bincount(drawn.ids[:, place], minlength=drawn.batch.vocab).astype(np.float64)
-    seen = counts > 0
-    laws = alternatives(drawn.batch, place)
-    with np.errstate(divide="ignore"):
-        found = {word: float(counts[seen] @ np.log(law[seen])) for word, law in laws.items()}
-    most = max(found.values())
-    return [word for word, value in found.items() if value == most and math.isfinite(most)]
+def _explains(drawn: Drawn, laws: Float) -> bool:
+    """Whether the laws explain the rows as well as their own frequencies do, but for MISFIT nats and one a token."""
+    short = 0.0
+    seen = 0
+    for j, law in enumerate(laws):
+        counts = np.bincount(drawn.ids[:, j], minlength=drawn.batch.vocab).astype(np.float64)
+        came = counts > 0
+        with np.errstate(divide="ignore"):
+            short += float(counts[came] @ np.log(counts[came] / counts.sum() / law[came]))
+        seen += int(came.sum())
+    return short <= MISFIT + seen
 
 
 def _setting(batch: Batch) -> tuple[str, list[Any]]:
     return next(iter(batch.settings.items()))
-
-
-def _listed(rows: Int) -> str:
-    return f"row {rows[0]}" if len(rows) == 1 else f"rows {', '.join(map(str, rows))}"
