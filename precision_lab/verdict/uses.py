@@ -21,14 +21,15 @@ RATES = (5.6, 3.1)  # standard deviations: false-fail of one test among dozens, 
 
 # The row on which the wished effects are looked for, by budget.
 MAIN = {Budget.SMOKE: 8192, Budget.CI: 50_257, Budget.FULL: 50_257}
-# Every check of next tokens: what samplers break on, few draws of each. {vocab}: the largest vocabulary of the use.
+# Every check: what samplers break on, few draws of each. {large} and {small}: the user's vocabulary, if there is one.
 SHAPES = (
-    "ends[vocab={vocab}]",
-    "shifted[vocab=1024,by=1000]",
-    "shifted[vocab=1024,by=-1000]",
-    "spread[vocab=1024,nats=180]",
-    "masked[vocab=1024]",
+    "ends[vocab={large}]",
+    "shifted[vocab={small},by=1000]",
+    "shifted[vocab={small},by=-1000]",
+    "spread[vocab={small},nats=180]",
+    "masked[vocab={small}]",
 )
+SMALL_VOCABULARY = 1024
 SHAPE_VALUES = 2**24  # noise values of one shape that has no wish
 SHAPE_DRAWS = 2**9  # and at least so many draws: a token of the ends has a mass of 1 %
 STEP_VALUES = 9 * 2**29  # noise values: 4.8e9
@@ -103,14 +104,14 @@ def default_budget(use: Use) -> Budget | int:
 
 
 def asked_in(use: Use, wished: dict[str, float], budget: Budget, vocab: int | None = None) -> tuple[Asked, ...]:
-    """The default questions of a use. ``wished``: the user's effects, looked for on the main row. ``vocab``: the user's; else
-    8,192 (50,257 from --budget ci on) for the main row and :data:`REAL_VOCABULARY` for the ends."""
+    """The default questions of a use. ``wished``: the user's effects, looked for on the main row. ``vocab``: the user's, of
+    every row; else 8,192 (50,257 from --budget ci on) for the main row and :data:`REAL_VOCABULARY` for the ends."""
     main = parse_target(f"zipf[vocab={vocab or MAIN[budget]}]")
     if use.steps == 1:
         use = Use(use.name)  # one step draws from the row itself
     asked = [Asked(main, wished)]
     for shape in SHAPES:
-        target = parse_target(shape.format(vocab=vocab or REAL_VOCABULARY))
+        target = parse_target(shape.format(large=vocab or REAL_VOCABULARY, small=vocab or SMALL_VOCABULARY))
         least = max(SHAPE_DRAWS, min(2**14, SHAPE_VALUES // len(target.logits)))
         asked.append(Asked(target, {}, OF_MANY_VALUES, least))
     if budget is not Budget.SMOKE and use.steps is None:
