@@ -196,6 +196,11 @@ class TestQuestionsOfNextTokens:
         asked = asked_in(LM, {}, Budget.SMOKE, 500)
         assert {len(a.target.logits) for a in asked} == {500}
 
+    @pytest.mark.parametrize("vocab", [2, 3, 8])
+    def test_small_vocabularies_can_be_asked_about(self, vocab):
+        asked = planned(list(asked_in(LM, {}, Budget.SMOKE, vocab)))
+        assert all(question.n > 0 for question in asked.questions)
+
     def test_the_users_targets_take_their_place(self):
         (asked,) = asked_of(MDM, ["zipf[vocab=10]"], {"unmask": 0.5}, Budget.SMOKE, None)
         assert asked.target.mask == 10

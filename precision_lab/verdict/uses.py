@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from ..laws.lattice import reach, tail_ratio_of_atoms
+from ..laws.law import target_law
 from ..targets import Use, parse_target
 from ..types import Budget, Float
 from .plan import Asked
@@ -112,6 +113,8 @@ def asked_in(use: Use, wished: dict[str, float], budget: Budget, vocab: int | No
     asked = [Asked(main, wished)]
     for shape in SHAPES:
         target = parse_target(shape.format(large=vocab or REAL_VOCABULARY, small=vocab or SMALL_VOCABULARY))
+        if not target_law(target.logits.astype(np.float32)).probs.max() < 1:
+            continue  # of few tokens one is certain
         least = max(SHAPE_DRAWS, min(2**14, SHAPE_VALUES // len(target.logits)))
         asked.append(Asked(target, {}, OF_MANY_VALUES, least))
     if budget is not Budget.SMOKE and use.steps is None:
