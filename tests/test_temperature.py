@@ -731,7 +731,7 @@ class TestPeakedTargets:
         tokens = np.repeat([0, 1], [10 - rare, rare])
         expected = -gap / math.log((rare + 0.5) / (10.5 - rare))
         found = temperature_from_draws(Counts.from_tokens(tokens, 2), p)
-        assert found.value == pytest.approx(expected, rel=1e-9)
+        assert found.value == pytest.approx(expected, rel=1e-9 + 1e-15 * gap)  # 1 + t keeps 1e-16 of itself
         of_rows = temperature_from_rows([Rows(np.tile(p.log_probs, (10, 1)), tokens, np.arange(10))])
         assert of_rows.value == pytest.approx(expected, rel=1e-4)
 
