@@ -163,18 +163,17 @@ class TestEstimate:
             with pytest.raises(InputError, match=f"{few} resamples .* expected {least} or more"):
                 interval(few)
 
-    def test_an_acceleration_at_its_end(self) -> None:
-        """One cluster of many has it all: a = 0.16, z above 6, where 1 - a z is below 0."""
-        values = np.zeros(3000)
-        values[0] = 1.0
-        found = cluster_bootstrap(
-            lambda at: 3000 * float(values[at].mean()) if len(at) == 3000 else float(values[at].mean()),
-            3000,
-            rng=np.random.default_rng(0),
-            resamples=400,
-            confidence=0.99,
-        )
-        assert 0 <= found.low <= found.high <= 10
+    def test_the_correction_where_it_has_run_to_its_end(self) -> None:
+        """Every resample lies below the value, z0 = 4.0, and one cluster has nearly all, a = 0.16: with
+        z = 3.9 no quantile is left above, as 1 - a (z0 + z) is below 0. The end is the largest resample."""
+        weights = np.full(50, 1e-3)
+        weights[0] = 1.0
+
+        def seen(at: np.ndarray) -> float:
+            return float(weights[np.unique(at)].sum())
+
+        found = cluster_bootstrap(seen, 50, rng=np.random.default_rng(0), resamples=20_000, confidence=0.9999)
+        assert 1.02 < found.low <= found.high < found.value == pytest.approx(1.049)
 
     @pytest.mark.parametrize("power", [-900, -600, 600, 900])
     def test_the_jackknife_has_no_scale(self, power: int) -> None:
