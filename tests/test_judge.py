@@ -641,6 +641,15 @@ class TestUnmaskRate:
         assert unmask_rate_e_value(rng.binomial(2 * n, 0.691e-3), 2 * n, 1e-3) > math.log(1e6)
 
 
+def test_what_is_seen_where_no_draw_or_every_draw_is_too_little() -> None:
+    """Pairs that never disagree see nothing; nor does a law too loosely known for so many draws."""
+    assert detectable_coupled(1, 1e-13) == math.inf
+    assert detectable_coupled(10**6, 1e-300) == math.inf
+    with pytest.raises(InputError, match="visible in"):
+        draws_needed_coupled(1e-300, 0.0)
+    assert detectable_identity(10**15, law(0.5, 0.25, 0.25, error=1e-6)) == math.inf
+
+
 class TestReachability:
     def test_level_by_enumeration(self) -> None:
         p = law(0.6, 0.3, 0.09, 0.01)
@@ -661,6 +670,13 @@ class TestReachability:
         found = reachability_test(counts_of(100, 0), law(0.9, 0.1, error=0.05))
         assert found.p_value == pytest.approx(3 * 0.95**100)
         assert found.expected == pytest.approx(0.95**100 + 0.15**100)
+
+    @pytest.mark.parametrize("gap", [0.5, 20.0, 36.0, 40.0, 100.0])
+    def test_a_likely_token_that_never_comes(self, gap: float) -> None:
+        """(1 - p)^n to the digits of 1 - p = 1 / (1 + e^gap), also where float64 has p = 1."""
+        p = Law(-np.logaddexp(0.0, np.array([-gap, gap])), "test", 0.0, Guarantee.EXACT)
+        found = reachability_test(counts_of(0, 2), p).p_value
+        assert found == pytest.approx(min(1.0, 3 / (1 + math.exp(gap)) ** 2), rel=1e-12, abs=0)
 
     def test_one_impossible_draw_is_decisive(self) -> None:
         assert reachability_test(counts_of(999, 0, 1), law(0.9, 0.1, 0.0)).p_value == 0.0

@@ -384,6 +384,15 @@ class TestRunLaw:
             run_law(zipf(3), 0, faithful_step)
         with pytest.raises(InputError, match="length = 0"):
             first_hitting_law(zipf(3), 0, faithful_step)
+        for no_number in (1.5, "3", None, True, math.nan):
+            with pytest.raises(InputError, match=r"steps = .*; expected a whole number"):
+                run_law(zipf(3), no_number, faithful_step)
+            with pytest.raises(InputError, match=r"length = .*; expected a whole number"):
+                first_hitting_law(zipf(3), no_number, faithful_step)
+        for step in (faithful_step, lattice_step, LAWS["truncated"]):
+            for no_share in (-0.1, 1.1, math.nan, "0.5", None):
+                with pytest.raises(InputError, match="expected a probability, 0 to 1"):
+                    step(np.log([0.25, 0.75]), no_share)
         for wrong in (
             lambda p, r: 3 * r * np.exp(p),  # more than 1 at r = 1/2
             lambda p, r: -r * np.exp(p),

@@ -564,6 +564,17 @@ def mutates(logits, n, *, generator):
     return torch.zeros(n, len(logits), dtype=torch.long)
 
 
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2"])
+def test_a_dtype_that_torch_cannot_compare_is_refused(name):
+    logits = torch.zeros(3).to(getattr(torch, name))
+    for ask in (
+        SAMPLERS["gumbel_max_bf16"].law,
+        lambda row: SAMPLERS["gumbel_max_fp32"].draw(row, 1, rng=seeded(0)),
+    ):
+        with pytest.raises(InputError, match=f"{name}; expected float16, bfloat16"):
+            ask(logits)
+
+
 class TestPlainFunctions:
     def test_it_is_drawn_from(self):
         sampler = resolve(honest)

@@ -21,6 +21,7 @@ from precision_lab.statistics import (
     Counts,
     Estimate,
     cluster_bootstrap,
+    cluster_jackknife,
     detectable_difference,
     detectable_tail,
     difference,
@@ -32,8 +33,10 @@ from precision_lab.statistics import (
     proportion,
     ratio_of_proportion,
     ratio_of_sums,
+    stratified_bootstrap,
     suppressed_mass,
     tail_test,
+    tempered_law,
     total_variation,
     two_laws_log_likelihood,
 )
@@ -146,6 +149,41 @@ class TestEstimate:
         lone = cluster_bootstrap(lambda at: 7.0, 1, rng=rng)
         assert (lone.low, lone.high) == (-math.inf, math.inf)
 
+    @pytest.mark.parametrize(("confidence", "least"), [(0.5, 3), (0.95, 39), (0.99, 199)])
+    def test_resamples_that_have_no_such_quantile_are_refused(self, confidence: float, least: int) -> None:
+        values = np.array([0.0, 1.0])
+
+        def interval(resamples: int) -> Estimate:
+            return cluster_bootstrap(
+                lambda at: values[at].mean(), 2, rng=RNG, resamples=resamples, confidence=confidence
+            )
+
+        assert interval(least).contains(0.5)
+        for few in (1, 2, least - 1):
+            with pytest.raises(InputError, match=f"{few} resamples .* expected {least} or more"):
+                interval(few)
+
+    def test_the_correction_where_it_has_run_to_its_end(self) -> None:
+        """Every resample lies below the value, z0 = 4.0, and one cluster has nearly all, a = 0.16: with
+        z = 3.9 no quantile is left above, as 1 - a (z0 + z) is below 0. The end is the largest resample."""
+        weights = np.full(50, 1e-3)
+        weights[0] = 1.0
+
+        def seen(at: np.ndarray) -> float:
+            return float(weights[np.unique(at)].sum())
+
+        found = cluster_bootstrap(seen, 50, rng=np.random.default_rng(0), resamples=20_000, confidence=0.9999)
+        assert 1.02 < found.low <= found.high < found.value == pytest.approx(1.049)
+
+    @pytest.mark.parametrize("power", [-900, -600, 600, 900])
+    def test_the_jackknife_has_no_scale(self, power: int) -> None:
+        values = np.array([1.0, 2.0, 3.0, 4.0, 10.0])
+        plain = cluster_jackknife(lambda at: float(values[at].mean()), 5)
+        large = np.ldexp(values, power)
+        found = cluster_jackknife(lambda at: float(large[at].mean()), 5)
+        assert (found.low, found.high) == tuple(np.ldexp([plain.low, plain.high], power).tolist())
+        assert plain.high == pytest.approx(mean(values).high, rel=1e-12)
+
     def test_bootstrap_agrees_with_scipy(self) -> None:
         # Two Monte Carlo intervals with 20,000 resamples: their upper ends differ by 0.055 standard errors
         # (one sd), allowed 0.35: false fail 1e-9. Sees percentile and basic intervals, whose upper ends are
@@ -160,6 +198,15 @@ class TestEstimate:
         error = values.std() / 5
         assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.35 * error)
         assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.35 * error)
+
+
+@pytest.mark.parametrize("mask", [-1e4, -1e16, -1e300, float(np.finfo(np.float64).min)])
+def test_kl_to_a_mask_that_q_draws(mask: float) -> None:
+    """q log(q / p) of the masked token is q times its depth."""
+    q, p = target_law(np.array([0.0, -1.5])), target_law(np.array([0.0, mask]))
+    depth = -mask * float(q.probs[1])
+    assert kl_divergence(q, p) == pytest.approx(depth, rel=1e-3)
+    np.testing.assert_array_equal(tempered_law(p, 0.9).probs, [1.0, 0.0])
 
 
 class TestCounts:
@@ -341,6 +388,8 @@ BAD_INPUTS = {
     "ragged tokens": lambda: Counts.from_tokens([[1], [1, 2]], 3),
     "no clusters": lambda: cluster_bootstrap(lambda at: 0.0, 0, rng=RNG),
     "statistic that is NaN": lambda: cluster_bootstrap(lambda at: math.nan, 3, rng=RNG, resamples=39),
+    "two resamples": lambda: cluster_bootstrap(lambda at: at.mean(), 3, rng=RNG, resamples=2),
+    "two resamples of strata": lambda: stratified_bootstrap(lambda at: 0.0, [3], rng=RNG, resamples=2),
     "no tokens": lambda: Counts.from_tokens([], 3),
     "token too large": lambda: Counts.from_tokens([3], 3),
     "negative token": lambda: Counts.from_tokens([-1], 3),

@@ -40,6 +40,7 @@ from precision_lab.statistics import (
     temperature_from_rows,
     temperature_test,
 )
+from precision_lab.statistics.tempered import Tempered
 from precision_lab.statistics.testing import SamplerRejected
 from precision_lab.types import Guarantee
 
@@ -721,6 +722,54 @@ class TestPeakedTargets:
             seen = bisected(lambda b: n * divergence(fails, b) - mpmath.log(1e6), fails)
             expected = float(1 / seen - 1)
         assert found == pytest.approx(max(expected, 1.0), rel=1e-6)  # 1 where a lower temperature goes unseen
+
+    @pytest.mark.parametrize("gap", [300.0, 700.0, 740.0, 745.2, 760.0, 1e4, 1e9])
+    @pytest.mark.parametrize("rare", [1, 3, 10])
+    def test_firths_fit_of_two_tokens_is_half_a_draw_of_each(self, gap: float, rare: int) -> None:
+        """p_b(rare) = (k + 1/2) / (n + 1), also where p itself has no rare token in float64; of rows alike."""
+        p = target_law(np.array([0.0, -gap]))
+        tokens = np.repeat([0, 1], [10 - rare, rare])
+        expected = -gap / math.log((rare + 0.5) / (10.5 - rare))
+        found = temperature_from_draws(Counts.from_tokens(tokens, 2), p)
+        assert found.value == pytest.approx(expected, rel=1e-9 + 1e-15 * gap)  # 1 + t keeps 1e-16 of itself
+        of_rows = temperature_from_rows([Rows(np.tile(p.log_probs, (10, 1)), tokens, np.arange(10))])
+        assert of_rows.value == pytest.approx(expected, rel=1e-4)
+
+    def test_a_mask_beyond_squares_is_no_token(self) -> None:
+        p = target_law(np.array([0.0, -1.0, np.finfo(np.float64).min]))
+        drawn, known = Counts(np.array([7, 3, 0]), 10), target_law(np.array([0.0, -1.0]))
+        found = temperature_from_draws(drawn, p).value
+        assert found == temperature_from_draws(Counts(np.array([7, 3]), 10), known).value
+        with pytest.raises(InputError, match="that p cannot draw"):
+            temperature_from_draws(Counts(np.array([7, 3, 1]), 11), p)
+
+    @pytest.mark.parametrize("temperature", [5e-323, 1e-299, 1e-15])
+    def test_draws_needed_against_the_coldest(self, temperature: float) -> None:
+        """They draw the four likeliest alone, as any law does that is cold enough."""
+        p = target_law(np.array([0.125, 0.125, 0.0, 0.125, 0.125, 0.1249]))
+        mode = probs(0.25, 0.25, 0.0, 0.25, 0.25, 0.0)
+        needed = draws_needed_temperature(p, temperature)
+        assert needed == draws_needed_temperature(p, mode)
+        assert needed < draws_needed_temperature(p, 1e-3)
+
+    def test_draws_needed_beyond_number(self) -> None:
+        with pytest.raises(InputError, match="1e300 draws do not tell"):
+            draws_needed_temperature(target_law(np.array([0.0, -740.0])), 0.5)
+
+    @pytest.mark.parametrize("t", [1e-9, 1e-4, 0.03])
+    def test_a_small_divergence_keeps_its_digits(self, t: float) -> None:
+        """Of a nearly flat p, against 50 digits."""
+        p = target_law(np.array([0.0, 1e-3, -2e-3]))
+        found = Tempered.of(p).divergence(t)
+        with mpmath.workdps(50):
+            log_p = [mpmath.mpf(float(x)) for x in p.log_probs]
+            base = [mpmath.exp(x) for x in log_p]
+            tilted = [mpmath.exp((1 + mpmath.mpf(t)) * x) for x in log_p]
+            mass, whole = mpmath.fsum(tilted), mpmath.fsum(base)
+            expected = mpmath.fsum(
+                a / mass * mpmath.log(a / mass / (b / whole)) for a, b in zip(tilted, base, strict=True)
+            )
+        assert found == pytest.approx(float(expected), rel=1e-6, abs=0)
 
     @pytest.mark.parametrize(
         "row", [[0.0, -90.0], [0.0, -100.0], [0.0, -90.0, -100.0], [0.0] + [-100.0] * 1000]

@@ -140,14 +140,19 @@ class Sampler(ABC):
         return logits
 
 
+_LOGITS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
 def check_batch(logits: Tensor) -> Tensor:
     """(*batch, vocab) floating logits, each row valid; else InputError."""
     if not isinstance(logits, Tensor):
         raise InputError(
             f"logits of type {type(logits).__name__}", "a torch.Tensor", "use torch.as_tensor(logits)"
         )
-    if not logits.dtype.is_floating_point:
-        raise InputError(f"logits of dtype {logits.dtype}", "a floating dtype", "convert to float32 or float64")
+    if logits.dtype not in _LOGITS:
+        # the float8 dtypes are floating, but torch cannot compare their values
+        got = f"logits of dtype {logits.dtype}"
+        raise InputError(got, "float16, bfloat16, float32 or float64", "convert to float32 or float64")
     if logits.ndim < 1 or not logits.numel():
         raise InputError(
             f"logits of shape {tuple(logits.shape)}", "(*batch, vocab), not empty", "check the shape"

@@ -57,7 +57,8 @@ def difference(log_q: Float, log_p: Float) -> Float:
 def relative_entropy(log_p: Float, log_ratio: Float, log_q: Float | None = None) -> float:
     """sum_i p_i (e^d (d - 1) + 1), d = log q_i - log p_i given by itself: KL(q || p) in nats.
 
-    ``log_q``: where it is known, as log p + d has lost it where p is a mask of -1e16. Below |d| = 1/2 by the series sum_k d^k (k - 1) / k!, which has no cancellation; above, directly as q (d - 1) + p.
+    ``log_q``: where it is known, as log p + d has lost it where p is a mask of -1e16. Below |d| = 1/2 by the
+    series sum_k d^k (k - 1) / k!, which has no cancellation; above, directly as q (d - 1) + p.
     """
     d = log_ratio
     if np.isposinf(d).any():

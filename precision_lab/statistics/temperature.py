@@ -110,17 +110,20 @@ def exponent(family: Tempered, counts: Int, rows: Int | None, confidence: float)
     n, top = int(drawn.sum()), family.y.max()
     if family.alike or not n:
         return undetermined(confidence, n, _FLAT if n else "no draws")
-    below = float(np.sum(drawn * (family.y - top)))
     seen = family.y[drawn > 0]
+    # the end of the scale that the draws lie nearest to: means are taken from there, and keep their digits
+    origin = min((top, family.y.min()), key=lambda end: float(np.sum(drawn * np.abs(family.y - end))))
+    apart = family.y - origin
+    away = float(np.sum(drawn * apart))
 
     def moments(t: float) -> Moments:
-        centre, variance, third = family.cumulants(t)
-        likelihood = float(np.sum(drawn * family.log_ratio(t)))
-        return Moments(likelihood, below - n * centre, n * variance, n * third)
+        centre, variance, third = family.cumulants(t, origin)
+        likelihood = float(np.sum(drawn[drawn > 0] * family.log_ratio(t)[drawn > 0]))
+        return Moments(likelihood, away - n * centre, n * variance, n * third)
 
     def scores(t: float) -> tuple[Float, Float]:
         residual, inside = np.zeros((2, len(counts)))
-        residual[family.tokens], inside[family.tokens] = family.y - top - family.cumulants(t)[0], 1.0
+        residual[family.tokens], inside[family.tokens] = apart - family.cumulants(t, origin)[0], 1.0
         return residual[rows].sum(axis=1), inside[rows].sum(axis=1)
 
     return fit(

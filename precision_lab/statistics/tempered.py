@@ -37,6 +37,8 @@ class Tempered:
     def of(p: Law) -> Tempered:
         tokens = np.flatnonzero(p.log_probs > NEVER)
         log_p = p.log_probs[tokens] - logsumexp(p.log_probs[tokens])
+        for end in (log_p.max(), log_p.min()):
+            log_p[np.abs(log_p - end) <= 4 * np.spacing(abs(end))] = end  # or rounding would have a temperature
         centre = math.fsum(np.exp(log_p) * log_p)
         return Tempered(tokens, log_p, log_p - centre, centre)
 
@@ -79,9 +81,11 @@ class Tempered:
             return math.log1p(np.sum(np.exp(self.log_p) * np.expm1(t * self.y)))
         return float(logsumexp(self.log_p + t * self.y))
 
-    def cumulants(self, t: float) -> tuple[float, float, float]:
-        """Mean below the mode, variance and third central moment of log p under p_b, each to relative accuracy."""
-        probs, gap = np.exp(self.log_p + self.log_ratio(t)), self.y - self.y.max()
+    def cumulants(self, t: float, origin: float | None = None) -> tuple[float, float, float]:
+        """Mean of y less ``origin``, by default that of the mode, variance and third central moment of log p under
+        p_b, each to relative accuracy; the mean where origin is the least or the largest y."""
+        probs = np.exp(self.log_p + self.log_ratio(t))
+        gap = self.y - (self.y.max() if origin is None else origin)
         centre = float(np.sum(probs * gap))
         off = gap - centre
         squares = probs * off * off  # a power of 3 would take most of a test's time
