@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from .errors import InputError, PrecisionLabError
-from .types import Budget, Profile
+from .types import Profile
 
 app = typer.Typer(
     name="precision-lab",
@@ -39,6 +39,13 @@ class Format(StrEnum):
     CSV = "csv"
 
 
+UseOption = Annotated[
+    str,
+    typer.Option(
+        "--for",
+        help="lm: the next token. mdm:N: N ancestral steps. first-hitting: masked diffusion's other way.",
+    ),
+]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print the data.")]
 
 
@@ -181,10 +188,7 @@ def law(
         str, typer.Option(help="name[parameter=value,...] from `ls targets`, or a .safetensors file.")
     ],
     row: Annotated[int | None, typer.Option(help="Which row of the file.")] = None,
-    use: Annotated[
-        str,
-        typer.Option("--for", help="lm: the next token. mdm:N: the first of N ancestral steps on the target."),
-    ] = "lm",
+    use: UseOption = "lm",
     dtype: LogitsOption = Logits.FLOAT32,
     device: DeviceOption = Device.CPU,
     takes: TakesOption = Takes.LOGITS,
@@ -267,9 +271,12 @@ def check(
     detect: DetectOption = None,
     false_fail: FalseFail = 1e-6,
     false_pass: FalsePass = 1e-3,
+    use: UseOption = "lm",
     budget: Annotated[
-        Budget, typer.Option(help="Seconds, a minute or two, or ten minutes and more.")
-    ] = Budget.SMOKE,
+        str | None,
+        typer.Option(help="smoke, ci, full; seconds (20s, 1m, 10m); or noise values (3e9). Default: by --for."),
+    ] = None,
+    law: Annotated[bool, typer.Option(help="Ask for the sampler's own law too, where it can be read.")] = True,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     timeout: Annotated[float, typer.Option(help="Seconds that one call may take.")] = 60.0,
     ledger: Annotated[Path | None, typer.Option(help="Folder that keeps the evidence of earlier runs.")] = None,
@@ -283,6 +290,8 @@ def check(
         sampler,
         targets=targets or (),
         vocab=vocab,
+        use=use,
+        law=law,
         detect=detect or room.DEFAULT_DETECT,
         false_fail=false_fail,
         false_pass=false_pass,

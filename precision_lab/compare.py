@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from dataclasses import replace
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
 from .explain import given_logits
 from .laws.law import Law, target_law
 from .samplers import FunctionSampler, Sampler, UniformSampler
@@ -18,25 +16,12 @@ from .samplers.on_device import on_device
 from .statistics import effective_temperature, kl_divergence, max_log_ratio, suppressed_mass, total_variation
 from .statistics.unmasking import unmasking
 from .targets import Target
-from .targets.synthetic import mdm_step
+from .targets.use import parse_use
 
 
 def in_use(target: Target, use: str) -> Target:
-    """The target in a use: "lm", one draw of the next token, as it is; "mdm:N", the first of N ancestral
-    steps of masked diffusion with a linear schedule, which unmasks with r = 1/N (later steps with r = 1/(N
-    - 1), ..., 1). InputError for another use."""
-    if use == "lm":
-        return target
-    match = re.fullmatch(r"mdm:(\d+)", use)
-    if not match or not int(match[1]):
-        raise InputError(f"--for {use}", "lm, or mdm:N with N steps", "for example --for mdm:4096")
-    if target.mask is not None:
-        raise InputError(
-            f"--for {use} with a target that is a step already", "a row of token logits", "leave --for out"
-        )
-    steps = int(match[1])
-    logits = mdm_step(target.logits, 1 / steps)
-    return Target(f"{target.name}, step 1 of {steps}", logits, target.provenance, mask=len(logits) - 1)
+    """The target in a use, "lm", "mdm:N" or "first-hitting": :meth:`~precision_lab.targets.use.Use.of`."""
+    return parse_use(use).of(target)
 
 
 def telling(sampler: Sampler) -> Sampler:

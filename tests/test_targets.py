@@ -14,9 +14,22 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from precision_lab.errors import InputError
+from precision_lab.laws.law import target_law
 from precision_lab.provenance import file_sha256
 from precision_lab.targets import TARGETS, Capture, load_capture, parse_target, save_capture
-from precision_lab.targets.synthetic import dirichlet, geometric, head_and_tail, mdm_step, normal, uniform, zipf
+from precision_lab.targets.synthetic import (
+    dirichlet,
+    ends,
+    geometric,
+    head_and_tail,
+    masked,
+    mdm_step,
+    normal,
+    shifted,
+    spread,
+    uniform,
+    zipf,
+)
 
 SMALL = {  # one small member of every family
     "uniform": "uniform[vocab=7]",
@@ -26,21 +39,26 @@ SMALL = {  # one small member of every family
     "normal": "normal[vocab=200,sd=5,seed=4]",
     "head_and_tail": "head_and_tail[gap=6,tail_mass=0.1]",
     "mdm_step": "mdm_step[vocab=40,exponent=1,unmask=0.01]",
+    "ends": "ends[vocab=600,share=0.4]",
+    "shifted": "shifted[vocab=30,by=-1000]",
+    "spread": "spread[vocab=40,nats=180]",
+    "masked": "masked[vocab=64]",
 }
+RAW = {"shifted", "spread", "masked"}  # rows as networks give them
 
 
 class TestFamilies:
     def test_every_family_has_a_small_member_here(self):
         assert SMALL.keys() == TARGETS.keys()
 
-    @pytest.mark.parametrize("spec", SMALL.values(), ids=SMALL.keys())
+    @pytest.mark.parametrize("spec", [SMALL[name] for name in SMALL if name not in RAW])
     def test_probabilities_sum_to_one(self, spec):
         logits = parse_target(spec).logits
         assert logits.dtype == np.float64
         assert logits.ndim == 1
         assert math.fsum(np.exp(logits)) == pytest.approx(1, abs=1e-14)
 
-    @pytest.mark.parametrize("name", TARGETS)
+    @pytest.mark.parametrize("name", [name for name in TARGETS if name not in RAW])
     def test_the_defaults_are_a_law_of_a_real_vocabulary(self, name):
         logits = parse_target(name).logits
         assert len(logits) >= 1000
@@ -69,6 +87,37 @@ class TestFamilies:
         assert np.exp(logits[1:]).sum() == pytest.approx(
             tail * math.exp(-7) / (1 + tail * math.exp(-7)), rel=1e-13
         )
+
+    def test_ends(self):
+        p = np.exp(ends(151_936, 0.5))
+        assert p[0] == p[-1] == p[255] == p[256] == p[65_535] == p[65_536] == p[131_073]
+        heavy = p == p[0]
+        assert p[heavy].sum() == pytest.approx(0.5, rel=1e-12)
+        assert p[-1] > 0.01
+        np.testing.assert_allclose(np.exp(ends(2)), [0.5, 0.5], rtol=1e-14)
+
+    def test_raw_rows_are_not_normalised_and_say_what_they_promise(self):
+        np.testing.assert_allclose(shifted(20, -1000.0), zipf(20) - 1000.0, rtol=1e-15)
+        assert (spread(100, 180.0)[0], spread(100, 180.0)[-1]) == (90.0, -90.0)
+        row = masked(64)
+        assert np.isneginf(row).sum() == (row == -1e4).sum() == (row == -1e9).sum() == 8
+        assert (row.astype(np.float32) == np.finfo(np.float32).min).sum() == 8
+        law = target_law(row)
+        assert law.probs[[0, -1]].sum() == pytest.approx(0.9, rel=1e-12)
+        assert (np.unique(law.probs[law.probs > 0], return_counts=True)[1] > 1).any()
+
+    @pytest.mark.parametrize("vocab", [1, 2, 3, 4, 9])
+    def test_short_rows(self, vocab):
+        for name in ("ends", "shifted", "spread", "masked"):
+            row = parse_target(f"{name}[vocab={vocab}]").logits
+            assert len(row) == vocab
+            assert not np.isnan(row).any()
+            assert np.isfinite(row.max())
+
+    @pytest.mark.parametrize("spec", ["ends[share=1]", "ends[share=nan]", "shifted[by=inf]", "spread[nats=-1]"])
+    def test_bad_parameters_of_these(self, spec):
+        with pytest.raises(InputError):
+            parse_target(spec)
 
     def test_random_families_take_their_seed_as_data(self):
         np.testing.assert_array_equal(dirichlet(30, seed=1), dirichlet(30, seed=1))

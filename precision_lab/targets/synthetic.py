@@ -90,6 +90,52 @@ def mdm_step_of_zipf(vocab: int = 50257, exponent: float = 1.0, unmask: float = 
     return mdm_step(zipf(vocab, exponent), unmask)
 
 
+def ends(vocab: int = 151_936, share: float = 0.5) -> Float:
+    """``share`` of the mass in equal parts on the first token, the last, and those beside every power of two from 256
+    on, where ids wrap and buffers end; the rest of the tokens as in :func:`zipf`."""
+    _positive(vocab=vocab)
+    if not 0 < share < 1:
+        raise InputError(f"share = {share}", "between 0 and 1", "0.5 is the default")
+    powers = 2 ** np.arange(8, 25)
+    edges = np.unique(np.concatenate([[0, vocab - 1], powers - 1, powers, powers + 1]))
+    edges = edges[(edges >= 0) & (edges < vocab)]
+    probs = np.exp(zipf(vocab))
+    probs[edges] = 0.0
+    rest = probs.sum()
+    if rest > 0:
+        probs *= (1 - share) / rest
+    probs[edges] = (share if rest > 0 else 1.0) / len(edges)
+    return np.log(probs)
+
+
+def shifted(vocab: int = 1024, by: float = 1000.0) -> Float:
+    """:func:`zipf` with ``by`` added to every logit: a row as a network gives it, not normalised. exp overflows
+    float32 beyond 88."""
+    if not np.isfinite(by):
+        raise InputError(f"by = {by}", "a number", "change it")
+    return zipf(vocab) + by
+
+
+def spread(vocab: int = 1024, nats: float = 180.0) -> Float:
+    """Logits from nats/2 down to -nats/2 in equal steps, not normalised: exp overflows float32 at one end and
+    underflows at the other."""
+    _positive(vocab=vocab, nats=nats)
+    return np.linspace(nats / 2, -nats / 2, vocab)
+
+
+def masked(vocab: int = 1024) -> Float:
+    """A peaked row with what samplers stumble over, not normalised: token 0 and the last share nine tenths, the others
+    tie in fours; of every eight tokens one is -inf, one -10,000, one -1e9 and one the least float32."""
+    _positive(vocab=vocab)
+    row = -np.log(np.arange(vocab) // 4 + 2.0)
+    inside = np.arange(1, vocab - 1)
+    for place, value in ((1, -np.inf), (3, -1e4), (5, -1e9), (6, float(np.finfo(np.float32).min))):
+        row[inside[inside % 8 == place]] = value
+    others = np.exp(row[1:-1]).sum()
+    row[[0, -1]] = np.log(4.5 * others) if others > 0 else 0.0
+    return row
+
+
 def normalise(logits: Float) -> Float:
     shifted = logits - logits.max()
     return shifted - np.log(np.exp(shifted).sum())

@@ -41,6 +41,10 @@ TARGETS: dict[str, Callable[..., Float]] = {
     "normal": synthetic.normal,
     "head_and_tail": synthetic.head_and_tail,
     "mdm_step": synthetic.mdm_step_of_zipf,
+    "ends": synthetic.ends,
+    "shifted": synthetic.shifted,
+    "spread": synthetic.spread,
+    "masked": synthetic.masked,
 }
 
 

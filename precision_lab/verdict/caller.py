@@ -12,6 +12,7 @@ import torch
 
 from ..devices import checked
 from ..errors import InputError
+from ..laws.law import Law
 from ..samplers import FunctionSampler, Sampler, resolve
 from ..types import Int
 
@@ -70,6 +71,18 @@ class Caller:
         if stream not in self._streams:
             self._streams[stream] = self.source(stream)
         return self.call(self._streams[stream], logits, n, stream)
+
+    @property
+    def lanes(self) -> int:
+        """One: streams are drawn one after another."""
+        return 1
+
+    def law(self, logits: np.ndarray) -> Law:
+        """The sampler's own law at one row, (vocab,) float32. InputError where it cannot be had."""
+        if self.arrays not in ("torch", "house"):
+            raise InputError(f"a {self.arrays} function", "torch operations, which can be read", "draws alone")
+        sampler = resolve(self.sampler)
+        return sampler.law(torch.from_numpy(logits.copy()).to(self.device))
 
     def probe(self, vocab: int, seed: int) -> None:
         """:func:`.misbehaviour.probe`."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 import shlex
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,43 +18,41 @@ import numpy as np
 from ..devices import checked
 from ..errors import InputError
 from ..statistics import Counts, EProcess, Ledger, TestResult, alternative_laws
-from ..targets import Target, load_capture, parse_target
+from ..targets import Target, Use, load_capture, parse_target, parse_use
 from ..types import Array, Budget, Int
+from .budget import TESTS, Seconds, Spend, affordable, parse_budget
 from .caller import MOST_VALUES, Misbehaved
+from .crew import Crew, by_lane
 from .judge import impossible, judge
-from .plan import DEFAULT_DETECT, ROWS, STREAMS, Plan, Question, parse_detect, plan
+from .own_law import OwnLaw
+from .plan import DEFAULT_DETECT, ROWS, STREAMS, Asked, Plan, Question, parse_detect, plan
 from .report import Fault, Report, judged_all
 from .suspects import suspects, with_fit
+from .uses import asked_in, default_budget
 
-# Full also asks the step of masked diffusion, whose temperature needs a million draws.
-TARGETS = {
-    Budget.SMOKE: ("zipf[vocab=8192]",),
-    Budget.CI: ("zipf[vocab=50257]", "normal[vocab=50257]"),
-    Budget.FULL: ("zipf[vocab=50257]", "normal[vocab=128256]", "mdm_step[vocab=8192,unmask=0.001]"),
-}
 CALLS = 32  # of each stream, or more: a fault of the state between calls needs calls
+LAW_VOCAB = 8192  # tokens of the rows whose laws are asked
+LAW_PATIENCE = 20.0  # seconds that a law is waited for after the draws
 Say = Callable[[str], None]
 
 
 class Drawer(Protocol):
-    """A Caller, here or in a child process."""
+    """A Caller, here or in a child process, or a Crew of these. ``lanes``: streams s and t may be drawn at once where
+    they differ modulo ``lanes``."""
 
     spec: str
 
+    @property
+    def lanes(self) -> int: ...
     def probe(self, vocab: int, seed: int) -> None: ...
     def draw(self, stream: int, logits: np.ndarray, n: int) -> Int: ...
 
 
-def targets_of(specs: Sequence[str], budget: Budget, vocab: int | None = None) -> list[Target]:
-    """Targets by name, or every row of a .safetensors file of logits (``FILE:ROW``: one row). ``vocab``: of
-    the named ones."""
-    if vocab is not None and vocab < 2:
-        raise InputError(f"vocab = {vocab}", "2 or more", "a law of one token says nothing")
-    if vocab is not None and not specs:
-        specs = [f"zipf[vocab={vocab}]", f"normal[vocab={vocab}]"][: 1 if budget is Budget.SMOKE else 2]
-        specs += [f"mdm_step[vocab={vocab}]"] if budget is Budget.FULL else []
+def targets_of(specs: Sequence[str], vocab: int | None = None) -> list[Target]:
+    """Targets by name, or every row of a .safetensors file of logits (``FILE:ROW``: one row). ``vocab``: of the
+    named ones."""
     found: list[Target] = []
-    for spec in specs or TARGETS[budget]:
+    for spec in specs:
         path, _, row = spec.partition(".safetensors")
         if _:
             capture = load_capture(Path(path + _))
@@ -71,51 +72,74 @@ def targets_of(specs: Sequence[str], budget: Budget, vocab: int | None = None) -
     return found
 
 
+def asked_of(
+    use: Use, targets: Sequence[str], wished: dict[str, float], budget: Spend, vocab: int | None
+) -> list[Asked]:
+    """The user's targets in the use, each with all the wishes; without any, the use's own questions."""
+    if vocab is not None and vocab < 2:
+        raise InputError(f"vocab = {vocab}", "2 or more", "a law of one token says nothing")
+    if targets:
+        return [Asked(use.of(target), wished) for target in targets_of(targets, vocab)]
+    return list(asked_in(use, wished, budget if isinstance(budget, Budget) else Budget.SMOKE, vocab))
+
+
 def check(
     sampler: str,
     *,
     targets: Sequence[str] = (),
     vocab: int | None = None,
+    use: str = "lm",
     detect: str | Iterable[str] = DEFAULT_DETECT,
     false_fail: float = 1e-6,
     false_pass: float = 1e-3,
-    budget: Budget = Budget.SMOKE,
+    budget: str | Spend | None = None,
     seed: int = 0,
     timeout: float = 60.0,
     ledger: Path | None = None,
     device: str = "cpu",
+    law: bool = True,
     say: Say | None = None,
 ) -> Report:
-    """The verdict on a sampler named as for :func:`~precision_lab.resolve`, run in a process of its own.
+    """The verdict on a sampler named as for :func:`~precision_lab.resolve`, run in processes of its own.
 
     Fails a right sampler at most ``false_fail`` often, over all tests of all targets (Holm); passes only
     where every test that must see a wished effect (``detect``) sees it with 1 - ``false_pass`` at this n,
     else inconclusive.
-    ``budget`` caps the draws.  ``timeout``: seconds for one call.  ``ledger``: folder that keeps an
-    e-process for each target over runs, one more test, at ``false_fail`` over all of them together; every
-    run needs a new seed.
-    ``device``: where the sampler draws.
+    ``use``: lm (next tokens), mdm:N (N ancestral steps of masked diffusion) or first-hitting; without
+    ``targets`` it brings its own, chosen by the laws of known recipes: :mod:`.uses`.
+    ``budget``: smoke, ci, full; seconds (``20s``, ``1m``); or noise values. By default smoke, and for
+    mdm:N as many values as 24-bit noise takes.  ``timeout``: seconds for one call.  ``ledger``: folder that
+    keeps an e-process for each target over runs, one more test, at ``false_fail`` over all of them
+    together; every run needs a new seed.
+    ``device``: where the sampler draws.  ``law``: ask for the sampler's own law too, where it can be had.
     Errors: InputError for anything the user can mend; what the sampler does wrong is in the report.
     """
-    from .child import Child
-
+    started = time.monotonic()
+    chosen = parse_use(use)
+    spend = parse_budget(budget) if budget is not None else default_budget(chosen)
     wished = parse_detect(detect)
-    drawn = targets_of(targets, budget, vocab)
-    asked = plan(
-        drawn,
-        wished,
-        budget=budget,
-        false_fail=false_fail,
-        false_pass=false_pass,
-        extra=["ledger"] if ledger else [],
-    )
+    asked_targets = asked_of(chosen, targets, wished, spend, vocab)
+    rates: dict[str, Any] = {"false_fail": false_fail, "false_pass": false_pass}
+    rates["extra"] = ["ledger"] if ledger else []
+    # what is wrong with the wishes is said before anything is drawn
+    asked = plan(asked_targets, wished, budget=Budget.FULL if isinstance(spend, Seconds) else spend, **rates)
     say = say or (lambda line: print(line, file=sys.stderr, flush=True))
-    options: dict[str, Any] = {"slow": budget is Budget.FULL, "ledger": ledger, "say": say}
+    options: dict[str, Any] = {"slow": spend is Budget.FULL, "ledger": ledger, "say": say, "use": chosen}
+    given = {name: value for name, value in locals().items() if name in _REPEATED}
     try:
-        with Child(sampler, timeout, checked(device)) as child:
-            return examine(child, asked, seed, _command(sampler, locals()), code=child.code, **options)
+        with contextlib.ExitStack() as beside, Crew(sampler, timeout, checked(device)) as crew:
+            if law and device == "cpu":
+                options["own_law"] = beside.enter_context(OwnLaw(sampler, chosen, vocab or LAW_VOCAB))
+            if isinstance(spend, Seconds):
+                say(f"{crew.spec}: the speed of a draw")
+                crew.probe(asked.questions[0].law.vocab, seed % 2**32)
+                left = spend.value - (time.monotonic() - started)
+                given["budget"] = affordable(crew, asked.questions, left)
+                asked = plan(asked_targets, wished, budget=given["budget"], **rates)
+                options["until"] = started + spend.value * (1 - TESTS)
+            return examine(crew, asked, seed, _command(sampler, given), code=crew.code, **options)
     except Misbehaved as fault:  # before the first call
-        return _faulty(fault, sampler, asked, seed, _command(sampler, locals()))
+        return _faulty(fault, sampler, asked, seed, _command(sampler, given))
 
 
 def examine(
@@ -127,9 +151,16 @@ def examine(
     code: str = "",
     slow: bool = False,
     ledger: Path | None = None,
+    use: Use | None = None,
+    own_law: OwnLaw | None = None,
+    until: float = math.inf,
     say: Say = lambda line: None,
 ) -> Report:
-    """Probe, draw, judge. ``drawer``: a Caller or a Child."""
+    """Probe, draw, judge. ``drawer``: a Caller, a Child or a Crew.  ``own_law``: at work meanwhile.
+
+    ``until``: when, by ``time.monotonic``, to stop drawing; what was not drawn by then lacks, and the tests
+    are judged at the draws that there are.
+    """
     results: dict[str, dict[str, TestResult]] = {}
     counts: list[Counts] = []
     first, *seeds = np.random.SeedSequence(seed).spawn(len(asked.questions) + 2)
@@ -139,8 +170,10 @@ def examine(
         vocab = asked.questions[0].law.vocab
         say(f"{drawer.spec}: generator, shape, dtype, global state")
         drawer.probe(vocab, base)
+        values = sum(question.n * question.law.vocab for question in asked.questions)
+        progress = Progress(values, say)
         for i, question in enumerate(asked.questions):
-            tokens = draw(drawer, question, base + 2 + i * STREAMS, say)
+            tokens = draw(drawer, question, base + 2 + i * STREAMS, progress, until)
             count = Counts.from_tokens(tokens, question.law.vocab)
             counts.append(count)
             found = judge(question, tokens, asked, np.random.default_rng(seeds[i]))
@@ -148,14 +181,21 @@ def examine(
                 found["ledger"] = accumulate(ledger, drawer.spec, code, question, count, seed, asked)
             results[question.target.name] = found
     except Misbehaved as fault:
-        return _faulty(fault, drawer.spec, asked, seed, command)
+        return _faulty(fault, drawer.spec, asked, seed, command, use)
     say("likelihood of known recipes")
-    listed = suspects(asked.questions, counts, slow=slow)
-    listed[0] = with_fit(listed[0], asked.questions, counts, np.random.default_rng(seeds[-1]))
-    needed = {q.target.name: most for q in asked.questions if (most := max(q.needed.values())) > q.n}
+    judged = judged_all(results, asked)
+    questions, drawn = telling(asked, counts)
+    listed = suspects(questions, drawn, slow=slow)
+    listed[0] = with_fit(listed[0], questions, drawn, np.random.default_rng(seeds[-1]))
+    needed = {
+        question.target.name: most
+        for question, count in zip(asked.questions, counts, strict=True)
+        if (most := max(question.needed.values(), default=0)) > count.n
+    }
+    harms, no_law = own_law.wait(max(0.0, min(until - time.monotonic(), LAW_PATIENCE))) if own_law else ([], "")
     return Report(
         drawer.spec,
-        judged_all(results, asked),
+        judged,
         tuple(listed),
         None,
         asked.false_fail,
@@ -163,29 +203,68 @@ def examine(
         seed,
         needed,
         command,
+        use=use,
+        harms=tuple(harms),
+        no_law=no_law,
     )
 
 
-def draw(drawer: Drawer, question: Question, base: int, say: Say) -> Array:
+def telling(asked: Plan, counts: Sequence[Counts]) -> tuple[list[Question], list[Counts]]:
+    """The questions with a wish, by which recipes are told apart, and their counts; all, where none has one."""
+    chosen = [i for i, question in enumerate(asked.questions) if question.wished] or range(len(counts))
+    return [asked.questions[i] for i in chosen], [counts[i] for i in chosen]
+
+
+def draw(drawer: Drawer, question: Question, base: int, progress: Progress, until: float = math.inf) -> Array:
     """(streams, calls, rows) int32: n draws from :data:`~.plan.ROWS` equal rows, :data:`~.plan.STREAMS`
-    seeds from ``base``."""
+    seeds from ``base``, each lane of the drawer at once. Fewer calls, the same of every stream, where the
+    time is up."""
     logits = np.tile(question.logits, (ROWS, 1))
     calls = question.n // (STREAMS * ROWS)
     most = max(1, min(MOST_VALUES // logits.size, calls // CALLS))
     # calls hold whole vectors
     most = max(most // question.length, 1) * question.length if most >= question.length else most
     tokens = np.empty((STREAMS, calls, ROWS), dtype=np.int32)
-    start = said = time.monotonic()
-    say(f"{question.target.name}: {question.n:,} draws")
-    for stream in range(STREAMS):
+    done = [0] * STREAMS
+    progress.begins(question.target.name, question.n)
+
+    def lane(which: int) -> None:
+        streams = range(which, STREAMS, drawer.lanes)
         for i in range(0, calls, most):
+            if i >= 2 and time.monotonic() > until:
+                return
             n = min(most, calls - i)
-            tokens[stream, i : i + n] = drawer.draw(base + stream, logits, n)
-            if (now := time.monotonic()) - said > 5:
-                said, done = now, (stream * calls + i + n) * ROWS
-                left = (now - start) * (question.n - done) / done
-                say(f"{question.target.name}: {done:,} of {question.n:,} draws, {left:.0f} s left")
-    return tokens
+            for stream in streams:
+                tokens[stream, i : i + n] = drawer.draw(base + stream, logits, n)
+                done[stream] = i + n
+                progress.adds(n * logits.size)
+
+    by_lane(lane, min(drawer.lanes, STREAMS))
+    return tokens[:, : min(done) // 2 * 2]
+
+
+class Progress:
+    """Says every five seconds how far the draws are, and how long they will go on at the present speed."""
+
+    def __init__(self, values: int, say: Say) -> None:
+        self._values, self._say = values, say
+        self._done = 0
+        self._start = self._said = time.monotonic()
+        self._lock = threading.Lock()
+        self._name = ""
+
+    def begins(self, name: str, n: int) -> None:
+        self._name = name
+        self._say(f"{name}: {n:,} draws")
+
+    def adds(self, values: int) -> None:
+        with self._lock:
+            self._done += values
+            now = time.monotonic()
+            if now - self._said > 5 and self._done < self._values:
+                self._said = now
+                left = (now - self._start) * (self._values - self._done) / self._done
+                self._say(f"{self._name}: {self._done / self._values:.0%} of all draws, {left:.0f} s left")
 
 
 def accumulate(
@@ -203,7 +282,9 @@ def accumulate(
     )
 
 
-def _faulty(fault: Misbehaved, name: str, asked: Plan, seed: int, command: str) -> Report:
+def _faulty(
+    fault: Misbehaved, name: str, asked: Plan, seed: int, command: str, use: Use | None = None
+) -> Report:
     return Report(
         name,
         fault=Fault(fault.what, fault.detail, fault.call),
@@ -211,18 +292,24 @@ def _faulty(fault: Misbehaved, name: str, asked: Plan, seed: int, command: str) 
         false_pass=asked.false_pass,
         seed=seed,
         command=command,
+        use=use,
     )
 
 
+_REPEATED = ("targets", "vocab", "use", "detect", "false_fail", "false_pass", "budget", "device", "seed")
+
+
 def _command(sampler: str, given: dict[str, Any]) -> str:
-    """The command line that gives this verdict again."""
+    """The command line that gives this verdict again; seconds become the noise values that they bought."""
     detect = given["detect"]
     words = ["precision-lab", "check", sampler]
     for target in given["targets"]:
         words += ["--targets", target]
     words += ["--vocab", str(given["vocab"])] if given["vocab"] is not None else []
+    words += ["--for", given["use"]] if given["use"] != "lm" else []
     for part in [detect] if isinstance(detect, str) else detect:
         words += ["--detect", part]
     words += ["--false-fail", f"{given['false_fail']:g}", "--false-pass", f"{given['false_pass']:g}"]
     words += ["--device", given["device"]] if given["device"] != "cpu" else []
-    return shlex.join([*words, "--budget", str(given["budget"]), "--seed", str(given["seed"])])
+    words += ["--budget", str(given["budget"])] if given["budget"] is not None else []
+    return shlex.join([*words, "--seed", str(given["seed"])])

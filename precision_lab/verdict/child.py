@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..laws.law import Law
 from ..types import Int
 from .caller import Caller, Misbehaved
 
@@ -42,6 +43,13 @@ class Child:
 
     def draw(self, stream: int, logits: np.ndarray, n: int) -> Int:
         return self._request("draw", stream, logits, n)
+
+    @property
+    def lanes(self) -> int:
+        return 1
+
+    def law(self, logits: np.ndarray) -> Law:
+        return self._request("law", logits)
 
     def close(self) -> None:
         self._process.kill()

@@ -49,6 +49,13 @@ def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generato
         mass, error = question.tail_mass
         return tail_test(int(counts.counts[question.tail].sum()), counts.n, mass, p0_error=error, **rates)
 
+    def unmask() -> TestResult:
+        rate, error = question.unmask_rate
+        unmasked = counts.n - int(counts.counts[question.target.mask])
+        result = tail_test(unmasked, counts.n, rate, p0_error=error, **rates)
+        effect = "relative deviation of the unmasking rate"
+        return replace(result, test="unmask_test", effect=effect)
+
     def lattice() -> TestResult:
         result = likelihood_ratio_test(counts, law, lattice_bet(law), **rates)
         seen = detectable_lattice(counts.n, law, plan.level, plan.false_pass)
@@ -63,6 +70,7 @@ def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generato
     ways: dict[str, Callable[[], TestResult | None]] = {
         "temperature": lambda: None if impossible(counts, law) else temperature_test(counts, law, **rates),
         "tail": tail,
+        "unmask": unmask,
         "lattice": lattice,
         "identity": identity,
         "support": lambda: reachability_test(

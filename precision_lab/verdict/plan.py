@@ -38,6 +38,10 @@ EFFECTS = {
     "temperature": (("temperature",), "|temperature - 1|"),
     "tail": (("tail",), f"relative deviation of the mass of the rarest {TAIL_MASS:.0%}"),
     "tv": (("identity",), "total variation"),
+    "unmask": (
+        ("unmask",),
+        "relative deviation of the rate at which the mask goes, of a step of masked diffusion",
+    ),
     "float32": (("lattice",), "share of the way from the target to a race of 24-bit uniforms, one of SHARES"),
     "sharing": (("rows", "serial", "streams"), "share of pairs of draws with one vector of noise"),
 }
@@ -55,7 +59,7 @@ def parse_detect(text: str | Iterable[str]) -> dict[str, float]:
                 value = float(size)
             except ValueError:
                 value = math.nan
-            if not 0 < value < (2 if name in ("temperature", "tail") else 1 + 1e-12):
+            if not 0 < value < (2 if name in ("temperature", "tail", "unmask") else 1 + 1e-12):
                 raise InputError(
                     f"--detect {part}", f"{name}=NUMBER, {EFFECTS[name][1]}", "for example tv=0.05"
                 )
@@ -66,12 +70,25 @@ def parse_detect(text: str | Iterable[str]) -> dict[str, float]:
 
 
 @dataclass(frozen=True, eq=False)
+class Asked:
+    """A target and what is wished to be seen on it. ``wished``: sizes by effect; empty: its tests must only not fail.
+
+    ``without``: tests left out.  ``least``: draws that are made whatever is wished; None: as the plan has them.
+    """
+
+    target: Target
+    wished: dict[str, float] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    least: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Question:
     """One row of logits and what is asked of its draws.
 
     ``logits``: (vocab,) as the sampler is given them.  ``law``: their softmax.  ``tests``: names, fixed before the draws.
-    ``tail``: (vocab,) bool, the rarest :data:`TAIL_MASS`.  ``needed``: draws by effect.  ``n``: draws that will be made.
-    ``length``: of the vectors that should not come back.
+    ``tail``: (vocab,) bool, the rarest :data:`TAIL_MASS`.  ``wished``: sizes by effect.  ``needed``: draws by effect.
+    ``n``: draws that will be made.  ``length``: of the vectors that should not come back.
     """
 
     target: Target
@@ -79,9 +96,23 @@ class Question:
     logits: np.ndarray
     tests: tuple[str, ...]
     tail: Array
+    wished: dict[str, float] = field(default_factory=dict)
     needed: dict[str, int] = field(default_factory=dict)
     n: int = 0
     length: int = 1
+
+    @property
+    def wish_of(self) -> dict[str, float]:
+        """Sizes by test."""
+        return by_test(self.wished)
+
+    @property
+    def unmask_rate(self) -> tuple[float, float]:
+        """The rate at which the mask goes in a step of masked diffusion, and a bound on its error."""
+        mask = self.target.mask
+        if mask is None:
+            raise InputError(f"the unmasking rate of {self.target.name}", "a step with a mask", "use mdm_step")
+        return math.fsum(np.delete(self.law.probs, mask)), self.law.error
 
     @property
     def tail_mass(self) -> tuple[float, float]:
@@ -106,8 +137,20 @@ class Plan:
 
     @property
     def wish_of(self) -> dict[str, float]:
-        """Sizes by test."""
-        return {test: size for effect, size in self.wished.items() for test in EFFECTS[effect][0]}
+        """Sizes by test, of what is wished everywhere."""
+        return by_test(self.wished)
+
+    def wishes(self, target: str) -> dict[str, float]:
+        """Sizes by test, of what is wished on one target."""
+        for question in self.questions:
+            if question.target.name == target:
+                return question.wish_of
+        return self.wish_of
+
+
+def by_test(wished: dict[str, float]) -> dict[str, float]:
+    """Sizes by test, from sizes by effect."""
+    return {test: size for effect, size in wished.items() for test in EFFECTS[effect][0]}
 
 
 def ask(
@@ -132,6 +175,8 @@ def ask(
         tests = ["temperature", *(["tail"] if tail.any() else []), "lattice", *tests]
     if has_ties(given):
         tests.append("ties")
+    if target.mask is not None:
+        tests.append("unmask")
     kept = tuple(test for test in (*tests, *extra) if test not in without)
     return Question(target, law, given, kept, tail)
 
@@ -153,39 +198,65 @@ def has_ties(logits: np.ndarray) -> bool:
 
 
 def plan(
-    targets: Iterable[Target],
+    targets: Iterable[Target | Asked],
     wished: dict[str, float],
     *,
-    budget: Budget,
+    budget: Budget | int,
     false_fail: float,
     false_pass: float,
     extra: Sequence[str] = (),
 ) -> Plan:
-    """For every target as many draws as the wished effects need at the level of one test, but no more than the budget."""
+    """For every target as many draws as its wished effects need at the level of one test, but no more than the budget.
+
+    ``wished``: of every target that comes without wishes of its own.  ``budget``: a name, or noise values (draws times
+    vocabulary) of all targets together. Targets without a wish take their least first; the others share what is left, and
+    none takes more than it needs.
+    """
     for name, rate in (("false_fail", false_fail), ("false_pass", false_pass)):
         if not 1e-9 <= rate < 0.5:
             raise InputError(f"{name} = {rate}", "1e-9 to 0.5", "1e-6 and 1e-3 are the defaults")
-    asked = [ask(target, extra) for target in targets]
+    each = [item if isinstance(item, Asked) else Asked(item, wished) for item in targets]
+    asked = [replace(ask(item.target, extra, item.without), wished=item.wished) for item in each]
     level = false_fail / sum(len(question.tests) for question in asked)
-    values, most = CAPS[budget]
+    values, most = CAPS[budget] if isinstance(budget, Budget) else (budget, CAPS[Budget.FULL][1])
+    needed: list[dict[str, int]] = []
+    sought: list[int] = []  # draws of each target, before the budget
+    for item, question in zip(each, asked, strict=True):
+        draws = {
+            effect: _rounded(draws_needed(question, effect, size, level, false_pass))
+            for effect, size in item.wished.items()
+        }
+        least = min(2**16, CHEAP // question.law.vocab) if item.least is None else item.least
+        needed.append(draws)
+        sought.append(min(max(_rounded(least), *draws.values(), UNIT), _rounded(most)))
+    shares = _shared([n * question.law.vocab for n, question in zip(sought, asked, strict=True)], values)
     questions = []
-    for question in asked:
-        needed = {e: _rounded(draws_needed(question, e, size, level, false_pass)) for e, size in wished.items()}
-        share = values // (len(asked) * question.law.vocab)
-        cap = max(UNIT, min(share, most) // UNIT * UNIT)
-        least = _rounded(min(2**16, CHEAP // question.law.vocab))
-        n = min(cap, max(least, *needed.values()))
-        questions.append(question.planned(needed, n, vector_length(question.law, n, level)))
+    for question, draws, n, share in zip(asked, needed, sought, shares, strict=True):
+        affordable = max(UNIT, share // question.law.vocab // UNIT * UNIT)
+        made = min(n, affordable)
+        questions.append(question.planned(draws, made, vector_length(question.law, made, level)))
     return Plan(tuple(questions), wished, false_fail, false_pass, level)
+
+
+def _shared(sought: Sequence[int], values: int) -> list[int]:
+    """Noise values of each target: the cheapest get what they seek, the others equal parts of what is left."""
+    given = [0] * len(sought)
+    left, waiting = values, len(sought)
+    for i in sorted(range(len(sought)), key=lambda i: sought[i]):
+        given[i] = min(sought[i], left // waiting)
+        left -= given[i]
+        waiting -= 1
+    return given
 
 
 def draws_needed(question: Question, effect: str, size: float, level: float, false_pass: float) -> int:
     """Draws with which every test that must see the effect does, at any deviation of ``size`` or more."""
     law = question.law
     if effect != "sharing" and EFFECTS[effect][0][0] not in question.tests:
-        raise InputError(
-            f"{effect} on {question.target.name}", "a target that is not flat", "wish for tv=0.05 instead"
-        )
+        got = f"{effect} on {question.target.name}"
+        if effect == "unmask":
+            raise InputError(got, "a step of masked diffusion", "use --for mdm:N, or mdm_step[...]")
+        raise InputError(got, "a target that is not flat", "wish for tv=0.05 instead")
     if effect == "temperature":
         sides = [1 + size, *([1 - size] if size < 1 else [])]
         n = max(draws_needed_temperature(law, side, level, false_pass) for side in sides)
@@ -196,6 +267,12 @@ def draws_needed(question: Question, effect: str, size: float, level: float, fal
         mass, error = question.tail_mass
         rates = [mass * (1 + size), mass * max(0.0, 1 - size)]
         return max(draws_needed_tail(mass, rate, level, false_pass, error) for rate in rates)
+    if effect == "unmask":
+        rate, error = question.unmask_rate
+        sides = [rate * (1 - size) if size < 1 else 0.0]
+        if rate * (1 + size) < 1:
+            sides.append(rate * (1 + size))
+        return max(draws_needed_tail(rate, side, level, false_pass, error) for side in sides)
     if effect == "float32":
         return lattice_draws(law, size, level, false_pass)
     if effect == "tv":

@@ -7,6 +7,8 @@ from enum import StrEnum
 from typing import Any
 
 from ..statistics import TestResult, Verdict, family
+from ..targets import Use
+from .harm import Harm
 from .plan import Plan
 from .suspects import FAITHFUL, UNEXPLAINED, Suspect
 
@@ -73,7 +75,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class Report:
-    """``needed``: draws in all that the wished effects want, by target.  ``command``: what gives the same verdict again."""
+    """``needed``: draws in all that the wished effects want, by target.  ``command``: what gives the same verdict again.
+
+    ``use``: what was judged.  ``harms``: what the sampler's own law does to it, and ``no_law``, why that is not known.
+    """
 
     name: str
     judged: tuple[Judged, ...] = ()
@@ -84,35 +89,70 @@ class Report:
     seed: int | None = None
     needed: dict[str, int] = field(default_factory=dict)
     command: str = ""
+    use: Use | None = None
+    harms: tuple[Harm, ...] = ()
+    no_law: str = ""
 
     @property
     def outcome(self) -> Outcome:
         found = {judged.outcome for judged in self.judged}
-        if self.fault or Outcome.FAIL in found:
+        if self.fault or Outcome.FAIL in found or self.harmful_law:
             return Outcome.FAIL
         return Outcome.INCONCLUSIVE if Outcome.INCONCLUSIVE in found or not found else Outcome.PASS
+
+    @property
+    def harmful_law(self) -> bool:
+        """Whether the sampler's own law harms the use that was judged."""
+        return any(harm.harmful for harm in self.harms if harm.use == self.use)
 
     @property
     def exit_code(self) -> int:
         return EXIT[self.outcome]
 
     def headline(self) -> str:
-        """One sentence: the verdict, and why."""
+        """One sentence: the verdict, what it means for the use, and why."""
         name = f"{self.outcome.upper()}: {self.name}"
         if self.fault:
             return f"{name} {self.fault.what}: {self.fault.detail}"
+        use = self.for_the_use()
+        if use:
+            name = f"{name} is {use}; it"
         n = sum({judged.target: judged.result.n for judged in self.judged if judged.test == "support"}.values())
         rates = f"false-fail <= {self.false_fail:g} over all tests"
-        if self.outcome is Outcome.FAIL:
-            failed = [judged for judged in self.judged if judged.outcome is Outcome.FAIL]
+        failed = [judged for judged in self.judged if judged.outcome is Outcome.FAIL]
+        if failed:
             which = ", ".join(dict.fromkeys(judged.test for judged in failed))
             return f"{name} fails {len(failed)} of {len(self.judged)} tests ({which}); n = {n:,}; {rates}"
-        if self.outcome is Outcome.PASS:
-            return f"{name} fails none of {len(self.judged)} tests; n = {n:,}; {rates}, false-pass <= {self.false_pass:g}"
         blind = [judged for judged in self.judged if judged.outcome is Outcome.INCONCLUSIVE]
+        if not blind:
+            seen = f"fails none of {len(self.judged)} tests; n = {n:,}; {rates}"
+            return f"{name} {seen}, false-pass <= {self.false_pass:g}"
         which = ", ".join(dict.fromkeys(f"{judged.test} on {judged.target}" for judged in blind))
         wanted = ", ".join(f"{target} {draws:,}" for target, draws in self.needed.items())
-        return f"{name}: n = {n:,} cannot show the wished effect ({which}); draws needed: {wanted or 'more'}"
+        seen = f"n = {n:,} cannot show the wished effect ({which}); draws needed: {wanted or 'more'}"
+        return f"{name}: {seen}" if not use else f"{name} drew too little: {seen}"
+
+    def for_the_use(self) -> str:
+        """ "fine for next tokens (tv <= 0.0004 on zipf), not for 4,096 ancestral steps (unmasks ...)": by the sampler's own
+        law; where there is none, what its draws say of the judged use. Empty where neither says anything."""
+        if self.harms:
+            reliable = {harm.guarantee for harm in self.harms}
+            return f"{', '.join(harm.sentence() for harm in self.harms)} by its own law ({', '.join(sorted(reliable))})"
+        return self.by_draws()
+
+    def by_draws(self) -> str:
+        """What the draws of a step say of its unmasking rate."""
+        for judged in self.judged:
+            found, expected = judged.result.estimate, judged.result.expected
+            if judged.test != "unmask" or found is None or not expected or self.use is None:
+                continue
+            low, value, high = (each / expected for each in (found.low, found.value, found.high))
+            said = "not" if judged.outcome is Outcome.FAIL else "fine"
+            if judged.outcome is Outcome.INCONCLUSIVE:
+                said = "undecided"
+            rate = f"unmasks {value:.2g} [{low:.2g}, {high:.2g}] of what it should on {judged.target}"
+            return f"{said} for {self.use.described} ({rate}) by its draws"
+        return ""
 
     def best_fit(self) -> str:
         """Which recipe the draws speak for, and against which they cannot decide."""
@@ -180,6 +220,9 @@ class Report:
             "suspects": self.suspect_rows(),
             "draws_needed": self.needed,
             "command": self.command,
+            "for": self.use.name if self.use else None,
+            "own_law": [harm.row() for harm in self.harms],
+            "no_law": self.no_law,
         }
 
     def text(self) -> str:
@@ -187,6 +230,8 @@ class Report:
         lines = [self.headline()]
         if self.fault:
             lines.append(f"  shown by: {self.fault.call}")
+        if self.no_law:
+            lines.append(f"  {self.no_law}")
         lines += [f"  {j.test} on {j.target}: {j.result}" for j in self.judged if j.outcome is not Outcome.PASS]
         lines += [
             f"  {line}" for line in (self.best_fit(), f"again: {self.command}" if self.command else "") if line
@@ -198,9 +243,8 @@ def judged_all(results: dict[str, dict[str, TestResult]], plan: Plan) -> tuple[J
     """Every test of every target with its place in the family of all: Holm at the plan's false_fail."""
     flat = {(target, test): r for target, tests in results.items() for test, r in tests.items()}
     verdicts = family({f"{a}\n{b}": r for (a, b), r in flat.items()}, level=plan.false_fail)
-    wish = plan.wish_of
     return tuple(
-        Judged(target, test, result, verdicts[f"{target}\n{test}"], wish.get(test))
+        Judged(target, test, result, verdicts[f"{target}\n{test}"], plan.wishes(target).get(test))
         for (target, test), result in flat.items()
     )
 
