@@ -181,6 +181,20 @@ def _sampler(spec: str, takes: Takes, draws: int) -> Any:
     return found
 
 
+PipelineOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What is meant between logits and draw, in order: temperature=0.7 > top_k=50 > top_p=0.95 > min_p=0.05.",
+    ),
+]
+
+
+def _pipeline(text: str | None) -> Any:
+    from .pipelines import parse_pipeline
+
+    return None if text is None else parse_pipeline(text)
+
+
 @app.command()
 def law(
     sampler: Annotated[str, typer.Option(help="A name from `ls samplers`, file.py:name or module:name.")],
@@ -189,6 +203,7 @@ def law(
     ],
     row: Annotated[int | None, typer.Option(help="Which row of the file.")] = None,
     use: UseOption = "lm",
+    pipeline: PipelineOption = None,
     dtype: LogitsOption = Logits.FLOAT32,
     device: DeviceOption = Device.CPU,
     takes: TakesOption = Takes.LOGITS,
@@ -196,12 +211,23 @@ def law(
     format: FormatOption = Format.TABLE,
 ) -> None:
     """The law of a sampler, or of your own function as it runs, on one target, against the target itself.
-    Nothing is drawn but a few thousand tokens by which the reading of a function is confirmed."""
+    Nothing is drawn but a few thousand tokens by which the reading of a function is confirmed.
+
+    With --pipeline against the law that the steps mean, in float64: a function is given the raw logits, its
+    own processors are in its law; before a sampler by name, which has none, the steps run in --dtype.
+    """
     from .compare import compare, in_use, telling
 
     with redirect_stdout(sys.stderr):  # what a function prints is not data
         found = telling(_sampler(sampler, takes, draws))
-        compared = compare(found, in_use(_rows_of(target, row), use), dtype=dtype.value, device=device.value)
+        meant = _pipeline(pipeline)
+        compared = compare(
+            found,
+            in_use(_rows_of(target, row), use),
+            dtype=dtype.value,
+            device=device.value,
+            pipeline=meant,
+        )
     emit([compared], format)
 
 
