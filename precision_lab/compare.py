@@ -19,9 +19,9 @@ from .samplers.on_device import on_device
 from .statistics import effective_temperature, kl_divergence, max_log_ratio, suppressed_mass, total_variation
 from .statistics.unmasking import unmasking
 from .targets import Target
+from .targets.use import parse_use
 from .types import Float
 from .uniforms import DTYPES
-from .targets.use import parse_use
 
 
 def in_use(target: Target, use: str) -> Target:
