@@ -53,12 +53,15 @@ def check_categorical(
     seed: int = 0,
     budget: Budget = Budget.SMOKE,
     command: str = "",
+    pipeline: Any = None,
 ) -> Any:
     """The verdict of ``precision-lab check`` on ``sample(logits, n, *, generator | rng | key)`` at ``logits``, (vocab,).
 
     torch tensors are given to samplers with ``generator``, NumPy arrays to those with ``rng``, JAX arrays to those with
     ``key`` (a new one every call), as (batch, vocab) float32; ids come back as (n, batch) integers. The argument's name
     decides, and where the sampler takes any keyword the type of ``logits``. It runs in this process: no watchdog.
+    ``pipeline``: a :class:`~precision_lab.pipelines.Pipeline` or its text, ``"temperature=0.7 > top_k=50"``, of what
+    the function does to the logits before it draws: it is given the raw row and judged by the law that the steps mean.
     Raises :class:`SamplerFailed` on a fail *and* where the budget's draws could not show the effect (inconclusive), else
     returns the report. Errors: InputError for logits that are no row, or another bad argument.
     """
@@ -66,10 +69,11 @@ def check_categorical(
 
     from .errors import InputError
     from .laws.law import check_logits
+    from .pipelines import parse_pipeline
     from .targets import Target
     from .verdict.caller import Caller
     from .verdict.check import examine
-    from .verdict.plan import parse_detect, plan
+    from .verdict.plan import Asked, parse_detect, plan
 
     library = library_of(logits)
     row = logits.detach().cpu() if library == "torch" else logits
@@ -77,7 +81,9 @@ def check_categorical(
         row = row.float()
     target = Target("logits", check_logits(np.asarray(row)), "given to the test")
     wished = parse_detect(detect)
-    asked = plan([target], wished, budget=Budget(budget), false_fail=false_fail, false_pass=false_pass)
+    steps = parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+    question = Asked(target, wished, pipeline=steps)
+    asked = plan([question], wished, budget=Budget(budget), false_fail=false_fail, false_pass=false_pass)
     if not callable(sample):
         raise InputError(f"a {type(sample).__name__}", "sample(logits, n, *, generator)", "pass a function")
     caller = Caller.of(sample, _by_signature(sample) or library, _spec(sample))

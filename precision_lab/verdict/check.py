@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,15 +18,18 @@ import numpy as np
 
 from ..devices import checked
 from ..errors import InputError
+from ..pipelines import Pipeline, parse_pipeline
+from ..samplers import SAMPLERS
 from ..statistics import Counts, EProcess, Ledger, TestResult, alternative_laws
 from ..targets import Target, Use, load_capture, parse_target, parse_use
 from ..types import Array, Budget, Int
 from .budget import TESTS, Seconds, Spend, affordable, parse_budget
 from .caller import MOST_VALUES, Misbehaved
 from .crew import Crew, by_lane
-from .judge import impossible, judge
+from .judge import impossible
 from .own_law import OwnLaw
 from .plan import DEFAULT_DETECT, ROWS, STREAMS, Asked, Plan, Question, parse_detect, plan
+from .processed import asked_for, judge_each, probe, refuse_doubt, with_steps_before
 from .report import Fault, Report, judged_all
 from .suspects import suspects, with_fit
 from .uses import asked_in, default_budget
@@ -73,13 +77,23 @@ def targets_of(specs: Sequence[str], vocab: int | None = None) -> list[Target]:
 
 
 def asked_of(
-    use: Use, targets: Sequence[str], wished: dict[str, float], budget: Spend, vocab: int | None
+    use: Use,
+    targets: Sequence[str],
+    wished: dict[str, float],
+    budget: Spend,
+    vocab: int | None,
+    pipeline: Pipeline | None = None,
 ) -> list[Asked]:
-    """The user's targets in the use, each with all the wishes; without any, the use's own questions."""
+    """The user's targets in the use, each with all the wishes; without any, the use's own questions, or the
+    pipeline's."""
     if vocab is not None and vocab < 2:
         raise InputError(f"vocab = {vocab}", "2 or more", "a law of one token says nothing")
+    if pipeline is not None and use.name != "lm":
+        raise InputError(f"--pipeline with --for {use.name}", "--for lm", "pipelines are of next tokens")
     if targets:
-        return [Asked(use.of(target), wished) for target in targets_of(targets, vocab)]
+        return [Asked(use.of(target), wished, pipeline=pipeline) for target in targets_of(targets, vocab)]
+    if pipeline is not None:
+        return asked_for(pipeline, wished, vocab)
     return list(asked_in(use, wished, budget if isinstance(budget, Budget) else Budget.SMOKE, vocab))
 
 
@@ -98,6 +112,7 @@ def check(
     ledger: Path | None = None,
     device: str = "cpu",
     law: bool = True,
+    pipeline: str | Pipeline | None = None,
     say: Say | None = None,
 ) -> Report:
     """The verdict on a sampler named as for :func:`~precision_lab.resolve`, run in processes of its own.
@@ -112,23 +127,31 @@ def check(
     keeps an e-process for each target over runs, one more test, at ``false_fail`` over all of them
     together; every run needs a new seed.
     ``device``: where the sampler draws.  ``law``: ask for the sampler's own law too, where it can be had.
+    ``pipeline``: the steps inside the sampler, which is given raw logits and judged by the law that they mean
+    (its own law is then not asked: see ``law --pipeline``). Before a sampler by
+    name, which has no steps of its own, they run in float32.
     Errors: InputError for anything the user can mend; what the sampler does wrong is in the report.
     """
     started = time.monotonic()
     chosen = parse_use(use)
     spend = parse_budget(budget) if budget is not None else default_budget(chosen)
     wished = parse_detect(detect)
-    asked_targets = asked_of(chosen, targets, wished, spend, vocab)
+    steps = parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+    asked_targets = asked_of(chosen, targets, wished, spend, vocab, steps)
     rates: dict[str, Any] = {"false_fail": false_fail, "false_pass": false_pass}
     rates["extra"] = ["ledger"] if ledger else []
     # what is wrong with the wishes is said before anything is drawn
     asked = plan(asked_targets, wished, budget=Budget.FULL if isinstance(spend, Seconds) else spend, **rates)
+    if steps is not None and sampler in SAMPLERS:
+        asked = with_steps_before(asked, steps)
+    if ledger is not None:
+        refuse_doubt(asked.questions, "--ledger")
     say = say or (lambda line: print(line, file=sys.stderr, flush=True))
     options: dict[str, Any] = {"slow": spend is Budget.FULL, "ledger": ledger, "say": say, "use": chosen}
     given = {name: value for name, value in locals().items() if name in _REPEATED}
     try:
         with contextlib.ExitStack() as beside, Crew(sampler, timeout, checked(device)) as crew:
-            if law and device == "cpu":
+            if law and device == "cpu" and steps is None:
                 options["own_law"] = beside.enter_context(OwnLaw(sampler, chosen, vocab or LAW_VOCAB))
             if isinstance(spend, Seconds):
                 say(f"{crew.spec}: the speed of a draw")
@@ -136,6 +159,8 @@ def check(
                 left = spend.value - (time.monotonic() - started)
                 given["budget"] = affordable(crew, asked.questions, left)
                 asked = plan(asked_targets, wished, budget=given["budget"], **rates)
+                if steps is not None and sampler in SAMPLERS:
+                    asked = with_steps_before(asked, steps)
                 options["until"] = started + spend.value * (1 - TESTS)
             return examine(crew, asked, seed, _command(sampler, given), code=crew.code, **options)
     except Misbehaved as fault:  # before the first call
@@ -163,30 +188,33 @@ def examine(
     """
     results: dict[str, dict[str, TestResult]] = {}
     counts: list[Counts] = []
+    held: list[Question] = []  # with the law by which each was judged
     first, *seeds = np.random.SeedSequence(seed).spawn(len(asked.questions) + 2)
     # consecutive seeds follow: 32 bits are all that some generators read
     base = int(first.generate_state(1)[0])
     try:
-        vocab = asked.questions[0].law.vocab
         say(f"{drawer.spec}: generator, shape, dtype, global state")
-        drawer.probe(vocab, base)
+        probe(drawer, asked, base)
         values = sum(question.n * question.law.vocab for question in asked.questions)
         progress = Progress(values, say)
         for i, question in enumerate(asked.questions):
             tokens = draw(drawer, question, base + 2 + i * STREAMS, progress, until)
             count = Counts.from_tokens(tokens, question.law.vocab)
             counts.append(count)
-            found = judge(question, tokens, asked, np.random.default_rng(seeds[i]))
+            question, found = judge_each(question, tokens, asked, np.random.default_rng(seeds[i]))
+            held.append(question)
             if ledger is not None and not impossible(count, question.law):
                 found["ledger"] = accumulate(ledger, drawer.spec, code, question, count, seed, asked)
             results[question.target.name] = found
     except Misbehaved as fault:
         return _faulty(fault, drawer.spec, asked, seed, command, use)
+    asked = replace(asked, questions=tuple(held))
     say("likelihood of known recipes")
     judged = judged_all(results, asked)
     questions, drawn = telling(asked, counts)
-    listed = suspects(questions, drawn, slow=slow)
-    listed[0] = with_fit(listed[0], questions, drawn, np.random.default_rng(seeds[-1]))
+    listed = suspects(questions, drawn, slow=slow) if questions else []
+    if listed:
+        listed[0] = with_fit(listed[0], questions, drawn, np.random.default_rng(seeds[-1]))
     needed = {
         question.target.name: most
         for question, count in zip(asked.questions, counts, strict=True)
@@ -211,7 +239,8 @@ def examine(
 
 def telling(asked: Plan, counts: Sequence[Counts]) -> tuple[list[Question], list[Counts]]:
     """The questions with a wish, by which recipes are told apart, and their counts; all, where none has one."""
-    chosen = [i for i, question in enumerate(asked.questions) if question.wished] or range(len(counts))
+    open_ones = [i for i, question in enumerate(asked.questions) if question.tests != ("support",)]
+    chosen = [i for i in open_ones if asked.questions[i].wished] or open_ones
     return [asked.questions[i] for i in chosen], [counts[i] for i in chosen]
 
 
@@ -296,7 +325,18 @@ def _faulty(
     )
 
 
-_REPEATED = ("targets", "vocab", "use", "detect", "false_fail", "false_pass", "budget", "device", "seed")
+_REPEATED = (
+    "targets",
+    "vocab",
+    "use",
+    "pipeline",
+    "detect",
+    "false_fail",
+    "false_pass",
+    "budget",
+    "device",
+    "seed",
+)
 
 
 def _command(sampler: str, given: dict[str, Any]) -> str:
@@ -307,6 +347,7 @@ def _command(sampler: str, given: dict[str, Any]) -> str:
         words += ["--targets", target]
     words += ["--vocab", str(given["vocab"])] if given["vocab"] is not None else []
     words += ["--for", given["use"]] if given["use"] != "lm" else []
+    words += ["--pipeline", str(given["pipeline"])] if given["pipeline"] is not None else []
     for part in [detect] if isinstance(detect, str) else detect:
         words += ["--detect", part]
     words += ["--false-fail", f"{given['false_fail']:g}", "--false-pass", f"{given['false_pass']:g}"]

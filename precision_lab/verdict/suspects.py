@@ -148,7 +148,7 @@ def exact_law(name: str, question: Question) -> Law:
     import torch
 
     sampler = with_tolerance(SAMPLERS[name], tolerance=1e-9, relative=1e-3)
-    return sampler.law(torch.from_numpy(question.logits))
+    return sampler.law(torch.from_numpy(question.recipe_logits))
 
 
 def _total(questions: Sequence[Question], law_at: LawAt, counts: Sequence[Counts]) -> float:
