@@ -337,6 +337,7 @@ def audit(
     draws: Annotated[Path, typer.Argument(help="tokens (n,) in .parquet, .npz, .npy or .safetensors.")],
     logits: Annotated[Path, typer.Option(help="logits (n, vocab), or one shared row; may be the same file.")],
     detect: DetectOption = None,
+    pipeline: PipelineOption = None,
     false_fail: FalseFail = 1e-6,
     false_pass: FalsePass = 1e-3,
     seed: Annotated[int, typer.Option(min=0, help="Of simulated nulls.")] = 0,
@@ -347,7 +348,15 @@ def audit(
 
     wished = detect or room.DEFAULT_DETECT
     show(
-        room.audit(draws, logits, detect=wished, false_fail=false_fail, false_pass=false_pass, seed=seed),
+        room.audit(
+            draws,
+            logits,
+            detect=wished,
+            false_fail=false_fail,
+            false_pass=false_pass,
+            seed=seed,
+            pipeline=pipeline,
+        ),
         format,
     )
 

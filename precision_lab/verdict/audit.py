@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from scipy import interpolate, special
 
 from ..errors import InputError
+from ..pipelines import Pipeline, parse_pipeline
 from ..recorded import Recorded
 from ..statistics import Counts, TestResult
 from ..statistics.row_tests import EXCESS, RowEvidence
 from ..targets import Target
 from ..types import Array
-from .judge import judge
 from .plan import DEFAULT_DETECT, STREAMS, Plan, ask, draws_needed, parse_detect, vector_length
+from .processed import judge_each, rows_after
 from .report import Report, judged_all
 from .suspects import FAITHFUL, TEMPERATURE, Suspect, suspects, with_fit
 
@@ -33,12 +35,15 @@ def audit(
     false_pass: float = 1e-3,
     seed: int = 0,
     slow: bool = False,
+    pipeline: str | Pipeline | None = None,
 ) -> Report:
     """``draws``: ``tokens`` (n,) integers in the order they were drawn. ``logits``: ``logits`` (n, vocab), the row that
     each was drawn from, or one row, (vocab,) or (1, vocab), of them all. Parquet, npz or safetensors; npy holds one array.
 
     Rows are read in chunks, each once. One shared row is judged as by ``check``, except for what needs batches and seeds;
     a row for each draw by temperature, tail and support. The draws must be independent given their rows.
+    ``pipeline``: the logits are raw, and these steps, in float32 or better, are between them and the draws; with a row a
+    draw, draws of tokens in doubt at an edge are set aside.
     Errors: InputError for files that are missing, empty, broken, of unequal length or with NaN, and for ids out of range.
     """
     wished = parse_detect(detect)
@@ -54,19 +59,21 @@ def audit(
     for part in [detect] if isinstance(detect, str) else detect:
         words += ["--detect", part]
     words += ["--false-fail", f"{false_fail:g}", "--false-pass", f"{false_pass:g}", "--seed", str(seed)]
+    steps = parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+    words += ["--pipeline", str(steps)] if steps is not None else []
     command, n = shlex.join(words), ids.shape[0]
     if len(rows.shape) == 1 or rows.shape[0] == 1:
-        return _shared(ids, rows, wished, false_fail, false_pass, seed, slow, command)
+        return _shared(ids, rows, wished, false_fail, false_pass, seed, slow, command, steps)
     if rows.shape[0] != n:
         raise InputError(
             f"{n} tokens and {rows.shape[0]} rows of logits", "a row a draw, or one", "record them together"
         )
-    return _each(ids, rows, wished, false_fail, false_pass, seed, command)
+    return _each(ids, rows, wished, false_fail, false_pass, seed, command, steps)
 
 
 def _shared(
     ids: Recorded, rows: Recorded, wished: dict[str, float], false_fail: float, false_pass: float, seed: int, slow: bool,
-    command: str,
+    command: str, pipeline: Pipeline | None,
 ) -> Report:  # fmt: skip
     row = np.concatenate([chunk.reshape(-1) for chunk in rows.chunks()])
     if row.dtype.kind != "f":
@@ -76,22 +83,27 @@ def _shared(
     n = len(tokens) // (2 * STREAMS) * 2 * STREAMS
     if not n:
         raise InputError(f"{len(tokens)} draws", f"{2 * STREAMS} or more", "record more")
-    question = ask(target, without=UNKNOWN, dtype=np.float64)
+    question = ask(target, without=UNKNOWN, dtype=np.float64, pipeline=pipeline)
     level = false_fail / len(question.tests)
+    wished = {} if question.lone else wished
     needed = {
         effect: draws_needed(question, effect, size, level, false_pass) for effect, size in wished.items()
     }
     question = question.planned(needed, n, vector_length(question.law, n, level))
     asked = Plan((question,), wished, false_fail, false_pass, level)
     streams = np.random.SeedSequence(seed).spawn(2)
-    found = judge(question, tokens[:n].reshape(STREAMS, -1, 1), asked, np.random.default_rng(streams[0]))
+    question, found = judge_each(
+        question, tokens[:n].reshape(STREAMS, -1, 1), asked, np.random.default_rng(streams[0])
+    )
+    asked = replace(asked, questions=(question,))
     counts = [Counts.from_tokens(tokens[:n], len(row))]
-    listed = suspects(asked.questions, counts, slow=slow)
-    listed[0] = with_fit(listed[0], asked.questions, counts, np.random.default_rng(streams[1]))
-    wanted = {target.name: most} if (most := max(needed.values())) > n else {}
+    listed = [] if question.lone else suspects(asked.questions, counts, slow=slow)
+    if listed:
+        listed[0] = with_fit(listed[0], asked.questions, counts, np.random.default_rng(streams[1]))
+    wanted = {question.target.name: most} if (most := max(needed.values(), default=0)) > n else {}
     return Report(
-        ids.path.name, judged_all({target.name: found}, asked), tuple(listed), None, false_fail, false_pass, seed, wanted,
-        command,
+        ids.path.name, judged_all({question.target.name: found}, asked), tuple(listed), None, false_fail, false_pass,
+        seed, wanted, command,
     )  # fmt: skip
 
 
@@ -103,6 +115,7 @@ def _each(
     false_pass: float,
     seed: int,
     command: str,
+    pipeline: Pipeline | None,
 ) -> Report:
     if "tv" in wished:
         raise InputError(
@@ -113,8 +126,11 @@ def _each(
     for chunk in rows.chunks():
         while len(kept) < len(chunk):
             kept = np.concatenate([kept, _checked(next(source), rows.shape[1])])
-        evidence.update(chunk, kept[: len(chunk)])
-        kept = kept[len(chunk) :]
+        taken, kept = kept[: len(chunk)], kept[len(chunk) :]
+        if pipeline is not None:
+            chunk, taken = rows_after(pipeline, chunk, taken)
+        if len(taken):
+            evidence.update(chunk, taken)
     if not evidence.variance > 1e-12 * evidence.n:  # what rounding makes of equal logits is below
         raise InputError(
             f"{rows.path}, every row of which is flat or certain", "rows with a temperature", "record others"

@@ -239,7 +239,7 @@ def examine(
 
 def telling(asked: Plan, counts: Sequence[Counts]) -> tuple[list[Question], list[Counts]]:
     """The questions with a wish, by which recipes are told apart, and their counts; all, where none has one."""
-    open_ones = [i for i, question in enumerate(asked.questions) if question.tests != ("support",)]
+    open_ones = [i for i, question in enumerate(asked.questions) if not question.lone]
     chosen = [i for i in open_ones if asked.questions[i].wished] or open_ones
     return [asked.questions[i] for i in chosen], [counts[i] for i in chosen]
 

@@ -108,6 +108,11 @@ class Question:
     laws: tuple[Law, ...] = ()
 
     @property
+    def lone(self) -> bool:
+        """Whether a pipeline leaves one token: every draw must be it, and no effect can be looked for."""
+        return self.pipeline is not None and self.tests == ("support",)
+
+    @property
     def recipe_logits(self) -> np.ndarray:
         """(vocab,) what a recipe without processors of its own draws from: with a pipeline, the law's logarithms."""
         return self.logits if self.pipeline is None else self.law.log_probs
@@ -200,8 +205,11 @@ def ask(
 def ask_pipeline(
     target: Target, given: np.ndarray, pipeline: Pipeline, tests: Sequence[str], without: Sequence[str]
 ) -> Question:
-    """The question of one target whose sampler has a pipeline inside. No test of ties: tied tokens may be cut apart."""
-    laws = tuple(pipeline.laws_in_doubt(given.astype(np.float64), str(given.dtype)))
+    """The question of one target whose sampler has a pipeline inside, in float32 or better.
+
+    No test of ties: tied tokens may be cut apart.
+    """
+    laws = tuple(pipeline.laws_in_doubt(given.astype(np.float64), "float32"))
     law = laws[0]
     tail = rarest(law.probs)
     named = replace(target, name=f"{target.name} > {pipeline}")
@@ -256,8 +264,7 @@ def plan(
     asked = []
     for item in each:
         question = ask(item.target, extra, item.without, pipeline=item.pipeline)
-        lone = question.tests == ("support",)  # one token is left: no effect can be looked for
-        asked.append(replace(question, wished={} if lone else item.wished))
+        asked.append(replace(question, wished={} if question.lone else item.wished))
     level = false_fail / sum(len(question.tests) for question in asked)
     values, most = CAPS[budget] if isinstance(budget, Budget) else (budget, CAPS[Budget.FULL][1])
     needed: list[dict[str, int]] = []

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import InputError
 from ..laws.law import Law, target_law
 from ..pipelines import Pipeline
-from ..statistics import TestResult
+from ..statistics import Counts, TestResult
 from ..statistics.tempered import Tempered
 from ..targets import Target, parse_target
 from ..types import Array
@@ -101,8 +101,13 @@ def judge_each(
     the true one of them that value is no larger, so that a right sampler fails no more often than by one law alone
     (an intersection of rejections: Berger 1982, Technometrics 24). Where the first law is not rejected, it is taken.
     """
+    counts = Counts.from_tokens(tokens, question.law.vocab)
+    laws = question.laws or (question.law,)
+    forbidden = [int(counts.counts[np.isneginf(law.log_probs)].sum()) for law in laws]
+    # a law that forbids what was drawn is rejected already: of these alone one is enough
+    possible = [law for law, count in zip(laws, forbidden, strict=True) if not count]
     best: tuple[float, Question, dict[str, TestResult]] | None = None
-    for law in question.laws or (question.law,):
+    for law in possible or [laws[int(np.argmin(forbidden))]]:
         held = under(question, law)
         found = judge(held, tokens, plan, rng)
         least = min((result.p_value for result in found.values()), default=1.0)
@@ -121,6 +126,22 @@ def under(question: Question, law: Law) -> Question:
     tail = rarest(law.probs)
     lacking = set() if tail.any() else {"tail"}
     return replace(question, law=law, tail=tail, tests=tuple(t for t in question.tests if t not in lacking))
+
+
+def rows_after(pipeline: Pipeline, rows: Array, tokens: Array) -> tuple[Array, Array]:
+    """Rows of logits as the steps leave them, and the draws from them: (n, vocab) and (n,), both shorter by draws in doubt.
+
+    Tokens in doubt are set aside: they are masked, and a draw of one goes with its row. Given that no such token was
+    drawn, the others have the law of the tokens surely kept, whatever became of the doubtful ones.
+    """
+    left = np.full(rows.shape, -np.inf)
+    counted = np.ones(len(rows), dtype=bool)
+    for i, row in enumerate(rows.astype(np.float64)):
+        left[i] = pipeline.law(row).log_probs
+        doubtful = [doubt.token for doubt in pipeline.doubtful(row, "float32")]
+        left[i, doubtful] = -np.inf
+        counted[i] = tokens[i] not in doubtful and bool(np.isfinite(left[i]).any())
+    return left[counted], tokens[counted]
 
 
 def refuse_doubt(questions: Iterable[Question], what: str) -> None:
