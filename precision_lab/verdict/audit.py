@@ -22,6 +22,7 @@ from .plan import DEFAULT_DETECT, STREAMS, Plan, ask, draws_needed, parse_detect
 from .processed import judge_each, rows_after
 from .report import Report, judged_all
 from .suspects import FAITHFUL, TEMPERATURE, Suspect, suspects, with_fit
+from .truncations import RowTruncations
 
 UNKNOWN = ("rows", "streams")  # tests of a layout that a file of draws does not have
 
@@ -121,7 +122,7 @@ def _each(
         raise InputError(
             "tv with a row of logits a draw", "temperature or tail", "total variation needs one shared row"
         )
-    evidence = RowEvidence()
+    evidence, cut = RowEvidence(), RowTruncations()
     kept, source = np.empty(0, dtype=np.int64), ids.chunks()
     for chunk in rows.chunks():
         while len(kept) < len(chunk):
@@ -131,6 +132,7 @@ def _each(
             chunk, taken = rows_after(pipeline, chunk, taken)
         if len(taken):
             evidence.update(chunk, taken)
+            cut.update(chunk, taken)
     if not evidence.variance > 1e-12 * evidence.n:  # what rounding makes of equal logits is below
         raise InputError(
             f"{rows.path}, every row of which is flat or certain", "rows with a temperature", "record others"
@@ -149,7 +151,7 @@ def _each(
         if test in found and size < found[test].detectable < math.inf
     }
     return Report(
-        ids.path.name, judged_all({name: found}, asked), tuple(_row_suspects(evidence)), None, false_fail, false_pass, seed,
+        ids.path.name, judged_all({name: found}, asked), tuple(_row_suspects(evidence, cut)), None, false_fail, false_pass, seed,
         {name: max(wanted.values())} if wanted else {}, command,
     )  # fmt: skip
 
@@ -164,7 +166,7 @@ def _checked(tokens: Array, vocab: int) -> Array:
     return tokens.astype(np.int64)
 
 
-def _row_suspects(evidence: RowEvidence) -> list[Suspect]:
+def _row_suspects(evidence: RowEvidence, cut: RowTruncations) -> list[Suspect]:
     """Faithful, lattices in closed form, and one temperature for all rows (Laplace, T uniform in its logarithm)."""
     found = {FAITHFUL: ("softmax in float64", 0.0)}
     names = {24: "float32 noise, truncated", 23: "23-bit noise (JAX, TensorFlow GPU)"}
@@ -179,6 +181,7 @@ def _row_suspects(evidence: RowEvidence) -> list[Suspect]:
     sd = 1 / math.sqrt(evidence.variance) / b
     prior = math.log(min(1.0, math.sqrt(2 * math.pi) * sd / (2 * math.log(2))))
     found[TEMPERATURE] = (f"T = {1 / b:.5g} +- {1.96 * sd / b:.2g} (95 %)", float(gain[best]) + prior)
+    found |= {recipe: (how, log) for recipe, how, log in cut.found()}
     logs = np.array([log for _, log in found.values()])
     share = np.exp(logs - special.logsumexp(logs))
     listed = [

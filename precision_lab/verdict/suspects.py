@@ -22,6 +22,7 @@ from ..statistics import Counts, identity_test, lattice_law
 from ..statistics.tempered import Tempered
 from ..types import Float
 from .plan import Question
+from .truncations import truncations
 
 LawAt: TypeAlias = "Callable[[Question], Law]"
 
@@ -89,6 +90,7 @@ def suspects(questions: Sequence[Question], counts: Sequence[Counts], *, slow: b
     tempered = _temperature([question.law for question in questions], counts)
     if tempered is not None:
         found[TEMPERATURE] = tempered
+    found |= _truncated(questions, counts)
     logs = np.array([log for _, log, _ in found.values()])
     posterior = np.exp(logs - special.logsumexp(logs))
     n = sum(count.n for count in counts)
@@ -97,6 +99,33 @@ def suspects(questions: Sequence[Question], counts: Sequence[Counts], *, slow: b
         for (recipe, (how, log, law_at)), share in zip(found.items(), posterior, strict=True)
     ]
     return sorted(listed, key=lambda suspect: -suspect.log_likelihood)
+
+
+def _truncated(questions: Sequence[Question], counts: Sequence[Counts]) -> dict[str, tuple[str, float, LawAt]]:
+    """Truncations that explain the draws better than none, and the best of them at another temperature."""
+    laws = [question.law for question in questions]
+    found: dict[str, tuple[str, float, LawAt]] = {}
+    listed = truncations(laws, counts)
+    for truncation in listed:
+        cut = dict(zip(map(id, questions), truncation.laws(laws), strict=True))
+        found[truncation.recipe] = (truncation.how, truncation.evidence, partial(_looked_up, cut))
+    if listed:
+        best = max(listed, key=lambda truncation: truncation.evidence)
+        cut_laws = best.laws(laws)
+        tempered = _temperature(cut_laws, counts)
+        if tempered is not None and tempered[1] > 0:
+            of_question = dict(zip(map(id, questions), cut_laws, strict=True))
+            how, gain, law_at = tempered
+            found[f"{TEMPERATURE}, and {best.recipe}"] = (
+                f"{how}; {best.how}",
+                best.evidence + gain,
+                lambda question: law_at(replace(question, law=of_question[id(question)])),
+            )
+    return found
+
+
+def _looked_up(laws: dict[int, Law], question: Question) -> Law:
+    return laws[id(question)]
 
 
 def with_fit(
