@@ -587,11 +587,32 @@ def gallery(
     show_defects: Annotated[
         bool, typer.Option("--defects", help="The twelve defects, by law and by draws.")
     ] = False,
+    pipelines: Annotated[
+        bool, typer.Option("--pipelines", help="Faults of published temperature, top-k, top-p and min-p.")
+    ] = False,
+    orders: Annotated[
+        bool, typer.Option("--orders", help="What the order of two such steps is worth, on rows in models/.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Published samplers, each with its recipe's source, ceiling and stages; or what is wrong with some of
     them."""
+    if pipelines:
+        from .pipelines.faults import FAULTS
+
+        emit([fault.row() for fault in FAULTS], format)
+        return
+    if orders:
+        from .pipelines.faults import order_rows
+
+        found = {path.parent.name: path for path in sorted(Path("models").glob("*/logits.safetensors"))}
+        if not found:
+            raise InputError(
+                "no models/*/logits.safetensors here", "rows of real logits", "precision-lab capture"
+            )
+        emit(list(order_rows(found)), format)
+        return
     if show_defects:
         from .defects import defects
 
