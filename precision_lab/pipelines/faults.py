@@ -148,7 +148,7 @@ FAULTS: tuple[Fault, ...] = (
         "huggingface",
         "float16",
         "normal[vocab=131072,sd=2]",
-        Settings(min_p=4e-6),
+        Settings(min_p=2e-6),
     ),
     Fault(
         "order swapped: temperature last",

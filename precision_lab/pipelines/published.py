@@ -3,8 +3,8 @@
 The arithmetic is written anew from the sources named, operation by operation, in the published order and dtype; every
 token dropped becomes -inf, so that any sampler can follow. ``meaning`` is the pipeline that the library's rules
 specify, ties and crossing included (their sorts are not stable: ties of top-p are ``any``): what is left between the
-two is rounding, or a fault. Where a library runs on
-another machine than this one, ``emulated`` says what stands for its arithmetic.
+two is rounding, or a fault. Where a library runs on another machine than this one, ``emulated`` says what stands for
+its arithmetic.
 """
 
 from __future__ import annotations
@@ -326,7 +326,7 @@ PROCESSORS: dict[str, Processor] = {
         Processor(
             "sglang_torch",
             "SGLang",
-            "sgl-project/sglang python/sglang/srt/layers/sampler.py, top_k_top_p_min_p_sampling_from_probs_torch",
+            "sgl-project/sglang python/sglang/srt/layers/sampler.py, 584f55d: top_k_top_p_min_p_sampling_from_probs_torch",
             sglang_torch,
             in_order("temperature", "top_k", "top_p", "min_p", top_p={"crossing": "beyond", "mass": "whole"}),
         ),
@@ -341,7 +341,7 @@ PROCESSORS: dict[str, Processor] = {
         Processor(
             "megatron",
             "Megatron-LM",
-            "NVIDIA/Megatron-LM megatron/core/inference/text_generation_controllers, before #7182",
+            "NVIDIA/Megatron-LM megatron/core/inference/sampling/torch_sampling.py, before #7182",
             megatron,
             in_order("temperature", "top_k", "top_p", top_k=_ALL_TIES, top_p={"crossing": "beyond"}),
             emulated="CUDA's block-wise scan by a sum from left to right, each partial sum rounded",
@@ -349,7 +349,7 @@ PROCESSORS: dict[str, Processor] = {
         Processor(
             "dream",
             "Dream",
-            "Dream-org/Dream-v0-Base-7B generation_utils.py: top_p_logits, top_k_logits, sample_tokens",
+            "Dream-org/Dream-v0-Base-7B generation_utils.py, read in copies that name it: top_p_logits, top_k_logits",
             dream,
             in_order("temperature", "top_p", "top_k", top_p={"crossing": "beyond"}, top_k=_ALL_TIES),
         ),
