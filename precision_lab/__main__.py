@@ -1,5 +1,8 @@
 """The command line. Data on stdout, progress and errors on stderr.
 
+What comes from others, an exception's message or a name in a file, is printed with its control characters escaped,
+in Markdown also what would be markup.
+
 Exit 0, 1 failed, 2 usage, 3 inconclusive, 130 interrupted.
 
 Nothing heavy is imported until a command needs it, so that ``--help`` answers at once.
@@ -11,15 +14,16 @@ import csv
 import io
 import json
 import math
+import re
 import sys
 from contextlib import redirect_stdout
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from .errors import InputError, PrecisionLabError
+from .errors import InputError, PrecisionLabError, printable
 from .types import Profile
 
 app = typer.Typer(
@@ -62,6 +66,21 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def _markdown(text: str) -> str:
+    """One line of Markdown, in a table's cell or outside, that shows the text: no tags, links, images or new cells."""
+    line = printable(text).replace("\\", "\\\\").replace("|", "\\|").replace("](", "]\\(")
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _code(text: str) -> str:
+    """The text, in one line, as a code span of Markdown."""
+    line = printable(text)
+    longest = max((len(run) for run in re.findall("`+", line)), default=0)
+    fence = "`" * (longest + 1)
+    space = " " if longest else ""
+    return f"{fence}{space}{line}{space}{fence}"
+
+
 def emit(rows: list[dict[str, Any]], format: Format) -> None:
     """Print rows on stdout: a table for people, Markdown, CSV, or JSON (one object if there is one row)."""
     names = list(rows[0]) if rows else []
@@ -75,9 +94,9 @@ def emit(rows: list[dict[str, Any]], format: Format) -> None:
         writer.writerows(rows)
         print(buffer.getvalue(), end="")
     elif format is Format.MD:
-        print("| " + " | ".join(names) + " |\n|" + "---|" * len(names))
+        print("| " + " | ".join(_markdown(name) for name in names) + " |\n|" + "---|" * len(names))
         for row in rows:
-            print("| " + " | ".join(_text(v).replace("|", "\\|") for v in row.values()) + " |")
+            print("| " + " | ".join(_markdown(_text(v)) for v in row.values()) + " |")
     else:
         from rich.console import Console
         from rich.table import Table
@@ -86,7 +105,7 @@ def emit(rows: list[dict[str, Any]], format: Format) -> None:
             names, rows = ["quantity", "value"], [{"quantity": k, "value": v} for k, v in rows[0].items()]
         table = Table(*names, box=None, pad_edge=False)
         for row in rows:
-            table.add_row(*(_text(v) for v in row.values()))
+            table.add_row(*(printable(_text(v)) for v in row.values()))
         width = None if sys.stdout.isatty() else 400
         Console(width=width, highlight=False, markup=False, emoji=False).print(table)  # [vocab=5] is not a tag
 
@@ -267,14 +286,22 @@ def show(report: Any, format: Format) -> None:
     elif format is Format.CSV:
         emit(report.rows(), format)
     else:
+        said = _markdown if format is Format.MD else printable
         bold = "**" if format is Format.MD else ""
-        print(f"{bold}{report.headline()}{bold}\n")
+        print(f"{bold}{said(report.headline())}{bold}\n")
+        if report.harms:
+            emit([harm.row() for harm in report.harms], format)
+            print()
+        elif report.no_law:
+            print(f"{said(report.no_law)}\n")
         emit(report.rows(), format)
         if report.suspects:
-            print(f"\n{report.best_fit()}\n")
+            print(f"\n{said(report.best_fit())}\n")
             emit(report.suspect_rows(), format)
+        if report.note:
+            print(f"\n{report.note}")
         if report.command:
-            print(f"\nagain: `{report.command}`")
+            print(f"\nagain: {_code(report.command)}")
     raise typer.Exit(report.exit_code)
 
 
@@ -308,6 +335,15 @@ def check(
     timeout: Annotated[float, typer.Option(help="Seconds that one call may take.")] = 60.0,
     ledger: Annotated[Path | None, typer.Option(help="Folder that keeps the evidence of earlier runs.")] = None,
     device: Annotated[Device, typer.Option(help="Where the sampler draws.")] = Device.CPU,
+    call: Annotated[
+        str | None,
+        typer.Option(
+            help="How it is called, where the names of its arguments do not tell: 'sample(probs, seed=seed, top_k=50)'."
+        ),
+    ] = None,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Also: a row's ids must not depend on company, order or padding.")
+    ] = False,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Verdict on a sampler: exit 0 pass, 1 fail, 3 inconclusive; and which known recipe its draws look like."""
@@ -328,6 +364,8 @@ def check(
         timeout=timeout,
         ledger=ledger,
         device=device.value,
+        call=call,
+        batch=batch,
     )
     show(report, format)
 
@@ -663,16 +701,22 @@ def doctor(format: FormatOption = Format.TABLE) -> None:
         raise typer.Exit(1)
 
 
+def _refuse(line: str) -> NoReturn:
+    print(f"error: {printable(' '.join(line.splitlines()))}", file=sys.stderr)
+    sys.exit(2)
+
+
 def main() -> None:
     """Entry point: every error a user can mend is one line on stderr and exit 2."""
     try:
         code = app(standalone_mode=False)  # None, or the code of a typer.Exit; typer makes 130 of Ctrl-C
     except PrecisionLabError as error:
-        line = " ".join(str(error).splitlines())  # what a function raises may have several
-        print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except OSError as error:
+        place = "files that can be read and folders that can be written to"
+        _refuse(f"got {error}; expected {place}; mend it, or name another: what is measured is kept")
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "show"):
             error.show()

@@ -53,7 +53,8 @@ def compare(
     pipeline: Pipeline | None = None,
 ) -> dict[str, Any]:
     """One row: distances of the sampler's law from softmax of the logits that it is given, and what stands
-    behind them. For a step of masked diffusion also the unmasking multiplier, the temperature of the token
+    behind them; ``unreachable_tokens``: those with mass in the target that the sampler never draws. For a step of masked
+    diffusion also the unmasking multiplier, the temperature of the token
     and the entropy lost.
 
     ``pipeline``: the specification that the law is held against, at the same logits. A function is given the
@@ -87,7 +88,7 @@ def compare(
         "effective_temperature": fit.temperature.value,
         "temperature_share": fit.share,
         "suppressed_mass": suppressed_mass(law, intended),
-        "unreachable_tokens": len(law.unreachable),
+        "unreachable_tokens": int(np.count_nonzero(intended.probs[law.unreachable] > 0)),
     }
     if pipeline is not None:
         found |= _at_the_edges(pipeline, raw, dtype, law, intended)
@@ -120,7 +121,6 @@ def _at_the_edges(pipeline: Pipeline, raw: Float, dtype: str, law: Law, intended
         "tokens_beyond": int(beyond.sum()),
         "mass_beyond": math.fsum(law.probs[beyond]),
         "tokens_lost": int((kept & ~drawn & clear).sum()),
-        "unreachable_tokens": int((kept & ~drawn).sum()),
     }
 
 

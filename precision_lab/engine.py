@@ -4,19 +4,23 @@ verdict."""
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from types import ModuleType
 
 import pandas as pd
 
 from .devices import described, of_run
-from .errors import InputError, unknown_name
+from .errors import InputError, PrecisionLabError, unknown_name
+from .files import check_writable
 from .provenance import git_commit, versions
 from .result import Result
 from .store import Store
@@ -68,18 +72,34 @@ def _measure(name: str, folder: Path, cell: Cell, seed: int, out: Path) -> dict:
     return Store(out, study, seed).put(cell, rows, time.monotonic() - started, commit=_commit())
 
 
+def _end_with_parent() -> None:
+    """In a worker: a thread that ends it when the process that started it is gone, by whatever signal."""
+    parent = parent_process()
+    if parent is None:
+        return
+    sentinel = parent.sentinel
+
+    def watch() -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def run(
     name: str, profile: Profile, out: Path, *, seed: int = 0, jobs: int = 1, folder: Path = FOLDER
 ) -> tuple[Result, list[Path]]:
     """Measure and save one experiment. Interrupt it at will: the same command resumes.
 
     Returns the result and the files written: table and manifest. Raises InputError for a name that
-    is not an experiment and for jobs < 1.
+    is not an experiment and for jobs < 1, OSError before anything is measured where ``out`` cannot be written
+    to, PrecisionLabError where a worker is killed. Workers end with this process.
     """
     if jobs < 1:
         raise InputError(f"jobs = {jobs}", "at least 1", "use -j 1")
     study = load_study(name, folder)
     cells, store, started = study.cells(profile), Store(out, study, seed), time.monotonic()
+    check_writable(store.folder)
     records = {i: found for i, cell in enumerate(cells) if (found := store.get(cell)) is not None}
     kept, todo = len(records), [i for i in range(len(cells)) if i not in records]
 
@@ -98,12 +118,17 @@ def run(
             records[i] = _measure(name, folder, cells[i], seed, out)
             report(i)
     else:
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
             futures = {pool.submit(_measure, name, folder, cells[i], seed, out): i for i in todo}
             try:
                 for future in as_completed(futures):
                     records[futures[future]] = future.result()
                     report(futures[future])
+            except BrokenProcessPool:
+                raise PrecisionLabError(
+                    f"a worker was killed, perhaps for want of memory; {len(records)} of {len(cells)} cells are "
+                    "measured and kept; the same command resumes"
+                ) from None
             except BaseException:  # a failed cell or Ctrl-C: start no further ones; what is done is on disk
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+
+_UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, formats such as right-to-left marks, lone surrogates
+_JOINER = "\u200d"  # of emoji and of several scripts
 
 
 class PrecisionLabError(Exception):
@@ -24,3 +28,23 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"list them with: precision-lab ls {kind}s"
     return InputError(f"{kind} {name!r}", f"one of {len(names)} known {kind}s", hint)
+
+
+def printable(text: str, kept: str = "") -> str:
+    """The text with every control character but those in ``kept`` written as an escape: a terminal prints it all."""
+    return "".join(
+        char
+        if char in kept or char == _JOINER or unicodedata.category(char) not in _UNSAFE
+        else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+def described(error: BaseException, most: int = 300) -> str:
+    """``Type: message`` in one line of at most ``most`` characters and the type's name. Nothing is raised."""
+    try:
+        text = " ".join(str(error).split("\n"))
+    except BaseException as another:
+        text = f"(its message raises {type(another).__name__})"
+    name = printable(type(error).__name__)
+    return f"{name}: {printable(text[:most])}" if text else name

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -36,6 +38,77 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, seconds: float = 60.0) -> Iterator[None]:
+    """Only one process, and one thread of it, at a time is inside for a folder, which is made if need be.
+
+    The kernel's lock of the folder itself (flock): nothing is left behind by a process that is killed. Where the system
+    or the file system has none, a file .lock that only one can make, which a killed process leaves. InputError after
+    ``seconds``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + seconds
+    number = _locked_folder(folder, until)
+    by_file = folder / ".lock"
+    if number is None:
+        _make_lock_file(by_file, until)
+    try:
+        yield
+    finally:
+        if number is None:
+            by_file.unlink(missing_ok=True)
+        else:
+            os.close(number)
+
+
+def _locked_folder(folder: Path, until: float) -> int | None:
+    """File number of the folder, which holds its lock; None where there are no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        while True:
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return number
+            except BlockingIOError:
+                _wait_for_lock(folder, until)
+            except OSError:
+                os.close(number)
+                return None
+    except InputError:
+        os.close(number)
+        raise
+
+
+def _make_lock_file(path: Path, until: float) -> None:
+    while True:
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            return
+        except FileExistsError:
+            _wait_for_lock(path, until)
+
+
+def _wait_for_lock(what: Path, until: float) -> None:
+    if time.monotonic() > until:
+        raise InputError(
+            f"{what}, locked by another process",
+            "one that lets it go",
+            "end it, or remove a .lock that it left",
+        )
+    time.sleep(0.01)
+
+
+def check_writable(folder: Path) -> None:
+    """OSError now, and not after an hour of work, where no file can be made in a folder, which is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def write_json(path: Path, value: Any, *, strict: bool = True) -> None:

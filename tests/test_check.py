@@ -224,7 +224,7 @@ class TestPlan:
         with pytest.raises(InputError, match="flat"):
             design("uniform[vocab=8]")
         with pytest.raises(InputError, match="twice"):
-            targets_of(["zipf", "zipf"], Budget.SMOKE)
+            targets_of(["zipf", "zipf"])
         with pytest.raises(InputError, match="one token"):
             plan(
                 [Target("t", np.array([0.0, -np.inf]), "")],
@@ -235,7 +235,7 @@ class TestPlan:
             )
 
     def test_rows_of_a_capture(self):
-        rows = targets_of(["models/mdm/logits.safetensors:3"], Budget.SMOKE)
+        rows = targets_of(["models/mdm/logits.safetensors:3"])
         assert len(rows) == 1
         assert len(rows[0].logits) > 8000
 
@@ -392,7 +392,7 @@ class TestMisbehaviour:
 
     def test_a_sampler_without_randomness_is_bad_input(self):
         with pytest.raises(InputError, match="cannot be repeated from a seed"):
-            Caller.of(lambda logits, n: None)
+            Caller.of(lambda logits, n: None).probe(10, 0)
 
     def test_jax(self):
         jax = pytest.importorskip("jax")
@@ -438,6 +438,40 @@ class TestInItsOwnProcess:
     def test_no_such_sampler_is_bad_input(self, file, spec):
         with pytest.raises(InputError), Child(spec.format(file=file), 30.0):
             pass
+
+    def test_a_run_that_is_killed_between_targets_goes_on(self, tmp_path):
+        """The same command again: all tests as of a run that was not killed, each target on the ledger once; then the
+        seed is used up, and that is said before a token is drawn. Another command with the seed is refused as well."""
+        calls = []
+
+        def counted(logits, n, *, generator):
+            calls.append(n)
+            return faithful(logits, n, generator=generator)
+
+        def stops(line):
+            if line.startswith("normal"):
+                raise KeyboardInterrupt
+
+        targets = [parse_target(spec) for spec in ("zipf[vocab=50]", "normal[vocab=40]")]
+        rates = {"budget": Budget.SMOKE, "false_fail": RATE, "false_pass": 1e-3, "extra": ["ledger"]}
+        asked = plan(targets, parse_detect("temperature=0.1"), **rates)
+        run = {"code": "c", "say": lambda line: None}
+        with pytest.raises(KeyboardInterrupt):
+            examine(Caller.of(counted), asked, 7, "", **run | {"ledger": tmp_path / "a", "say": stops})
+        assert len(list((tmp_path / "a").iterdir())) == 1
+        fewer = plan(targets[:1], parse_detect("temperature=0.1"), **rates)
+        with pytest.raises(InputError, match="seed-7"):
+            examine(Caller.of(counted), fewer, 7, "", ledger=tmp_path / "a", **run)
+        resumed = examine(Caller.of(counted), asked, 7, "", ledger=tmp_path / "a", **run)
+        straight = examine(Caller.of(counted), asked, 7, "", ledger=tmp_path / "b", **run)
+        assert json.dumps(resumed.json()) == json.dumps(straight.json())
+        for path in (tmp_path / "a").iterdir():
+            assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+        calls.clear()
+        for command in (asked, fewer):
+            with pytest.raises(InputError, match="seed-7"):
+                examine(Caller.of(counted), command, 7, "", ledger=tmp_path / "a", **run)
+        assert calls == []
 
     @statistical(false_fail=RATE)
     def test_the_command(self, file, monkeypatch, capfd, tmp_path):

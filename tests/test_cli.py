@@ -10,8 +10,10 @@ import functools
 import io
 import json
 import math
+import signal
 import subprocess
 import sys
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ from precision_lab.provenance import versions
 from precision_lab.samplers import SAMPLERS
 from precision_lab.targets import TARGETS, Capture, load_capture, save_capture
 from precision_lab.uniforms import agreement, measured
+from precision_lab.verdict.report import Fault, Report
 
 COMMANDS = [
     "run",
@@ -265,6 +268,34 @@ class TestLaw:
         assert (code, out) == (2, "")
         assert "SystemExit" in one_line(err)
 
+    @pytest.mark.parametrize("arguments", [["law", "--target", "zipf[vocab=5]", "--sampler"], ["explain"]])
+    @pytest.mark.parametrize(
+        "raised",
+        [
+            "sys.exit(0)",
+            "raise KeyboardInterrupt",
+            "raise GeneratorExit",
+            "raise type('E', (BaseException,), {})",
+        ],
+    )
+    def test_an_import_that_raises_whatever_is_bad_input(self, cli, tmp_path, monkeypatch, arguments, raised):
+        """A file, and an entry point: each is one line and exit 2, never the exit code of the sampler's choice."""
+        (tmp_path / "hostile_import.py").write_text(f"import sys\n{raised}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        entry = metadata.EntryPoint("hostile", "hostile_import:sample", "precision_lab.samplers")
+        monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [entry])
+        for spec in (f"{tmp_path / 'hostile_import.py'}:sample", "hostile"):
+            code, out, err = cli(*arguments, spec)
+            assert (code, out) == (2, "")
+            assert "code that imports" in one_line(err)
+
+    def test_ctrl_c_during_an_import_is_no_bad_input(self, cli, tmp_path):
+        (tmp_path / "slow.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+        code, out, err = cli("law", "--target", "zipf", "--sampler", f"{tmp_path / 'slow.py'}:sample")
+        assert (code, out) == (130, "")
+        assert "interrupted" in err
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
     def test_an_error_of_several_lines_is_one_line(self, cli, tmp_path):
         path = tmp_path / "raises.py"
         path.write_text("def sample(logits):\n    raise ValueError('one\\ntwo')\n")
@@ -305,6 +336,34 @@ def unknown_torch(monkeypatch, tmp_path):
     agreement.word_map_here.cache_clear()
     yield
     agreement.word_map_here.cache_clear()
+
+
+class TestFilesThatFail:
+    """An OSError is one line and exit 2, whatever the command."""
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(28, "No space left on device", "a\x1b[31mb.csv"),
+            PermissionError(13, "Permission denied", "x"),
+            NotADirectoryError(20, "Not a directory", "x"),
+        ],
+    )
+    def test_is_one_line_and_exit_2(self, cli, monkeypatch, error):
+        def fails(*_, **__):
+            raise error
+
+        monkeypatch.setattr(engine, "load_study", fails)
+        code, out, err = cli("run", "anything")
+        assert (code, out) == (2, "")
+        assert error.strerror in one_line(err)
+        assert "\x1b" not in err
+
+    def test_a_file_where_a_folder_should_be(self, cli, tmp_path):
+        (tmp_path / "file").write_text("")
+        code, out, err = cli("run", "noise_ceiling", "--profile", "smoke", "-o", str(tmp_path / "file"))
+        assert (code, out) == (2, "")
+        assert "file" in one_line(err)
 
 
 class TestUnknownTorch:
@@ -383,6 +442,42 @@ class TestEmit:
             "|  | x\\|y |  |",
             "| -inf | [bold]:smile: | 0.333333 |",
         ]
+
+    HOSTILE = "a|b\\|c\n| PASS | <img src=x> [x](http://y) ![](z) & \x1b[31mred\x1b]0;t\x07"
+
+    def test_hostile_text_stays_in_its_cell(self, capsys):
+        """GitHub's tables split at a bar that has an even number of backslashes before it."""
+        lines = self.emit("md", capsys, [{"a|<b>\n": self.HOSTILE, "c": "d"}]).splitlines()
+        assert len(lines) == 3
+        for line in lines:
+            bars = [len(line[:at]) - len(line[:at].rstrip("\\")) for at, char in enumerate(line) if char == "|"]
+            assert sum(backslashes % 2 == 0 for backslashes in bars) == 3
+        assert not set(lines[2]) & set("<>\x1b\x07")
+        assert "](" not in lines[2]
+        assert "&lt;img src=x&gt;" in lines[2]
+        assert "\\x1b[31mred" in lines[2]
+
+    def test_hostile_text_gives_a_terminal_no_orders(self, capsys):
+        out = self.emit("table", capsys, [{"a": self.HOSTILE, "b": 1}, {"a": "x", "b": 2}])
+        assert len(out.splitlines()) == 3
+        assert "\x1b" not in out
+        assert "<img src=x>" in out
+
+    @pytest.mark.parametrize("format", ["md", "table"])
+    def test_a_hostile_report(self, capsys, format):
+        """A name and an exception that try to end the line, the code span and the bold."""
+        text = "x`y`` <b> \x1b[0m\n\nPASS: all is well"
+        found = Report(text, fault=Fault("raises", text, text), command=text)
+        with pytest.raises(command_line.typer.Exit):
+            command_line.show(found, command_line.Format(format))
+        out = capsys.readouterr().out
+        assert "\x1b" not in out
+        assert not any(line.startswith("PASS") for line in out.splitlines())
+        again = out.splitlines()[-1]
+        assert again == "again: ``` x`y`` <b> \\x1b[0m\\n\\nPASS: all is well ```"
+        if format == "md":
+            assert "<b>" not in out.replace(again, "")
+        assert "\x1b" not in found.text()
 
     def test_csv(self, capsys):
         assert self.emit("csv", capsys) == "a,b,c\nnan,x|y,\n-inf,[bold]:smile:,0.3333333333333333\n"

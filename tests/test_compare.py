@@ -274,3 +274,10 @@ def test_logits_that_the_dtype_cannot_hold():
     assert given_logits(function, target, "bfloat16").isfinite().all()
     masked = given_logits(function, Target("masked", np.array([0.0, -1e9]), "synthetic"), "float16")
     assert masked.tolist() == [0, -math.inf]
+
+
+def test_a_token_that_is_masked_is_not_called_unreachable():
+    """The target forbids two; a float32 cumulative sum cannot reach two more, 40 nats down."""
+    row = np.array([0.0, -1.0, -np.inf, -np.inf, -40.0, -40.5])
+    found = compare(SAMPLERS["inverse_cdf_fp32"], Target("row", row, "test"))
+    assert found["unreachable_tokens"] == 2

@@ -9,6 +9,10 @@ import json
 import math
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -87,6 +91,24 @@ def measured(folder) -> list[int]:
 
 def cell_files(out):
     return sorted((out / "cells" / "fake").iterdir())
+
+
+def within(seconds, look, good):
+    """What ``look()`` returns, once it is good, or when the time is over."""
+    until = time.monotonic() + seconds
+    while not good(found := look()) and time.monotonic() < until:
+        time.sleep(0.05)
+    return found
+
+
+def running(pid: int) -> bool:
+    """There and no zombie."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return not done.stdout.strip().startswith("Z")
 
 
 class TestStudy:
@@ -271,6 +293,40 @@ class TestRun:
         for path, other in zip(files, others, strict=True):
             if path.suffix != ".json":
                 assert path.read_bytes() == other.read_bytes()
+
+    def test_a_worker_that_is_killed_is_one_line_and_the_same_command_resumes(self, folder, out, capsys):
+        rewritten(folder, FAKE.replace("raise KeyboardInterrupt", "import os; os.kill(os.getpid(), 9)"))
+        (folder / "stop at 3").touch()
+        with pytest.raises(PrecisionLabError, match="the same command resumes"):
+            engine.run("fake", Profile.QUICK, out, jobs=2, folder=folder)
+        (folder / "stop at 3").unlink()
+        resumed, _ = engine.run("fake", Profile.QUICK, out, folder=folder)
+        assert len(resumed.frame) == 12
+
+    def test_workers_end_with_the_process_that_started_them(self, folder, out):
+        """Two workers, each asleep in a cell, and a SIGKILL to the main process alone; SIGTERM is no other to them."""
+        note = 'open(HERE / f"pid {os.getpid()}", "w").close(); time.sleep(1000)'
+        rewritten(folder, "import os, time\n" + FAKE.replace("raise KeyboardInterrupt", note))
+        for k in range(4):
+            (folder / f"stop at {k}").touch()
+        code = (
+            "from pathlib import Path\nfrom precision_lab import engine\nfrom precision_lab.types import Profile\n"
+            f"engine.run('fake', Profile.QUICK, Path({str(out)!r}), jobs=2, folder=Path({str(folder)!r}))\n"
+        )
+        main = subprocess.Popen([sys.executable, "-c", code])
+        pids = within(
+            60, lambda: [int(path.name[4:]) for path in folder.glob("pid *")], lambda found: len(found) == 2
+        )
+        main.send_signal(signal.SIGKILL)
+        assert main.wait(20) == -signal.SIGKILL
+        assert within(10, lambda: [pid for pid in pids if running(pid)], lambda left: not left) == []
+
+    def test_a_folder_that_cannot_be_written_to_is_found_before_anything_is_measured(self, folder, out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("a file")
+        with pytest.raises(OSError, match=out.name):
+            engine.run("fake", Profile.SMOKE, out, folder=folder)
+        assert measured(folder) == []
 
     @pytest.mark.parametrize("jobs", [0, -1])
     def test_jobs_below_one(self, folder, out, jobs):

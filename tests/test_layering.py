@@ -15,7 +15,7 @@ PACKAGE = Path(precision_lab.__file__).parent
 LAYERS = (
     {"types", "errors", "formats", "files", "recorded", "provenance", "devices"},
     {"atoms"},
-    {"laws", "uniforms", "targets"},
+    {"laws", "uniforms", "targets", "faithful"},
     {"statistics", "samplers"},
     {"kernels", "mdm", "calibration", "pipelines"},
     {"result", "study", "store", "engine"},

@@ -8,6 +8,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -21,7 +24,8 @@ from judging import statistical
 from scipy import stats
 
 from precision_lab.errors import InputError
-from precision_lab.laws.law import Law
+from precision_lab.files import locked
+from precision_lab.laws.law import Law, target_law
 from precision_lab.statistics import (
     Counts,
     EProcess,
@@ -210,6 +214,23 @@ class TestAlternatives:
         assert len(alternative_laws(P)) == 12 + 8
 
 
+WRITER = """
+import sys
+from pathlib import Path
+import numpy as np
+from precision_lab.laws.law import target_law
+from precision_lab.statistics import Counts, EProcess, Ledger, lattice_law
+P = target_law(-np.log(np.arange(1.0, 201.0)))
+Q = lattice_law(P, 12)
+for seed in range(6 * int(sys.argv[2]), 6 * int(sys.argv[2]) + 6):
+    ledger = Ledger(Path(sys.argv[1]), "s", "c")
+    counts = Counts.from_tokens(np.full(10 + seed, seed % 3), P.vocab)
+    assert not ledger.begun(f"seed-{seed}", "key")
+    ledger.add(EProcess(P, [Q]), counts, f"seed-{seed}", "key")
+    ledger.finish(f"seed-{seed}")
+"""
+
+
 class TestLedger:
     def process(self, **changes: object) -> EProcess:
         parts = {
@@ -237,6 +258,104 @@ class TestLedger:
         kept = json.loads(ledger.path.read_text())  # type: ignore[union-attr]
         assert [entry["run"] for entry in kept["runs"]] == [f"seed-{seed}" for seed in range(4)]
         assert len(list(tmp_path.iterdir())) == 1
+
+    def test_a_run_that_is_not_finished_goes_on_and_counts_once(self, tmp_path: Path) -> None:
+        counts = draws(P, 1000, np.random.default_rng(0))
+        ledger = Ledger(tmp_path, "s", "c")
+        assert not ledger.begun("seed-0", "key")
+        first = ledger.add(self.process(), counts, "seed-0", "key")
+        assert Ledger(tmp_path, "s", "c").begun("seed-0", "key")
+        again = Ledger(tmp_path, "s", "c").add(self.process(), counts, "seed-0", "key")
+        assert (again.n, again.log_e, again.peak) == (1000, first.log_e, first.peak)
+        other = Ledger(tmp_path, "s", "c").add(self.process(), counts, "seed-1", "key")
+        assert other.n == 2000
+
+    def test_a_finished_run_and_one_of_another_command_are_refused(self, tmp_path: Path) -> None:
+        counts = draws(P, 1000, np.random.default_rng(0))
+        ledger = Ledger(tmp_path, "s", "c")
+        ledger.finish("seed-0")  # nothing is recorded: nothing happens
+        assert not ledger.path.exists()
+        ledger.add(self.process(), counts, "seed-0", "key")
+        for refused in (
+            lambda: ledger.begun("seed-0", "k"),
+            lambda: ledger.add(self.process(), counts, "seed-0", "k"),
+        ):
+            with pytest.raises(InputError, match="another seed"):
+                refused()
+        ledger.finish("seed-0")
+        for refused in (
+            lambda: ledger.begun("seed-0", "key"),
+            lambda: ledger.add(self.process(), counts, "seed-0", "key"),
+        ):
+            with pytest.raises(InputError, match="another seed"):
+                refused()
+        assert Ledger(tmp_path, "s", "d").begun("seed-0", "key") is False
+        assert Ledger(tmp_path, "s", "c").resume(self.process()).n == 1000
+
+    def test_a_run_recorded_without_a_key_is_finished(self, tmp_path: Path) -> None:
+        """As ledgers were written before runs had keys."""
+        self.filled(tmp_path)
+        with pytest.raises(InputError, match="another seed"):
+            Ledger(tmp_path, "gumbel_max_fp32", "ab12").begun("seed-0", "key")
+
+    def test_writers_at_once_lose_nothing(self, tmp_path: Path) -> None:
+        """Four processes with six runs each on one file, and all of the evidence is in it, to rounding."""
+        writers = [
+            subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), str(first)]) for first in range(4)
+        ]
+        assert [writer.wait(120) for writer in writers] == [0] * 4
+        null = target_law(-np.log(np.arange(1.0, 201.0)))
+        bets = [lattice_law(null, 12)]
+        whole = EProcess(null, bets)
+        for seed in range(24):
+            whole.update(np.full(10 + seed, seed % 3))
+        kept = Ledger(tmp_path, "s", "c").resume(EProcess(null, bets))
+        assert kept.n == whole.n
+        assert kept.log_e == pytest.approx(whole.log_e, rel=1e-12)
+        listed = json.loads(Ledger(tmp_path, "s", "c").path.read_text())["runs"]
+        assert {entry["run"] for entry in listed} == {f"seed-{seed}" for seed in range(24)}
+        assert all(entry["complete"] for entry in listed)
+        assert len(list(tmp_path.iterdir())) == 1
+
+    def test_records_at_once_are_written_or_refused(self, tmp_path: Path) -> None:
+        """Eight threads resume at the same n: one record, seven refusals, and no third thing."""
+        ready, found = threading.Barrier(8), []
+
+        def write(seed: int) -> None:
+            ledger = Ledger(tmp_path, "s", "c")
+            process = ledger.resume(self.process()).update(np.full(1000 + seed, 1))
+            ready.wait()
+            try:
+                ledger.record(process, f"seed-{seed}")
+            except InputError:
+                return
+            found.append(process.n)
+
+        threads = [threading.Thread(target=write, args=(seed,)) for seed in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == [Ledger(tmp_path, "s", "c").resume(self.process()).n]
+
+    def test_a_lock_that_is_not_let_go(self, tmp_path: Path) -> None:
+        with (
+            locked(tmp_path),
+            pytest.raises(InputError, match="locked by another process"),
+            locked(tmp_path, 0.1),
+        ):
+            pass
+        with locked(tmp_path, 0.0):
+            pass
+
+    def test_a_file_system_without_locks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As network folders have it: a file that only one can make stands for the lock."""
+        monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError("not supported")))
+        with locked(tmp_path):
+            assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+            with pytest.raises(InputError, match="locked"), locked(tmp_path, 0.1):
+                pass
+        assert list(tmp_path.iterdir()) == []
 
     def test_one_process_records_twice(self, tmp_path: Path) -> None:
         ledger = Ledger(tmp_path, "s", "c")

@@ -105,3 +105,104 @@ def test_importing_it_is_light():
     script = "import sys, precision_lab.testing; print(sorted({'torch', 'numpy', 'scipy', 'pandas'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+CONVENTIONS = """
+import functools
+
+import pytest
+import torch
+
+RATE = 1e-8
+ROW = torch.log_softmax(-0.5 * torch.arange(12.0), 0)
+TOP = ROW.masked_fill(torch.arange(12) >= 3, -torch.inf)
+
+
+def adapt(scale):
+    def sample(logits, seed, top_k):
+        generator = torch.Generator().manual_seed(seed)
+        kept = logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], -torch.inf)
+        return torch.multinomial((scale * kept).softmax(-1), 1, generator=generator)
+    return sample
+
+
+def of_probs(weights, source, k):
+    return torch.multinomial(weights, 1, generator=source)
+
+
+def from_the_global_generator(probs):
+    return torch.multinomial(probs, 1)[:, 0]
+
+
+def test_seed_and_top_k(assert_categorical):
+    report = assert_categorical(adapt(1.0), ROW, settings={"top_k": 3}, expected=TOP, detect="temperature=0.2", false_fail=RATE)
+    assert report.name.endswith(".sample")
+    assert "<locals>" not in report.name
+
+
+def test_stated(assert_categorical):
+    assert_categorical(of_probs, ROW, call="of_probs(probs, g, k=4)", detect="temperature=0.2", false_fail=RATE)
+
+
+def test_partial(assert_categorical):
+    assert_categorical(functools.partial(adapt(1.0), top_k=12), ROW, detect="temperature=0.2", false_fail=RATE)
+
+
+def test_global(assert_categorical):
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    report = assert_categorical(from_the_global_generator, ROW, detect="temperature=0.2", false_fail=RATE)
+    assert "draws from torch's global generator" in report.text()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_cold_settings(assert_categorical):
+    assert_categorical(adapt(2.0), ROW, settings={"top_k": 3}, expected=TOP, detect="temperature=0.2")
+
+
+def test_a_batch(assert_categorical):
+    assert_categorical(adapt(1.0), torch.stack([ROW, ROW]), settings={"top_k": 3})
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"settings": {"topk": 3}}, "topk for"),
+        ({"settings": {"top_k": 3}, "call": "sample(logits, seed, 3)"}, "one of them"),
+        ({"settings": {"top_k": 3}, "expected": ROW[:5]}, "expected of 5 tokens"),
+        ({"call": "sample(logits, seed, open('x'))"}, "ARGUMENT: logits, probs"),
+    ],
+)
+def test_usage(assert_categorical, options, says):
+    with pytest.raises(ValueError, match="got ") as error:
+        assert_categorical(adapt(1.0), ROW, **options)
+    assert says in str(error.value)
+"""
+
+
+@statistical(false_fail=4e-8)
+def test_conventions_in_the_fixture(pytester):
+    """Four right samplers, each failed with 1e-8 at most; a temperature of 0.5 where 1 is meant is seen with 1 - 1e-3."""
+    pytester.makepyfile(test_theirs=CONVENTIONS)
+    result = pytester.runpytest_inprocess("-p", "precision_lab.testing", "-rN")
+    outcomes = result.parseoutcomes()
+    assert (outcomes["failed"], outcomes["passed"]) == (2, 8)
+    result.stdout.fnmatch_lines(
+        [
+            "*SamplerFailed: FAIL: test_theirs.sample fails *temperature*",
+            "*called as sample(logits, seed=seed, top_k=3): a new seed every call; *",
+            "*InputError: got *logits of shape (2, 12)*index the row you mean*",
+        ]
+    )
+
+
+def test_the_message_is_no_traceback_of_ours(pytester):
+    """From the test's own line to the report there is no line of this package, of a verdict and of bad input alike."""
+    pytester.makepyfile(test_theirs=CONVENTIONS)
+    result = pytester.runpytest_inprocess(
+        "-p", "precision_lab.testing", "-rN", "-k", "test_cold_settings or test_a_batch"
+    )
+    result.assert_outcomes(failed=2)
+    said = [line for line in result.outlines if "precision_lab" in line and "pytest '" not in line]
+    assert [line for line in said if ".py:" in line or "def " in line] == []
+    assert len(result.outlines) < 50

@@ -6,6 +6,7 @@ from __future__ import annotations
 from .exponential_race import exponential_race
 from .function import FunctionSampler
 from .gumbel_max import GUMBEL_MAX_FP64_TRUNCATED, gumbel_max
+from .integer_masses import FAITHFUL_MASSES
 from .inverse_cdf import inverse_cdf
 from .published import PUBLISHED
 from .resolve import resolve
@@ -33,6 +34,7 @@ SAMPLERS: dict[str, Sampler] = {
         torch_multinomial_replacement("fp16"),
         torch_multinomial_replacement("fp32"),
         torch_multinomial_replacement("fp64"),
+        FAITHFUL_MASSES,
         *PUBLISHED.values(),
     )
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,6 +54,8 @@ class FunctionSampler(Sampler):
         return None
 
     def sample(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
+        if self._takes_numpy:
+            return self._numpy_draws(logits, n, rng)
         if isinstance(rng, torch.Generator):
             generator = rng
         else:
@@ -63,16 +67,46 @@ class FunctionSampler(Sampler):
         else:
             seed = int(torch.randint(1 << 62, (1,), generator=generator, device=generator.device))
             ids = calling.seeded(logits, n, start(seed, logits.device))
-        vocab = logits.shape[-1]
-        if int(ids.min()) < 0 or int(ids.max()) >= vocab:
-            raise InputError(
-                f"ids {int(ids.min())}..{int(ids.max())} from {self.name}", f"0..{vocab - 1}", "check the axis"
-            )
+        self._check_tokens(ids, logits.shape[-1])
         if not torch.equal(before, logits):
             raise InputError(
                 f"logits changed in place by {self.name}", "logits left as they were", "clone them first"
             )
         return ids.long()
+
+    @property
+    def _takes_numpy(self) -> bool:
+        """Whether it is a NumPy function: it has ``rng`` and no ``generator``."""
+        try:
+            names = inspect.signature(self.function).parameters
+        except (TypeError, ValueError):
+            return False
+        return "rng" in names and "generator" not in names
+
+    def _numpy_draws(self, logits: Tensor, n: int, rng: Rng) -> Tensor:
+        """Draws of a NumPy function ``sample(logits, n, *, rng)``."""
+        if isinstance(rng, torch.Generator):
+            seed = int(torch.randint(1 << 62, (1,), generator=rng, device=rng.device))
+            rng = np.random.default_rng(seed)
+        given = logits.detach().cpu()
+        if given.dtype is torch.bfloat16:
+            given = given.float()
+        ids = np.asarray(self.function(given.numpy().copy(), n, rng=rng))
+        if ids.dtype.kind not in "iu" or ids.shape != (n, len(logits)):
+            raise InputError(
+                f"{ids.dtype} ids of shape {ids.shape} from {self.name}",
+                f"integers (n, batch) = {(n, len(logits))}",
+                "draw n tokens for each row of logits",
+            )
+        found = torch.from_numpy(ids.astype(np.int64))
+        self._check_tokens(found, logits.shape[-1])
+        return found.to(logits.device)
+
+    def _check_tokens(self, ids: Tensor, vocab: int) -> None:
+        if int(ids.min()) < 0 or int(ids.max()) >= vocab:
+            raise InputError(
+                f"ids {int(ids.min())}..{int(ids.max())} from {self.name}", f"0..{vocab - 1}", "check the axis"
+            )
 
     def row_law(self, logits: Tensor) -> Law:
         return self.reading(logits).law(self.progress)

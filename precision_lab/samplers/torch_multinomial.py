@@ -24,7 +24,7 @@ from .weights import Softmax
 _REF = "pytorch/pytorch aten/src/ATen/native/Distributions.cpp, cpu/MultinomialKernel.cpp (2.13)"
 
 
-def _torch_rng(rng: Rng) -> torch.Generator:
+def as_torch_rng(rng: Rng) -> torch.Generator:
     """The library draws only from its own generator: a NumPy one seeds it with 63 of its bits."""
     if isinstance(rng, torch.Generator):
         return rng
@@ -63,7 +63,7 @@ class TorchMultinomial(Sampler):
         return emulated_arithmetic(self.race.source, self.backend)
 
     def sample(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
-        generator = _torch_rng(rng)
+        generator = as_torch_rng(rng)
 
         def draw_part(probs: Tensor, count: int) -> Tensor:
             many = probs.expand(count, *probs.shape).reshape(-1, probs.shape[-1])
@@ -94,7 +94,7 @@ class TorchMultinomialReplacement(Sampler):
 
     def sample(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
         probs = _probs_of(self, logits)
-        drawn = torch.multinomial(probs, max(n, 2), replacement=True, generator=_torch_rng(rng))
+        drawn = torch.multinomial(probs, max(n, 2), replacement=True, generator=as_torch_rng(rng))
         return drawn[:, :n].T.contiguous()
 
     def row_law(self, logits: Tensor) -> Law:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import shlex
 import sys
 import threading
@@ -17,19 +16,22 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..devices import checked
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..pipelines import Pipeline, parse_pipeline
 from ..samplers import SAMPLERS
-from ..statistics import Counts, EProcess, Ledger, TestResult, alternative_laws
+from ..statistics import Counts, TestResult
 from ..targets import Target, Use, load_capture, parse_target, parse_use
 from ..types import Array, Budget, Int
+from .batches import BATCHES, examine_batches
 from .budget import TESTS, Seconds, Spend, affordable, parse_budget
 from .caller import MOST_VALUES, Misbehaved
 from .crew import Crew, by_lane
+from .evidence import Evidence
 from .judge import impossible
 from .own_law import OwnLaw
 from .plan import DEFAULT_DETECT, ROWS, STREAMS, Asked, Plan, Question, parse_detect, plan
 from .processed import asked_for, judge_each, probe, refuse_doubt, with_steps_before
+from .replay import named, replayed
 from .report import Fault, Report, judged_all
 from .suspects import suspects, with_fit
 from .uses import asked_in, default_budget
@@ -42,14 +44,19 @@ Say = Callable[[str], None]
 
 class Drawer(Protocol):
     """A Caller, here or in a child process, or a Crew of these. ``lanes``: streams s and t may be drawn at once where
-    they differ modulo ``lanes``."""
+    they differ modulo ``lanes``.  ``note``: how the sampler is called, known after the probe."""
 
     spec: str
 
     @property
     def lanes(self) -> int: ...
+    @property
+    def takes(self) -> frozenset[str]: ...
+    @property
+    def note(self) -> str: ...
     def probe(self, vocab: int, seed: int) -> None: ...
     def draw(self, stream: int, logits: np.ndarray, n: int) -> Int: ...
+    def fresh(self, seed: int, logits: np.ndarray, n: int, **options: Any) -> Int: ...
 
 
 def targets_of(specs: Sequence[str], vocab: int | None = None) -> list[Target]:
@@ -112,6 +119,8 @@ def check(
     ledger: Path | None = None,
     device: str = "cpu",
     law: bool = True,
+    call: str | None = None,
+    batch: bool = False,
     pipeline: str | Pipeline | None = None,
     say: Say | None = None,
 ) -> Report:
@@ -127,8 +136,11 @@ def check(
     keeps an e-process for each target over runs, one more test, at ``false_fail`` over all of them
     together; every run needs a new seed.
     ``device``: where the sampler draws.  ``law``: ask for the sampler's own law too, where it can be had.
+    ``batch``: it must be batch invariant, see :mod:`.invariance`.  ``call``: how a function is called where
+    the names of its arguments do not tell, such as ``"sample(probs, seed=seed)"``, see
+    :data:`~.conventions.GRAMMAR`.
     ``pipeline``: the steps inside the sampler, which is given raw logits and judged by the law that they mean
-    (its own law is then not asked: see ``law --pipeline``). Before a sampler by
+    (neither its own law is asked then, see ``law --pipeline``, nor are batches judged). Before a sampler by
     name, which has no steps of its own, they run in float32.
     Errors: InputError for anything the user can mend; what the sampler does wrong is in the report.
     """
@@ -137,7 +149,13 @@ def check(
     spend = parse_budget(budget) if budget is not None else default_budget(chosen)
     wished = parse_detect(detect)
     steps = parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+    if steps is not None and batch:
+        raise InputError("--batch with --pipeline", "one of them", "batches are judged by their softmax")
     asked_targets = asked_of(chosen, targets, wished, spend, vocab, steps)
+    if ledger and isinstance(spend, Seconds):
+        raise InputError(
+            f"--budget {spend} with a ledger", "a budget that repeats", "give smoke, ci, full or noise values"
+        )
     rates: dict[str, Any] = {"false_fail": false_fail, "false_pass": false_pass}
     rates["extra"] = ["ledger"] if ledger else []
     # what is wrong with the wishes is said before anything is drawn
@@ -146,13 +164,15 @@ def check(
         asked = with_steps_before(asked, steps)
     if ledger is not None:
         refuse_doubt(asked.questions, "--ledger")
-    say = say or (lambda line: print(line, file=sys.stderr, flush=True))
-    options: dict[str, Any] = {"slow": spend is Budget.FULL, "ledger": ledger, "say": say, "use": chosen}
+    say = say or (lambda line: print(printable(line), file=sys.stderr, flush=True))
+    options: dict[str, Any] = {"slow": spend is Budget.FULL, "ledger": ledger, "batch": batch, "say": say}
+    options["use"] = chosen
     given = {name: value for name, value in locals().items() if name in _REPEATED}
     try:
-        with contextlib.ExitStack() as beside, Crew(sampler, timeout, checked(device)) as crew:
+        with contextlib.ExitStack() as beside, Crew(sampler, timeout, checked(device), call) as crew:
             if law and device == "cpu" and steps is None:
-                options["own_law"] = beside.enter_context(OwnLaw(sampler, chosen, vocab or LAW_VOCAB))
+                own = OwnLaw(sampler, chosen, vocab or LAW_VOCAB, call)
+                options["own_law"] = beside.enter_context(own)
             if isinstance(spend, Seconds):
                 say(f"{crew.spec}: the speed of a draw")
                 crew.probe(asked.questions[0].law.vocab, seed % 2**32)
@@ -176,12 +196,13 @@ def examine(
     code: str = "",
     slow: bool = False,
     ledger: Path | None = None,
+    batch: bool = False,
     use: Use | None = None,
     own_law: OwnLaw | None = None,
     until: float = math.inf,
     say: Say = lambda line: None,
 ) -> Report:
-    """Probe, draw, judge. ``drawer``: a Caller, a Child or a Crew.  ``own_law``: at work meanwhile.
+    """Probe, whole batches, draw, judge. ``drawer``: a Caller, a Child or a Crew.  ``own_law``: at work meanwhile.
 
     ``until``: when, by ``time.monotonic``, to stop drawing; what was not drawn by then lacks, and the tests
     are judged at the draws that there are.
@@ -189,32 +210,42 @@ def examine(
     results: dict[str, dict[str, TestResult]] = {}
     counts: list[Counts] = []
     held: list[Question] = []  # with the law by which each was judged
-    first, *seeds = np.random.SeedSequence(seed).spawn(len(asked.questions) + 2)
+    first, batches, *seeds = np.random.SeedSequence(seed).spawn(len(asked.questions) + 3)
     # consecutive seeds follow: 32 bits are all that some generators read
     base = int(first.generate_state(1)[0])
+    note = ""
+    evidence = None if ledger is None else Evidence(ledger, drawer.spec, code, asked, seed)
     try:
+        if evidence is not None:
+            evidence.begin()
         say(f"{drawer.spec}: generator, shape, dtype, global state")
         probe(drawer, asked, base)
-        values = sum(question.n * question.law.vocab for question in asked.questions)
-        progress = Progress(values, say)
+        note = drawer.note
+        start = int(batches.generate_state(1)[0])
+        if all(question.pipeline is None for question in asked.questions):  # batches are judged by softmax
+            results[BATCHES] = examine_batches(
+                drawer, seed=start, level=asked.level, false_pass=asked.false_pass, identity=batch, say=say
+            )
+        progress = Progress(sum(question.n * question.law.vocab for question in asked.questions), say)
         for i, question in enumerate(asked.questions):
             tokens = draw(drawer, question, base + 2 + i * STREAMS, progress, until)
             count = Counts.from_tokens(tokens, question.law.vocab)
             counts.append(count)
             question, found = judge_each(question, tokens, asked, np.random.default_rng(seeds[i]))
             held.append(question)
-            if ledger is not None and not impossible(count, question.law):
-                found["ledger"] = accumulate(ledger, drawer.spec, code, question, count, seed, asked)
+            if evidence is not None and not impossible(count, question.law):
+                found["ledger"] = evidence.add(question, count)
             results[question.target.name] = found
     except Misbehaved as fault:
-        return _faulty(fault, drawer.spec, asked, seed, command, use)
+        return replace(_faulty(fault, drawer.spec, asked, seed, command, use), note=note)
     asked = replace(asked, questions=tuple(held))
     say("likelihood of known recipes")
-    judged = judged_all(results, asked)
     questions, drawn = telling(asked, counts)
     listed = suspects(questions, drawn, slow=slow) if questions else []
     if listed:
         listed[0] = with_fit(listed[0], questions, drawn, np.random.default_rng(seeds[-1]))
+    if evidence is not None:
+        evidence.finish()
     needed = {
         question.target.name: most
         for question, count in zip(asked.questions, counts, strict=True)
@@ -223,7 +254,7 @@ def examine(
     harms, no_law = own_law.wait(max(0.0, min(until - time.monotonic(), LAW_PATIENCE))) if own_law else ([], "")
     return Report(
         drawer.spec,
-        judged,
+        judged_all(results, asked),
         tuple(listed),
         None,
         asked.false_fail,
@@ -231,6 +262,7 @@ def examine(
         seed,
         needed,
         command,
+        note,
         use=use,
         harms=tuple(harms),
         no_law=no_law,
@@ -264,7 +296,11 @@ def draw(drawer: Drawer, question: Question, base: int, progress: Progress, unti
                 return
             n = min(most, calls - i)
             for stream in streams:
-                tokens[stream, i : i + n] = drawer.draw(base + stream, logits, n)
+                try:
+                    tokens[stream, i : i + n] = drawer.draw(base + stream, logits, n)
+                except Misbehaved as fault:
+                    made = [most] * (i // most) + [n]
+                    raise _replayable(fault, drawer, question, base + stream, made) from fault.__cause__
                 done[stream] = i + n
                 progress.adds(n * logits.size)
 
@@ -296,19 +332,16 @@ class Progress:
                 self._say(f"{self._name}: {self._done / self._values:.0%} of all draws, {left:.0f} s left")
 
 
-def accumulate(
-    folder: Path, name: str, code: str, question: Question, count: Counts, seed: int, asked: Plan
-) -> TestResult:
-    """The e-process of all recorded runs of this code on this target, and this one: p = 1 / max e, valid at
-    any stopping."""
-    process = EProcess(question.law, alternative_laws(question.law))
-    key = re.sub(r"[^\w.+-]+", "_", f"{Path(name).name}-{question.target.name}")
-    book = Ledger(folder, key, code or "unknown")
-    book.resume(process).update(count)
-    book.record(process, f"seed-{seed}")
-    return TestResult(
-        process.p_value, process.log_e, process.n, float("nan"), asked.level, "ledger", "not known in advance"
-    )
+def _replayable(
+    fault: Misbehaved, drawer: Drawer, question: Question, seed: int, calls: Sequence[int]
+) -> Misbehaved:
+    """The fault with the calls of its stream that led to it, where the target can be made again from its name."""
+    name = named(question.target, question.logits)
+    if name is None:
+        return fault
+    device, call = getattr(drawer, "device", "cpu"), getattr(drawer, "stated", None)
+    shown = replayed(drawer.spec, name, ROWS, seed, calls, device, call)
+    return Misbehaved(fault.what, fault.detail, shown)
 
 
 def _faulty(
@@ -325,18 +358,8 @@ def _faulty(
     )
 
 
-_REPEATED = (
-    "targets",
-    "vocab",
-    "use",
-    "pipeline",
-    "detect",
-    "false_fail",
-    "false_pass",
-    "budget",
-    "device",
-    "seed",
-)
+_RATES = ("detect", "false_fail", "false_pass")
+_REPEATED = ("targets", "vocab", "use", *_RATES, "budget", "device", "seed", "call", "batch", "pipeline")
 
 
 def _command(sampler: str, given: dict[str, Any]) -> str:
@@ -346,11 +369,13 @@ def _command(sampler: str, given: dict[str, Any]) -> str:
     for target in given["targets"]:
         words += ["--targets", target]
     words += ["--vocab", str(given["vocab"])] if given["vocab"] is not None else []
-    words += ["--for", given["use"]] if given["use"] != "lm" else []
     words += ["--pipeline", str(given["pipeline"])] if given["pipeline"] is not None else []
+    words += ["--for", given["use"]] if given["use"] != "lm" else []
     for part in [detect] if isinstance(detect, str) else detect:
         words += ["--detect", part]
     words += ["--false-fail", f"{given['false_fail']:g}", "--false-pass", f"{given['false_pass']:g}"]
     words += ["--device", given["device"]] if given["device"] != "cpu" else []
+    words += ["--call", given["call"]] if given["call"] is not None else []
+    words += ["--batch"] if given["batch"] else []
     words += ["--budget", str(given["budget"])] if given["budget"] is not None else []
     return shlex.join([*words, "--seed", str(given["seed"])])

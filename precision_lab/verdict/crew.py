@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,12 +27,20 @@ class Crew:
     ``spec``, ``code``: of the first child. Errors as of Child. On a GPU there is one lane.
     """
 
-    def __init__(self, spec: str, timeout: float, device: str = "cpu", lanes: int | None = None) -> None:
+    def __init__(
+        self,
+        spec: str,
+        timeout: float,
+        device: str = "cpu",
+        call: str | None = None,
+        *,
+        lanes: int | None = None,
+    ) -> None:
         count = (min(cores(), MOST) if device == "cpu" else 1) if lanes is None else lanes
         self._children: list[Child] = []
         try:
             with ThreadPoolExecutor(count) as pool:
-                started = [pool.submit(Child, spec, timeout, device) for _ in range(count)]
+                started = [pool.submit(Child, spec, timeout, device, call) for _ in range(count)]
             errors = [each.exception() for each in started]
             self._children = [each.result() for each in started if each.exception() is None]
             for error in errors:
@@ -41,7 +49,8 @@ class Crew:
         except BaseException:
             self.close()
             raise
-        self.spec, self.code = spec, self._children[0].code
+        self.spec, self.device, self.stated = spec, device, call
+        self.code = self.first.code
 
     @property
     def lanes(self) -> int:
@@ -52,12 +61,24 @@ class Crew:
         """The child that answers what is asked once."""
         return self._children[0]
 
+    @property
+    def takes(self) -> frozenset[str]:
+        return self.first.takes
+
+    @property
+    def note(self) -> str:
+        return self.first.note
+
     def probe(self, vocab: int, seed: int) -> None:
-        self.first.probe(vocab, seed)
+        """Every child: what the probe finds out about its sampler, each must know."""
+        by_lane(lambda lane: self._children[lane].probe(vocab, seed), self.lanes)
 
     def draw(self, stream: int, logits: np.ndarray, n: int) -> Int:
         """May be called from a thread for each lane, each with its own streams."""
         return self._children[stream % self.lanes].draw(stream, logits, n)
+
+    def fresh(self, seed: int, logits: np.ndarray, n: int, **options: Any) -> Int:
+        return self.first.fresh(seed, logits, n, **options)
 
     def close(self) -> None:
         for child in self._children:

@@ -16,6 +16,7 @@ from ..statistics import (
     agreement_test,
     blocked_identity_test,
     cross_row_test,
+    detectable_shortfall,
     likelihood_ratio_test,
     reachability_test,
     repeated_vector_test,
@@ -53,8 +54,9 @@ def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generato
         rate, error = question.unmask_rate
         unmasked = counts.n - int(counts.counts[question.target.mask])
         result = tail_test(unmasked, counts.n, rate, p0_error=error, **rates)
-        effect = "relative deviation of the unmasking rate"
-        return replace(result, test="unmask_test", effect=effect)
+        seen = detectable_shortfall(counts.n, rate, plan.level, plan.false_pass, error)
+        effect = "share of the unmaskings that are missing"
+        return replace(result, test="unmask_test", detectable=seen, effect=effect)
 
     def lattice() -> TestResult:
         result = likelihood_ratio_test(counts, law, lattice_bet(law), **rates)

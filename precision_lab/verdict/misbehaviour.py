@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,12 +13,17 @@ import torch
 
 from ..laws.law import target_law
 from .caller import Caller, Misbehaved, ramp
+from .replay import RAMP, replayed
 
+NUMBERED = {"seed", "seeds"}  # such functions often seed a global generator and draw from it
 CHANCE_BITS = 64  # independent answers agree with probability 2^-64 at most
+CALLS = 4  # of one probe
 
 
-def probe(caller: Caller, vocab: int, seed: int) -> None:
+def probe(caller: Caller, vocab: int, seed: int, called: Callable[[], None] = lambda: None) -> None:
     """Raises Misbehaved where the ids do not follow the generator, or anything else is touched.
+
+    ``called`` is told after each of the :data:`CALLS` calls, as each of them has the time of one.
 
     Two rows of :func:`~.caller.ramp`. The same seed must give the
     same ids, another seed and a second call others, and the global generators of Python, NumPy and torch must stay as
@@ -31,25 +36,37 @@ def probe(caller: Caller, vocab: int, seed: int) -> None:
     with global_seed(1):
         before, source = _global_state(), caller.source(seed)
         first = caller.call(source, logits, n, seed)
+        called()
         touched = [name for name, state in _global_state().items() if state != before[name]]
-        again = caller.call(source, logits, n, seed)
+        try:
+            again = caller.call(source, logits, n, seed)
+        except Misbehaved as fault:
+            row = f"{RAMP}[vocab={vocab}]"
+            shown = replayed(caller.spec, row, 2, seed, [n, n], caller.device, caller.stated)
+            raise Misbehaved(fault.what, fault.detail, shown) from fault.__cause__
+        called()
     with global_seed(2):
         repeated = caller.call(caller.source(seed), logits, n, seed)
+        called()
     with global_seed(1):
         other = caller.call(caller.source(seed + 1), logits, n, seed + 1)
-    if touched:
+        called()
+    if touched and caller.random in NUMBERED:
+        caller.touched = touched  # how such functions seed themselves: said in the note
+    elif touched:
         detail = f"the call moves the global state of {' and '.join(touched)}"
         raise Misbehaved("uses the global random state", detail, call)
+    its = {"global": "the global generators", "seed": "its seed", "seeds": "its seeds"}.get(caller.random)
+    ignores = "ignores " + (its or "its generator")
     if not np.array_equal(first, repeated):
-        raise Misbehaved(
-            "ignores its generator", f"two calls with seed {seed} give different ids", f"{call}  # twice"
-        )
+        raise Misbehaved(ignores, f"two calls with seed {seed} give different ids", f"{call}  # twice")
     if np.array_equal(first, other):
         detail = f"seeds {seed} and {seed + 1} give the same {first.size} ids"
-        raise Misbehaved("ignores its generator", detail, f"{call}  # and with seed {seed + 1}")
+        raise Misbehaved(ignores, detail, f"{call}  # and with seed {seed + 1}")
     if np.array_equal(first, again):
+        what = "does not advance its generator" if its is None else ignores
         detail = f"a second call with the same generator gives the same {first.size} ids"
-        raise Misbehaved("does not advance its generator", detail, f"{call}  # twice with one generator")
+        raise Misbehaved(what, detail, f"{call}  # twice with one generator")
 
 
 @contextmanager

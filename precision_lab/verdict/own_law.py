@@ -24,15 +24,16 @@ class OwnLaw:
     ``wait(seconds)``: what was ready by then, and a sentence on why the rest was not.
     """
 
-    def __init__(self, spec: str, use: Use, vocab: int) -> None:
-        self._spec, self._rows = spec, rows_of(use, vocab)
+    def __init__(self, spec: str, use: Use, vocab: int, call: str | None = None) -> None:
+        self._spec, self._call = spec, call
+        self._rows = rows_of(use, vocab)
         self._child: Child | None = None
         self._found: list[Harm] = []
         self._pool = ThreadPoolExecutor(1)
         self._future: Future[None] = self._pool.submit(self._compute)
 
     def _compute(self) -> None:
-        self._child = Child(self._spec, LONGEST)
+        self._child = Child(self._spec, LONGEST, "cpu", self._call)
         for use, target in self._rows:
             law = self._child.law(target.logits.astype(np.float32))
             self._found.append(harm_of(law, use, target))

@@ -24,9 +24,12 @@ from ..statistics.tempered import Tempered
 from ..statistics.testing.tie_order import tie_halves
 from ..targets import Target
 from ..types import Array, Budget, Float
+from .batches import TESTS as BATCH_TESTS
 from .lattice import SHARES, lattice_draws
 
 STREAMS, ROWS = 4, 4  # seeds, and equal rows of logits in every call
+# tests of every question whose draws are not all one token
+OF_ANY_LAW = ("identity", "support", "rows", "serial", "streams", "repeats")
 UNIT = 2 * STREAMS * ROWS  # draws in two calls of every stream: consecutive draws are compared in pairs
 TAIL_MASS = 0.1  # the tail: the rarest tokens that hold at most this together
 DEFAULT_DETECT = "temperature=0.02"
@@ -41,7 +44,7 @@ EFFECTS = {
     "tv": (("identity",), "total variation"),
     "unmask": (
         ("unmask",),
-        "relative deviation of the rate at which the mask goes, of a step of masked diffusion",
+        "share of the unmaskings that are missing, in a step of masked diffusion",
     ),
     "float32": (("lattice",), "share of the way from the target to a race of 24-bit uniforms, one of SHARES"),
     "sharing": (("rows", "serial", "streams"), "share of pairs of draws with one vector of noise"),
@@ -60,7 +63,7 @@ def parse_detect(text: str | Iterable[str]) -> dict[str, float]:
                 value = float(size)
             except ValueError:
                 value = math.nan
-            if not 0 < value < (2 if name in ("temperature", "tail", "unmask") else 1 + 1e-12):
+            if not 0 < value < (2 if name in ("temperature", "tail") else 1 + 1e-12):
                 raise InputError(
                     f"--detect {part}", f"{name}=NUMBER, {EFFECTS[name][1]}", "for example tv=0.05"
                 )
@@ -75,14 +78,13 @@ class Asked:
     """A target and what is wished to be seen on it. ``wished``: sizes by effect; empty: its tests must only not fail.
 
     ``without``: tests left out.  ``least``: draws that are made whatever is wished; None: as the plan has them.
-    ``pipeline``: what the sampler does to the logits before it draws.
     """
 
     target: Target
     wished: dict[str, float] = field(default_factory=dict)
     without: tuple[str, ...] = ()
     least: int | None = None
-    pipeline: Pipeline | None = None
+    pipeline: Pipeline | None = None  # what the sampler does to the logits before it draws
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +145,7 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """``level``: of one test, false_fail / their number.  ``wished``: sizes by effect, see :data:`EFFECTS`."""
+    """``level``: of one test, false_fail / their number, that of whole batches included.  ``wished``: sizes by effect, see :data:`EFFECTS`."""
 
     questions: tuple[Question, ...]
     wished: dict[str, float]
@@ -184,13 +186,13 @@ def ask(
     """
     given = target.logits.astype(dtype)
     if pipeline is not None:
-        return ask_pipeline(target, given, pipeline, (*_tests_of_any_law(), *extra), without)
+        return ask_pipeline(target, given, pipeline, (*OF_ANY_LAW, *extra), without)
     law = target_law(given)
     if not 0 < float(law.probs.max()) < 1:
         raise InputError(
             f"{target.name}, whose every draw is one token", "two tokens that can be drawn", "choose another"
         )
-    tests = list(_tests_of_any_law())
+    tests = list(OF_ANY_LAW)
     tail = rarest(law.probs)
     if not Tempered.of(law).flat:
         tests = ["temperature", *(["tail"] if tail.any() else []), "lattice", *tests]
@@ -220,10 +222,6 @@ def ask_pipeline(
         chosen = ["temperature", *(["tail"] if tail.any() else []), "lattice", *tests]
     kept = tuple(test for test in chosen if test not in without)
     return Question(named, law, given, kept, tail, pipeline=pipeline, laws=laws)
-
-
-def _tests_of_any_law() -> tuple[str, ...]:
-    return ("identity", "support", "rows", "serial", "streams", "repeats")
 
 
 def rarest(probs: Float) -> Array:
@@ -265,7 +263,7 @@ def plan(
     for item in each:
         question = ask(item.target, extra, item.without, pipeline=item.pipeline)
         asked.append(replace(question, wished={} if question.lone else item.wished))
-    level = false_fail / sum(len(question.tests) for question in asked)
+    level = false_fail / (sum(len(question.tests) for question in asked) + len(BATCH_TESTS))
     values, most = CAPS[budget] if isinstance(budget, Budget) else (budget, CAPS[Budget.FULL][1])
     needed: list[dict[str, int]] = []
     sought: list[int] = []  # draws of each target, before the budget
@@ -317,10 +315,7 @@ def draws_needed(question: Question, effect: str, size: float, level: float, fal
         return max(draws_needed_tail(mass, rate, level, false_pass, error) for rate in rates)
     if effect == "unmask":
         rate, error = question.unmask_rate
-        sides = [rate * (1 - size) if size < 1 else 0.0]
-        if rate * (1 + size) < 1:
-            sides.append(rate * (1 + size))
-        return max(draws_needed_tail(rate, side, level, false_pass, error) for side in sides)
+        return draws_needed_tail(rate, rate * max(0.0, 1 - size), level, false_pass, error)
     if effect == "float32":
         return lattice_draws(law, size, level, false_pass)
     if effect == "tv":

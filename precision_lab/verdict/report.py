@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from ..errors import printable
 from ..statistics import TestResult, Verdict, family
 from ..targets import Use
 from .harm import Harm
@@ -77,7 +78,8 @@ class Fault:
 class Report:
     """``needed``: draws in all that the wished effects want, by target.  ``command``: what gives the same verdict again.
 
-    ``use``: what was judged.  ``harms``: what the sampler's own law does to it, and ``no_law``, why that is not known.
+    ``note``: how the sampler was called, and what is unusual about it.  ``use``: what was judged.  ``harms``: what the
+    sampler's own law does to it, and ``no_law``, why that is not known.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Report:
     seed: int | None = None
     needed: dict[str, int] = field(default_factory=dict)
     command: str = ""
+    note: str = ""
     use: Use | None = None
     harms: tuple[Harm, ...] = ()
     no_law: str = ""
@@ -223,6 +226,7 @@ class Report:
             "for": self.use.name if self.use else None,
             "own_law": [harm.row() for harm in self.harms],
             "no_law": self.no_law,
+            "note": self.note,
         }
 
     def text(self) -> str:
@@ -234,9 +238,11 @@ class Report:
             lines.append(f"  {self.no_law}")
         lines += [f"  {j.test} on {j.target}: {j.result}" for j in self.judged if j.outcome is not Outcome.PASS]
         lines += [
-            f"  {line}" for line in (self.best_fit(), f"again: {self.command}" if self.command else "") if line
+            f"  {line}"
+            for line in (self.best_fit(), self.note, f"again: {self.command}" if self.command else "")
+            if line
         ]
-        return "\n".join(lines)
+        return "\n".join(printable(line) for line in lines)
 
 
 def judged_all(results: dict[str, dict[str, TestResult]], plan: Plan) -> tuple[Judged, ...]:

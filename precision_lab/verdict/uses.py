@@ -15,7 +15,7 @@ from ..types import Budget, Float
 from .plan import Asked
 
 REAL_VOCABULARY = 151_936  # tokens of today's large vocabularies
-HARM = 0.25  # relative deviation of an unmasking rate from which a recipe is looked for
+HARM = 0.25  # share of the unmaskings that are missing from which a recipe is looked for
 GAPS = np.arange(14.0, 20.0, 0.05)  # nats between the mask and a token, at which recipes are compared
 RATES = (5.6, 3.1)  # standard deviations: false-fail of one test among dozens, false-pass 1e-3
 
@@ -83,15 +83,17 @@ def telling_step(use: Use, vocab: int) -> Asked:
     """The step of ancestral sampling on which known recipes differ most, for each noise value drawn: r = 1 / N, and e^gap / N
     equal tokens, no more than ``vocab``.
 
-    Wished: the deviation of the unmasking rate that 24-bit noise has there. Where that is below :data:`HARM` even on so flat
-    a row, such noise does no harm in this use and nothing is wished.
+    Wished: the least share of the unmaskings that one of :data:`KNOWN` lacks there. Where 24-bit noise lacks less than
+    :data:`HARM` even on so flat a row, it does no harm in this use and nothing is wished.
     """
     steps = use.steps or 1
     gap = telling_gap(math.log(steps) + math.log(vocab))
     tokens = max(2, min(vocab, round(math.exp(gap) / steps)))
     target = parse_target(f"mdm_step[vocab={tokens},exponent=0,unmask={1 / steps!r}]")
-    harm = 1 - float(reach(np.array([math.log(steps) + math.log(tokens)]), 24)[0])
-    return Asked(target, {"unmask": harm} if harm >= HARM else {}, OF_EVEN_TOKENS)
+    at = np.array([math.log(steps) + math.log(tokens)])
+    lacking = [1 - float(ratio(at)[0]) for ratio in KNOWN.values()]
+    seen = [share for share in lacking if share >= HARM]
+    return Asked(target, {"unmask": min(seen)} if lacking[0] >= HARM else {}, OF_EVEN_TOKENS)
 
 
 def default_budget(use: Use) -> Budget | int:

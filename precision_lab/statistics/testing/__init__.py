@@ -38,7 +38,15 @@ from .reachability import (
     reachability_test,
 )
 from .result import SamplerRejected, TestResult, asserting
-from .tail import TailSet, assert_tail, detectable_tail, draws_needed_tail, tail_set, tail_test
+from .tail import (
+    TailSet,
+    assert_tail,
+    detectable_shortfall,
+    detectable_tail,
+    draws_needed_tail,
+    tail_set,
+    tail_test,
+)
 from .tie_order import assert_tie_order, detectable_tie_order, draws_needed_tie_order, tie_order_test
 from .two_sample import assert_two_sample, detectable_two_sample, draws_needed_two_sample, two_sample_test
 from .unmask_rate import (
@@ -73,6 +81,7 @@ __all__ = [
     "detectable_identity",
     "detectable_likelihood_ratio",
     "detectable_reachability",
+    "detectable_shortfall",
     "detectable_tail",
     "detectable_tie_order",
     "detectable_two_sample",

@@ -71,6 +71,16 @@ def detectable_tail(
     )
 
 
+def detectable_shortfall(
+    n: int, p0: float, false_fail: float = 1e-6, false_pass: float = 1e-6, p0_error: float = 0.0
+) -> float:
+    """Smallest d such that :func:`tail_test`, two-sided as it is, passes any rate p1 <= (1 - d) p0 at most ``false_pass``
+    often; inf where even the rate 0 goes unseen."""
+    check_rates(false_fail, false_pass)
+    lowest, _ = detected_rates(check_whole("n", n, 1), *interval_of(p0, p0_error), false_fail, false_pass)
+    return math.inf if math.isnan(lowest) else 1 - lowest / p0
+
+
 def draws_needed_tail(
     p0: float | Law, p1: float | Law, false_fail: float = 1e-6, false_pass: float = 1e-6, p0_error: float = 0.0
 ) -> int:

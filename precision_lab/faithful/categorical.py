@@ -1,0 +1,253 @@
+"""Faithful categorical draws: integer masses, one uniform integer below their sum, a block, a token.
+
+The law is m_i / M, a rational number: independent of the order of summation, the block, the threads and the batch. Two random
+words a draw in place of one uniform a token, so it costs less than the samplers whose law is worse.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from . import masses as mass_maps
+from . import words
+from .words import Randomness, keys_of
+
+BLOCK = 256  # tokens whose masses are summed before any is looked at
+CHUNK = 1 << 17  # values of half-precision logits that are widened at once: half a megabyte
+WORTH_A_THREAD = 1 << 19  # values
+
+
+def categorical(
+    logits: Tensor,
+    n: int = 1,
+    *,
+    generator: Randomness,
+    temperature: float | Tensor | None = None,
+    position: int | Tensor = 0,
+) -> Tensor:
+    """``n`` tokens for each row of ``logits``, (..., vocab). Returns (n, ...) int64 on the device of the logits.
+
+    P(i) = m_i / M, M = sum_j m_j, m_i = rint(2^44 exp((l_i - max l) / T)) as :mod:`.masses` computes it. Against softmax:
+    relative error of token i at most 2^-22.6 + 2^-24 gap + 1 / (2 m_i), gap = max l - l_i in nats over T; a token more than
+    31.2 nats down cannot be drawn, in all less than vocab e^-31. Total variation below 1e-7 on Zipf and normal rows of 151,936
+    tokens.
+    ``generator``: a torch.Generator, from which two words are taken; or a generator or seed for every row.  The words
+    of a draw depend on the row's key, its place in the batch (not with generators or seeds of its own), ``position`` and
+    the draw: rows never share them, and a row's tokens do not depend on the others.
+    ``temperature``: a number, or one for each row; 0: the first of the largest logits.  ``position``: a whole number, or
+    one for each row, that sets apart calls with the same seeds: the place in a text.
+    Time: one pass over the logits, about a fifth of float32 Gumbel-max. Memory: 8 vocab / 256 bytes a row.
+    Errors: InputError for NaN or +inf, a row of -inf, more than 2^18 tokens, bad temperatures, or what is no generator.
+    """
+    rows = _rows_of(logits)
+    count = _whole("n", n)
+    keys = keys_of(generator, len(rows))
+    own = not isinstance(generator, torch.Generator)
+    places = _per_row("position", position, rows, torch.int64)
+    heat = None if temperature is None else _per_row("temperature", temperature, rows, torch.float64)
+    if heat is not None and not bool((heat >= 0).all() & heat.isfinite().all()):
+        raise InputError(f"temperature {heat.min().item()}", "0 or more", "0 takes the largest logit")
+    top = rows.amax(-1)
+    _check(rows, top)
+    numbers = torch.zeros(len(rows), dtype=torch.int64) if own else torch.arange(len(rows))
+    words_of = _Words(keys, numbers.numpy(), places.cpu().numpy())
+    ids = _draw(rows, top, heat, words_of, count)
+    return ids.reshape(count, *logits.shape[:-1])
+
+
+def categorical_masses(logits: Tensor, temperature: float | Tensor | None = None) -> Tensor:
+    """The integer masses m of :func:`categorical`, (..., vocab) int64: its law is m / m.sum(-1)."""
+    rows = _rows_of(logits)
+    heat = None if temperature is None else _per_row("temperature", temperature, rows, torch.float64)
+    if heat is not None and not bool((heat > 0).all()):
+        raise InputError(f"temperature {heat.min().item()}", "above 0", "at 0 the draw is certain")
+    _check(rows, rows.amax(-1))
+    return mass_maps.masses(rows, heat).reshape(logits.shape)
+
+
+def _rows_of(logits: Tensor) -> Tensor:
+    """(rows, vocab), detached. InputError for what is no floating tensor of at least one token."""
+    if not isinstance(logits, Tensor) or not logits.dtype.is_floating_point:
+        got = f"logits of type {type(logits).__name__}" if not isinstance(logits, Tensor) else str(logits.dtype)
+        raise InputError(got, "a floating tensor, (..., vocab)", "convert it, for example with .float()")
+    if logits.dim() < 1 or not 1 <= logits.shape[-1] <= mass_maps.MOST_VOCAB:
+        raise InputError(
+            f"logits of shape {tuple(logits.shape)}",
+            f"(..., vocab), 1 to {mass_maps.MOST_VOCAB} tokens",
+            "check the axis",
+        )
+    return logits.detach().reshape(-1, logits.shape[-1])
+
+
+def _whole(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
+        raise InputError(f"{name} = {value!r}", "a whole number below 2^32", "change it")
+    return value
+
+
+def _per_row(name: str, value: float | Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """(rows,) of a number or of one for each row."""
+    found = torch.as_tensor(value, dtype=dtype, device=rows.device).reshape(-1)
+    if found.numel() not in (1, len(rows)):
+        raise InputError(
+            f"{found.numel()} values of {name} for {len(rows)} rows", "one, or one a row", "repeat it"
+        )
+    return found.expand(len(rows))
+
+
+def _check(rows: Tensor, top: Tensor) -> None:
+    """InputError with the row's number for NaN, +inf and a row of -inf; the largest value of a row shows all three."""
+    bad = ~top.isfinite()
+    if bool(bad.any()):
+        at = int(bad.long().argmax())
+        value = float(top[at])
+        what = "NaN" if value != value else "+inf" if value > 0 else "only -inf"
+        raise InputError(
+            f"{what} in row {at} of the logits", "numbers or -inf, one of them finite", "mend that row"
+        )
+
+
+class _Words:
+    """What the words of a draw are made of: ``keys`` (rows, 4), ``rows`` (rows,) and ``positions`` (rows,)."""
+
+    def __init__(self, keys: np.ndarray, rows: np.ndarray, positions: np.ndarray) -> None:
+        self.keys, self.rows, self.positions = keys, rows, positions
+
+
+def _draw(rows: Tensor, top: Tensor, heat: Tensor | None, words_of: _Words, n: int) -> Tensor:
+    count, vocab = rows.shape
+    ids = np.empty((n, count), dtype=np.int64)
+    if not ids.size:
+        return torch.from_numpy(ids).to(rows.device)
+    if rows.device.type != "cpu":
+        from .eager import draw_eagerly
+
+        return draw_eagerly(rows, heat, words_of.keys, words_of.rows, words_of.positions, n)
+    step = max(1, CHUNK // vocab)
+    loop = _loop()
+    wide = np.float64 if rows.dtype == torch.float64 else np.float32
+    temper = np.ones(count, dtype=wide) if heat is None else heat.numpy().astype(wide)
+    peak = top.double().numpy().astype(wide)
+
+    def part(start: int, stop: int) -> None:
+        for i in range(start, stop, step):
+            chunk = slice(i, min(i + step, stop))
+            values = rows[chunk]
+            if values.dtype not in (torch.float32, torch.float64):
+                values = values.float()
+            loop(
+                values.contiguous().numpy(),
+                peak[chunk],
+                temper[chunk],
+                words_of.keys[chunk],
+                words_of.rows[chunk],
+                words_of.positions[chunk],
+                ids[:, chunk],
+            )
+
+    lanes = min(torch.get_num_threads(), count, max(1, count * vocab // WORTH_A_THREAD))
+    ends = [count * lane // lanes for lane in range(lanes + 1)]
+    if lanes == 1:
+        part(0, count)
+    else:
+        with ThreadPoolExecutor(lanes) as pool:
+            list(pool.map(part, ends[:-1], ends[1:]))
+    return torch.from_numpy(ids)
+
+
+@cache
+def _loop() -> Any:
+    """The compiled loop over the rows of a chunk."""
+    import numba
+
+    mass, pair = mass_maps.compiled(), words.compiled()
+    size = BLOCK
+
+    @numba.njit(nogil=True, error_model="numpy")
+    def uniform_below(total, key, row, position, draw):
+        """A whole number below total: the leading bits of one word after another, the first that is below."""
+        shift = np.uint64(64)
+        left = total - 1
+        while left > 0:
+            left >>= 1
+            shift -= np.uint64(1)
+        if shift == np.uint64(64):
+            return np.int64(0)
+        attempt = 0
+        while True:
+            tag = np.uint64(row) | (np.uint64(attempt) << np.uint64(24))
+            place = np.uint64(position)
+            c2 = np.uint64(key[2]) ^ (place & np.uint64(0xFFFFFFFF))
+            c3 = np.uint64(key[3]) ^ (place >> np.uint64(32))
+            first, second = pair(key[0], key[1], draw, tag, c2, c3)
+            if np.int64(first >> shift) < total:
+                return np.int64(first >> shift)
+            if np.int64(second >> shift) < total:
+                return np.int64(second >> shift)
+            attempt += 1
+
+    @numba.njit(nogil=True, error_model="numpy")
+    def place_in(running, value):
+        """The first i with running[i] > value."""
+        low, high = 0, len(running) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if running[middle] > value:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    @numba.njit(nogil=True, error_model="numpy")
+    def loop(logits, top, heat, keys, numbers, positions, ids):
+        draws = ids.shape[0]
+        rows, vocab = logits.shape
+        blocks = (vocab + size - 1) // size
+        sums = np.empty(blocks, dtype=np.int64)
+        many = draws * size > 4 * vocab  # then every partial sum is kept
+        running = np.empty(vocab if many else 0, dtype=np.int64)
+        for r in range(rows):
+            peak, t = top[r], heat[r]
+            if t == 0:
+                first = 0
+                while logits[r, first] != peak:
+                    first += 1
+                ids[:, r] = first
+                continue
+            total = np.int64(0)
+            for b in range(blocks):
+                part = np.int64(0)
+                for i in range(b * size, min((b + 1) * size, vocab)):
+                    part += mass(np.float32((logits[r, i] - peak) / t))
+                sums[b] = part
+                total += part
+            if many:
+                part = np.int64(0)
+                for i in range(vocab):
+                    part += mass(np.float32((logits[r, i] - peak) / t))
+                    running[i] = part
+            for draw in range(draws):
+                left = uniform_below(total, keys[r], numbers[r], positions[r], draw)
+                if many:
+                    ids[draw, r] = place_in(running, left)
+                    continue
+                b = 0
+                while left >= sums[b]:
+                    left -= sums[b]
+                    b += 1
+                i = b * size
+                m = mass(np.float32((logits[r, i] - peak) / t))
+                while left >= m:
+                    left -= m
+                    i += 1
+                    m = mass(np.float32((logits[r, i] - peak) / t))
+                ids[draw, r] = i
+
+    return loop

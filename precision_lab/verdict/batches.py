@@ -1,0 +1,324 @@
+"""Whole batches: rows that differ, in every number, order, company, layout and dtype, each as it is drawn alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from scipy import optimize, special, stats
+
+from ..errors import InputError
+from ..statistics import TestResult
+from ..statistics.testing._binomial import conditional_power, detected_rates
+from ..types import Float, Int
+from .batch_rows import STRANGER, Batch, rank_of
+from .caller import Misbehaved
+from .company import Alone, Drawn, Evidence, decisions, fault, sign_p_values
+from .invariance import examine_identity
+from .row_settings import ignored, log_p_values, settings_batches
+
+BATCHES = "rows that differ"  # in place of the name of a target
+TESTS = ("row_laws", "company")  # of one stage, each at the level that examine_batches is given
+SMALL, LARGE = 16, 66  # vocabularies: of up to 16 rows, and of more
+# rows -> draws of each: about 4,096 pairs of draws in every size, twice that in those that have many rows
+SIZES = {2: 2048, 3: 1408, 7: 640, 8: 512, 9: 512, 16: 256, 63: 128, 64: 128, 65: 128}
+ROWS, DRAWS = 8, 512  # of the batches in other company, layout or dtype
+EQUAL = SIZES[2] // ROWS  # draws of equal rows: the one that they all are was drawn alone so often
+ALIKE = {2: 384, 8: 192, 64: 192}  # rows -> draws, where noise that is shared is looked for
+EXTREME = (0, 2**63 - 1)  # seeds like others
+CLASSES = 6  # ranks that the test of laws counts: 0 to 4, and the rest
+SERIAL = 1e-9  # below, the draws of one call depend on each other, and pairs of them are no evidence
+WIDEST = 16.0  # temperatures from 1/16 to 16 are thought of
+Say = Callable[[str], None]
+
+
+class Drawer(Protocol):
+    """A Caller, here or in a child process."""
+
+    spec: str
+
+    @property
+    def takes(self) -> frozenset[str]: ...
+    def fresh(self, seed: int, logits: np.ndarray, n: int, **options: Any) -> Int: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """Every call of a stage, fixed before the first.
+
+    ``alone``: one row each.  ``again``: the first of them, from another seed.  ``company``: what is compared with them.
+    ``optional``: of ``company``, what a sampler may refuse.  ``settings``: rows with settings of their own.
+    """
+
+    alone: tuple[Batch, ...]
+    again: Batch
+    company: tuple[Batch, ...]
+    optional: frozenset[Batch]
+    settings: tuple[Batch, ...]
+
+    @property
+    def decisions(self) -> int:
+        return decisions(self.company) + sum(batch.rows for batch in self.settings)
+
+
+def design(seed: int, takes: frozenset[str] = frozenset()) -> Design:
+    """The calls of a stage; their seeds are consecutive from a 32-bit number that ``seed`` gives, but for EXTREME."""
+    seeds = iter(range(int(np.random.SeedSequence(seed).generate_state(1)[0]), 2**62))
+    most = {row: max(n for rows, n in SIZES.items() if row < rows <= SMALL) for row in range(SMALL)}
+    alone = [Batch("own", 1, SMALL, n, next(seeds), first=row) for row, n in most.items()]
+    many = [rows for rows in SIZES if rows > SMALL]
+    alone += [Batch("own", 1, LARGE, SIZES[many[0]], next(seeds), first=row) for row in range(max(many))]
+    alone += [Batch("own", 1, 2, SIZES[2], next(seeds), first=row) for row in range(2)]
+    alone += [Batch("masked", 1, SMALL, DRAWS, next(seeds), first=row) for row in range(ROWS)]
+    company = [Batch("own", rows, _vocab(rows), n, next(seeds)) for rows, n in SIZES.items()]
+    company += [Batch("alike", rows, SMALL, n, next(seeds)) for rows, n in ALIKE.items()]
+    company.append(Batch("own", 2, 2, SIZES[2], next(seeds)))
+    company.append(Batch("equal", ROWS, SMALL, EQUAL, next(seeds)))
+    company += [Batch(kind, ROWS, SMALL, DRAWS, next(seeds)) for kind in ("permuted", "masked")]
+    company += [Batch(kind, 2 * ROWS, SMALL, DRAWS, next(seeds)) for kind in ("padded", "joined")]
+    company += [Batch("own", ROWS, SMALL, DRAWS, extreme) for extreme in EXTREME]
+    optional = [
+        Batch("own", ROWS, SMALL, DRAWS, next(seeds), layout="column view"),
+        Batch("own", ROWS, SMALL, DRAWS, next(seeds), layout="every other"),
+        Batch("equal", ROWS, SMALL, EQUAL, next(seeds), layout="expanded"),
+        Batch("own", 1, SMALL, SIZES[2], next(seeds), layout="one row"),
+        Batch("own", ROWS, SMALL, DRAWS, next(seeds), dtype="float16"),
+        Batch("own", ROWS, SMALL, DRAWS, next(seeds), dtype="bfloat16"),
+    ]
+    again = Batch("own", 1, SMALL, DRAWS // 2, next(seeds))
+    settings = settings_batches(takes, next(seeds))
+    return Design(tuple(alone), again, (*company, *optional), frozenset(optional), tuple(settings))
+
+
+def examine_batches(
+    drawer: Drawer,
+    *,
+    seed: int,
+    level: float,
+    false_pass: float = 1e-3,
+    identity: bool = False,
+    say: Say = lambda line: None,
+) -> dict[str, TestResult]:
+    """Results by name, :data:`TESTS`, each valid at ``level``; raises Misbehaved for the faults that it can name.
+
+    Rows of 2 to 66 tokens, each with a law of its own, are drawn alone and in batches: of the numbers in :data:`SIZES`; in
+    another order; before rows of zeros, after rows 100 nats higher, among equal rows; as a column view, a strided and an
+    expanded view, a 1-D row; as float16 and bfloat16; from the seeds 0 and 2^63 - 1. Layouts and dtypes that a sampler
+    refuses by an exception are left out, and said; so is the whole stage where it refuses a vocabulary of 16.
+    ``company``: matched pairs of a row's draws alone and in a batch; pairs of rows that agree in one draw and in two; and
+    e-values of rows under their own settings, where ``drawer.takes`` any. Exact, by a union bound over all of them.
+    ``row_laws``: the ranks of all plain draws against their law, exact binomials.
+    ``identity``: also whether (seed, row, position) -> token depends on nothing else, see :mod:`.invariance`.
+
+    Power at least 1 - 1e-6 at the level of a check at 1e-6: rows mixed up, in any batch; noise that two rows share;
+    temperature 0.7 or 1.5 from a number of 8 rows on; 0.5 or 2.5 in any batch, or of its last row alone.
+    """
+    try:
+        Batch("own", 2, SMALL, 1, seed).draw(drawer)
+    except (Misbehaved, InputError) as refusal:
+        if isinstance(refusal, Misbehaved) and refusal.what != "raises":
+            raise
+        say(f"{drawer.spec}: refuses a vocabulary of {SMALL} ({refusal}); batches are not judged")
+        return {}
+    asked = design(seed, drawer.takes)
+    say(f"{drawer.spec}: rows that differ, alone and in batches of {', '.join(map(str, SIZES))}")
+    alone: Alone = {
+        (batch.kind, batch.first, batch.vocab): _answer(batch, drawer)[:, 0] for batch in asked.alone
+    }
+    if depends(alone["own", 0, SMALL], _answer(asked.again, drawer)[:, 0]):
+        say(f"{drawer.spec}: the draws of one call depend on each other; batches are not judged")
+        return {}
+    drawn: list[Drawn] = []
+    forbidden: list[Misbehaved] = []
+    for batch in asked.company:
+        try:
+            drawn += [each] if (each := _drawn(batch, drawer, batch in asked.optional, say)) else []
+        except Misbehaved as wrong:
+            # rows that are mixed up draw each other's forbidden tokens: that has a better name
+            if batch.kind != "masked":
+                raise
+            forbidden.append(wrong)
+    _seeds(drawn, drawer)
+    with_settings = [Drawn(batch, _answer(batch, drawer)) for batch in asked.settings]
+    results = decide(asked, alone, drawn, with_settings, level, false_pass, drawer)
+    if forbidden:
+        raise forbidden[0]
+    if identity:
+        examine_identity(drawer, seed=asked.again.seed + 1000, say=say)
+    return results
+
+
+def decide(
+    asked: Design,
+    alone: Alone,
+    drawn: Sequence[Drawn],
+    with_settings: Sequence[Drawn],
+    level: float,
+    false_pass: float,
+    drawer: Any,
+) -> dict[str, TestResult]:
+    """What these draws say; raises Misbehaved where ``company`` fails. No draws are made."""
+    each = level / asked.decisions
+    evidence = Evidence.of(drawn, alone, each)
+    found = fault(evidence, drawer, EXTREME)
+    for settings in with_settings:
+        found = found or ignored(settings, each, drawer)
+    if found:
+        raise found
+    least = min([evidence.least(), *[math.exp(float(log_p_values(s).min())) for s in with_settings]])
+    company = TestResult(
+        min(1.0, least * asked.decisions),
+        least,
+        evidence.n,
+        detectable_in_company(ROWS * DRAWS, each, false_pass),
+        level,
+        "company_test",
+        f"|temperature - 1| of the rows of a batch of {ROWS} or more",
+    )
+    return {"row_laws": row_laws(alone, drawn, level, false_pass), "company": company}
+
+
+def row_laws(alone: Alone, drawn: Sequence[Drawn], level: float, false_pass: float) -> TestResult:
+    """How often the tokens of each rank were drawn, by vocabulary, over all rows in plain float32 arrays.
+
+    Exact two-sided binomials, times their number. ``statistic``: z of the least.  ``detectable``: of the temperature, by
+    the likeliest tokens of the smaller rows.
+    """
+    counts = {vocab: np.zeros(CLASSES, dtype=np.int64) for vocab in (SMALL, LARGE)}
+    for (kind, row, vocab), ids in alone.items():
+        if vocab in counts and kind == "own":
+            counts[vocab] += _by_rank(ids, row, vocab)
+    for each in drawn:
+        batch = each.batch
+        if (
+            batch.layout != "plain"
+            or batch.dtype != "float32"
+            or batch.kind in ("alike", "masked")
+            or batch.vocab not in counts
+        ):
+            continue
+        for place, row in enumerate(batch.rows_at):
+            if row != STRANGER:
+                counts[batch.vocab] += _by_rank(each.ids[:, place], int(row), batch.vocab)
+    p_values, scores = [], []
+    for vocab, found in counts.items():
+        n, rates = int(found.sum()), _rank_rates(vocab)
+        fewer, more = stats.binom.cdf(found, n, rates), stats.binom.sf(found - 1, n, rates)
+        p_values += np.minimum(1.0, 2 * np.minimum(fewer, more)).tolist()
+        scores += ((found - n * rates) / np.sqrt(n * rates * (1 - rates))).tolist()
+    worst, events = int(np.argmin(p_values)), len(p_values)
+    n = int(counts[SMALL].sum())
+    return TestResult(
+        min(1.0, events * p_values[worst]),
+        scores[worst],
+        n + int(counts[LARGE].sum()),
+        _detectable_temperature(n, level / events, false_pass),
+        level,
+        "row_laws_test",
+        "|temperature - 1|",
+    )
+
+
+def detectable_in_company(pairs: int, level: float, false_pass: float) -> float:
+    """Smallest d such that so many pairs of draws see rows at temperatures 1 + d or more, and 1 - d or less, in company.
+
+    By the likeliest token alone, at ``level`` for its p-value. Exact power; inf where none up to :data:`WIDEST` is seen.
+    """
+    own = _likeliest(1.0)
+
+    def seen(temperature: float) -> float:
+        other = _likeliest(temperature)
+        up, down = other * (1 - own), own * (1 - other)
+        share = max(up, down) / (up + down)
+        return conditional_power(pairs, up + down, level)(share) - (1 - false_pass)
+
+    return max(_edge(seen, 1 / WIDEST, below=True), _edge(seen, WIDEST, below=False))
+
+
+def depends(ids: Int, again: Int) -> bool:
+    """Whether a draw agrees with the next of its call more often than with one of another call of the same row."""
+    half = len(again)
+    together = ids[: 2 * half : 2] == ids[1 : 2 * half : 2]
+    apart = ids[2 * half : 3 * half] == again
+    first, second = int((together & ~apart).sum()), int((apart & ~together).sum())
+    return first > second and float(sign_p_values(np.array(first), np.array(second))) <= SERIAL
+
+
+def _detectable_temperature(n: int, level: float, false_pass: float) -> float:
+    rate = _likeliest(1.0)
+    low, high = detected_rates(n, rate, rate, level, false_pass)
+
+    def above(temperature: float) -> float:
+        return low - _likeliest(temperature)
+
+    def below(temperature: float) -> float:
+        return _likeliest(temperature) - high
+
+    return max(_edge(below, 1 / WIDEST, below=True), _edge(above, WIDEST, below=False))
+
+
+def _edge(seen: Callable[[float], float], farthest: float, below: bool) -> float:
+    """|T - 1| where ``seen`` becomes positive between 1 and ``farthest``; inf where it does not."""
+    if not seen(farthest) > 0:
+        return math.inf
+    root = float(optimize.brentq(seen, farthest, 1 - 1e-9 if below else 1 + 1e-9, xtol=1e-6))
+    return abs(root - 1)
+
+
+def _likeliest(temperature: float) -> float:
+    return float(special.softmax(-np.arange(SMALL) / temperature)[0])
+
+
+def _rank_rates(vocab: int) -> Float:
+    falling = special.softmax(-np.arange(float(vocab)))
+    return np.append(falling[: CLASSES - 1], falling[CLASSES - 1 :].sum())
+
+
+def _by_rank(ids: Int, row: int, vocab: int) -> Int:
+    return np.bincount(np.minimum(rank_of(row, vocab)[ids], CLASSES - 1), minlength=CLASSES)
+
+
+def _vocab(rows: int) -> int:
+    return SMALL if rows <= SMALL else LARGE
+
+
+def _answer(batch: Batch, drawer: Any) -> Int:
+    """The ids; what the call did wrong is told with this very call."""
+    try:
+        return batch.draw(drawer)
+    except Misbehaved as wrong:
+        where = f"a batch of {batch.rows}" if batch.rows > 1 else "one row"
+        raise Misbehaved(wrong.what, f"{wrong.detail}, for {where}", batch.call(drawer)) from None
+
+
+def _drawn(batch: Batch, drawer: Any, optional: bool, say: Say) -> Drawn | None:
+    """None where the sampler, or its library, refuses what it need not take."""
+    if not optional:
+        return Drawn(batch, _answer(batch, drawer))
+    given = batch.layout if batch.layout != "plain" else batch.dtype
+    try:
+        return Drawn(batch, _answer(batch, drawer))
+    except InputError as refusal:
+        say(f"{drawer.spec}: {given} logits are not tried: {refusal}")
+    except Misbehaved as wrong:
+        one_row = batch.layout == "one row" and wrong.what.startswith("wrong")
+        if wrong.what != "raises" and not one_row:
+            raise
+        say(f"{drawer.spec}: takes no {given} logits: {wrong.what}, {wrong.detail}")
+    return None
+
+
+def _seeds(drawn: Sequence[Drawn], drawer: Any) -> None:
+    """The extreme seeds repeat their ids and differ from each other."""
+    extreme = [each for each in drawn if each.batch.seed in EXTREME]
+    for each in extreme:
+        if not np.array_equal(_answer(each.batch, drawer), each.ids):
+            said = f"two calls with seed {each.batch.seed} give different ids"
+            raise Misbehaved("ignores its generator", said, f"{each.batch.call(drawer)}  # twice")
+    first, second = extreme
+    if np.array_equal(first.ids, second.ids):
+        said = f"seeds {first.batch.seed} and {second.batch.seed} give the same {first.ids.size} ids"
+        raise Misbehaved("ignores its generator", said, f"{first.batch.call(drawer)}  # and the other seed")
