@@ -24,7 +24,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from .errors import InputError, PrecisionLabError, printable
-from .types import Profile
+from .types import Budget, Profile
 
 app = typer.Typer(
     name="precision-lab",
@@ -69,7 +69,8 @@ def _text(value: Any) -> str:
 def _markdown(text: str) -> str:
     """One line of Markdown, in a table's cell or outside, that shows the text: no tags, links, images or new cells."""
     line = printable(text).replace("\\", "\\\\").replace("|", "\\|").replace("](", "]\\(")
-    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = re.sub(r"&(?=#?\w+;)", "&amp;", line)
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line)  # what can begin a tag; a <= stays as it is
 
 
 def _code(text: str) -> str:
@@ -113,6 +114,12 @@ def emit(rows: list[dict[str, Any]], format: Format) -> None:
 class Device(StrEnum):
     CPU = "cpu"
     CUDA = "cuda"
+
+
+class Accept(StrEnum):
+    RATIO = "ratio"
+    MATCH = "match"
+    ANY = "any"
 
 
 class Logits(StrEnum):
@@ -176,11 +183,10 @@ def run(
 
 def _rows_of(target: str, row: int | None) -> Any:
     """A target by name, or one row of a file of logits."""
-    from .targets import load_capture, parse_target
+    from .targets import is_file_of_logits, load_row, parse_target
 
-    path = Path(target)
-    if path.suffix == ".safetensors" or path.is_file():
-        return load_capture(path).row(row or 0)
+    if is_file_of_logits(target):
+        return load_row(target, row or 0)
     if row is not None:
         raise InputError("--row with a synthetic target", "a file of logits", "leave --row out")
     return parse_target(target)
@@ -298,8 +304,10 @@ def show(report: Any, format: Format) -> None:
         if report.suspects:
             print(f"\n{said(report.best_fit())}\n")
             emit(report.suspect_rows(), format)
-        if report.note:
-            print(f"\n{report.note}")
+        for note in report.all_notes():
+            print(f"\n{said(note)}")
+        if report.judged and report.exit_code != 0:
+            print(f"\nscope: {said(report.scope())}")
         if report.command:
             print(f"\nagain: {_code(report.command)}")
     raise typer.Exit(report.exit_code)
@@ -318,7 +326,7 @@ def check(
         str, typer.Argument(help="A name from `ls samplers`, file.py:function or module:function.")
     ],
     targets: Annotated[
-        list[str] | None, typer.Option(help="name[parameter=value,...], or FILE.safetensors[:ROW]; repeatable.")
+        list[str] | None, typer.Option(help="name[parameter=value,...], or FILE[:ROW] of logits; repeatable.")
     ] = None,
     vocab: Annotated[int | None, typer.Option(help="Vocabulary of the named targets.")] = None,
     detect: DetectOption = None,
@@ -344,9 +352,54 @@ def check(
     batch: Annotated[
         bool, typer.Option("--batch", help="Also: a row's ids must not depend on company, order or padding.")
     ] = False,
+    speculative: Annotated[
+        bool,
+        typer.Option(
+            "--speculative",
+            help="A speculative function, fn(draft_logits, target_logits, n, *, generator) -> (ids, accepted), "
+            "or with draft_ids in place of n.",
+        ),
+    ] = False,
+    accept: Annotated[
+        Accept | None,
+        typer.Option(
+            help="What it promises to accept (ratio, the default: min(1, p/q); match: what equals the target's "
+            "own draw; any: only tokens are judged)."
+        ),
+    ] = None,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Verdict on a sampler: exit 0 pass, 1 fail, 3 inconclusive; and which known recipe its draws look like."""
+    if speculative:
+        from .verdict.speculative import asked_of_tv, check_speculative
+
+        if targets or ledger or call or batch or use != "lm":
+            raise InputError(
+                "--targets, --ledger, --call, --batch or --for with --speculative",
+                "one of them",
+                "its pairs are built in",
+            )
+        if budget not in (None, *map(str, Budget)):
+            raise InputError(f"--budget {budget} with --speculative", ", ".join(Budget), "choose one")
+        options = {} if vocab is None else {"vocab": vocab}
+        verdict = check_speculative(
+            sampler,
+            promise=(accept or Accept.RATIO).value,
+            tv=asked_of_tv(detect),
+            false_fail=false_fail,
+            false_pass=false_pass,
+            budget=Budget(budget or "smoke"),
+            seed=seed,
+            timeout=timeout,
+            device=device.value,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+            **options,
+        )
+        show(verdict, format)
+    if accept is not None:
+        raise InputError(
+            "--accept without --speculative", "both", "--accept says what a speculative function does"
+        )
     from .verdict import check as room
 
     report = room.check(
@@ -372,7 +425,9 @@ def check(
 
 @app.command()
 def audit(
-    draws: Annotated[Path, typer.Argument(help="tokens (n,) in .parquet, .npz, .npy or .safetensors.")],
+    draws: Annotated[
+        Path, typer.Argument(help="tokens (n,) in .safetensors, .npz, .npy, .parquet, .json or .jsonl.")
+    ],
     logits: Annotated[Path, typer.Option(help="logits (n, vocab), or one shared row; may be the same file.")],
     detect: DetectOption = None,
     pipeline: PipelineOption = None,

@@ -22,6 +22,8 @@ from .errors import InputError
 if TYPE_CHECKING:
     from .types import Array
 
+JSON_BYTES = 1 << 26
+
 
 def cache_dir() -> Path:
     """``$PRECISION_LAB_CACHE``, else ``~/.cache/precision_lab``."""
@@ -118,13 +120,19 @@ def write_json(path: Path, value: Any, *, strict: bool = True) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file; InputError if it is missing or not JSON."""
+    """Parse a JSON file; InputError if it is missing, not JSON, above 64 MiB, or nested or numbered beyond Python."""
     try:
+        if (size := path.stat().st_size) > JSON_BYTES:
+            raise InputError(f"{path} of {size:,} bytes", f"at most {JSON_BYTES:,}", "check what it is")
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise InputError(f"no file {path}", "a JSON file", "check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {error}", "valid JSON", "restore the file from its source") from None
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: {str(error)[:200]}", "valid JSON", "restore the file from its source"
+        ) from None
 
 
 def read_safetensors(path: Path, *, sha256: str | None = None) -> dict[str, Any]:

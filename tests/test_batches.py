@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
 import pytest
 import torch
-from judging import statistical
-from scipy import stats
 
-from precision_lab.errors import InputError
-from precision_lab.samplers import SAMPLERS
-from precision_lab.statistics.testing._binomial import conditional_power
-from precision_lab.verdict.batch_rows import PLACES, STRANGER, Batch, batch_logits, rows_at, show, with_setting
 from precision_lab.verdict.batches import (
-    ALIKE,
-    ROWS,
-    SIZES,
-    SMALL,
-    TESTS,
-    Drawn,
-    decide,
-    design,
-    detectable_in_company,
     examine_batches,
 )
-from precision_lab.verdict.caller import Caller, Misbehaved, ramp
-from precision_lab.verdict.company import agreements, explained, sign_p_values
+from precision_lab.verdict.caller import Caller, Misbehaved
 
 LEVEL = 1e-8  # of every stage here
 

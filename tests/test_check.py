@@ -44,7 +44,7 @@ from precision_lab.verdict.plan import (
     plan,
 )
 from precision_lab.verdict.report import Outcome
-from precision_lab.verdict.suspects import FAITHFUL, suspects
+from precision_lab.verdict.suspects import FAITHFUL, LAST, MISSING, SHARED, pairs_of, suspects
 
 RATE = 1e-8  # of every test here
 
@@ -115,9 +115,9 @@ class TestVerdicts:
             ("gumbel_max_fp16", "tail", "float16 noise, Gumbel-max"),
             ("inverse_cdf_fp16", "identity", "float16 cumulative sum absorbs"),
             (cold, "temperature", "temperature wrong"),
-            (shared_noise, "rows", FAITHFUL),
+            (shared_noise, "rows", SHARED),
             (few_states, "repeats", FAITHFUL),
-            (pairs, "serial", FAITHFUL),
+            (pairs, "serial", SHARED),
         ],
         ids=lambda value: getattr(value, "__name__", value),
     )
@@ -130,6 +130,9 @@ class TestVerdicts:
         assert report.suspects[0].recipe.startswith(recipe.split()[0]) or recipe == FAITHFUL
         if recipe == FAITHFUL:  # every marginal is right
             assert report.suspects[0].log_likelihood < 5
+            assert "no listed recipe explains" in report.best_fit()
+        elif recipe == SHARED:
+            assert "suppose independent draws" in report.best_fit()
         else:
             kin = recipe.split()[0]  # a precision: JAX's bfloat16 noise is nearly the textbook's
             assert sum(s.posterior for s in report.suspects if s.recipe.startswith(kin)) > 0.95
@@ -158,6 +161,43 @@ class TestVerdicts:
         report = verdict(flatter_head)
         assert report.exit_code == 1
         assert "no listed recipe explains" in report.best_fit()
+
+    @pytest.mark.parametrize("value", [-1e9, -1e4, -60.0])
+    def test_a_masked_token_that_slips_through_is_named(self, value):
+        """1 in 300 draws: the mask is a large negative number, not -inf. The chance that none slips is below e^-100."""
+        row = np.where(np.arange(300) < 200, -np.log(np.arange(1.0, 301)), value)
+
+        def leaky(logits, n, *, generator):
+            drawn = faithful(logits, n, generator=generator)
+            slip = torch.rand(drawn.shape, generator=generator) < 1 / 300
+            return torch.where(slip, 250, drawn)
+
+        asked = plan(
+            [Target("masked", row, "")], parse_detect(""), budget=Budget.SMOKE, false_fail=RATE, false_pass=1e-3
+        )
+        report = verdict(leaky, asked)
+        assert report.exit_code == 1
+        assert report.impossible[0].token == 250
+        assert f"token 250 ({report.impossible[0].count:,} draws" in report.headline()
+        assert "best fit: faithful" not in report.text()
+
+    def test_a_missing_token_is_named(self):
+        """Counts by hand: one likely token never drawn, or the last one."""
+        for token, recipe in ((7, MISSING), (299, LAST)):
+            p = ZIPF.questions[0].law.probs
+            counts = np.round(1e5 * p).astype(np.int64)
+            due = counts[token]
+            counts[token] = 0
+            best = suspects(ZIPF.questions, [Counts(counts, int(counts.sum()))])[0]
+            assert best.recipe == recipe
+            assert best.how.startswith(f"token {token}, expected ")
+            assert abs(float(best.how.split()[3].replace(",", "")) - due) < 0.02 * due + 1
+            assert np.isneginf(best.law_at(ZIPF.questions[0]).log_probs[token])
+
+    def test_pairs_are_counted(self):
+        tokens = np.zeros((2, 4, 3), dtype=int)
+        tokens[:, 1::2] = 1
+        assert [(p.pairs, p.agreed) for p in pairs_of(tokens)] == [(8, 8), (12, 0), (12, 12)]
 
     def test_too_few_draws_are_inconclusive_and_say_how_many(self):
         asked = design("zipf[vocab=300]", detect="temperature=0.0001")

@@ -375,12 +375,13 @@ class TestGlobalGenerators:
 
     def test_the_report_says_so(self):
         report = verdict(_sample_categorical)
-        assert "draws from torch's global generator" in report.note
-        assert report.note in report.text()
-        assert report.json()["note"] == report.note
-        assert "Python's global" in verdict(python_global).note
-        assert "moves the global state of torch" in verdict(seeds_torch).note
-        assert verdict(Engine().sample).note == ""
+        (note,) = report.notes
+        assert "draws from torch's global generator" in note
+        assert note in report.text()
+        assert note in report.json()["notes"]
+        assert "Python's global" in verdict(python_global).notes[0]
+        assert "moves the global state of torch" in verdict(seeds_torch).notes[0]
+        assert verdict(Engine().sample).notes == ()
 
     @pytest.mark.parametrize(
         "function",
@@ -512,6 +513,16 @@ class TestSettings:
         assert given["temperature"].tolist() == [0.5, 1, 2]
         assert given["min_p"].tolist() == [0, 0.25, 0]
         assert given["top_k"].dtype == torch.int64
+
+    def test_forms_without_a_meaning_are_refused(self):
+        """Half-precision probabilities, and one row as a vector where rows have generators; both are taken otherwise."""
+        row = self.LOGITS[:1]
+        assert Caller.of(by_generators).fresh(0, row, 2, layout="column view").shape == (2, 1)
+        assert Caller.of(one_by_seed).fresh(0, row, 2, layout="one row", dtype="float16").shape == (2, 1)
+        with pytest.raises(InputError, match="float16 probs"):
+            Caller.of(by_generators).fresh(0, row, 2, dtype="float16")
+        with pytest.raises(InputError, match="one row as"):
+            Caller.of(by_generators).fresh(0, row, 2, layout="one row")
 
     def test_one_for_all(self):
         found = Caller.of(with_temperature)
@@ -708,7 +719,7 @@ class TestCommand:
             say=lambda line: None,
         )
         assert report.outcome is Outcome.PASS, report.text()
-        assert "torch's global generator" in report.note
+        assert "torch's global generator" in " ".join(report.notes)
         assert "--call '_sample_categorical(probs)'" in report.command
 
     @pytest.mark.parametrize(

@@ -321,10 +321,16 @@ class TestRun:
         assert main.wait(20) == -signal.SIGKILL
         assert within(10, lambda: [pid for pid in pids if running(pid)], lambda left: not left) == []
 
-    def test_a_folder_that_cannot_be_written_to_is_found_before_anything_is_measured(self, folder, out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text("a file")
-        with pytest.raises(OSError, match=out.name):
+    def test_a_folder_that_cannot_be_written_to_is_found_before_anything_is_measured(
+        self, folder, out, monkeypatch
+    ):
+        """A file system that is there to be read only: nothing can be made in its folders."""
+
+        def refuses(**_):
+            raise OSError(30, "Read-only file system")
+
+        monkeypatch.setattr("tempfile.TemporaryFile", refuses)
+        with pytest.raises(OSError, match="Read-only"):
             engine.run("fake", Profile.SMOKE, out, folder=folder)
         assert measured(folder) == []
 

@@ -45,6 +45,7 @@ LEVEL = {"rng": np.random.default_rng(0), "false_fail": 0.05}
 SAMPLES: dict[str, Callable[[], object]] = {
     "agreement_test": lambda: statistics.agreement_test(TOKENS[0], TOKENS[1], P, P),
     "benjamini_hochberg": lambda: statistics.benjamini_hochberg([0.1, 0.2]),
+    "cells_test": lambda: statistics.cells_test([3, 4], [9, 9], [0.2, 0.5]),
     "chi_square_test": lambda: statistics.chi_square_test(Counts(5 * COUNTS.counts, 200), P),
     "cluster_bootstrap": lambda: statistics.cluster_bootstrap(lambda at: float(TOKENS[at].mean()), 5, **FINE),
     "cluster_jackknife": lambda: statistics.cluster_jackknife(lambda at: float(TOKENS[at].mean()), 5),
@@ -86,6 +87,7 @@ SAMPLES: dict[str, Callable[[], object]] = {
     "ratio_of_sums": lambda: statistics.ratio_of_sums([1.0, 2.0, 4.0], [2.0, 3.0, 5.0]),
     "proportion": lambda: statistics.proportion(1, 9),
     "ratio_of_proportion": lambda: statistics.ratio_of_proportion(1, 9, 0.2),
+    "rare_draws_test": lambda: statistics.rare_draws_test(COUNTS, P),
     "reachability_test": lambda: statistics.reachability_test(COUNTS, P),
     "repeated_vector_test": lambda: statistics.repeated_vector_test(TOKENS, statistics.Chance(0.001, 0.01)),
     "serial_test": lambda: statistics.serial_test(TOKENS[0], P),

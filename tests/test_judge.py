@@ -41,6 +41,7 @@ from precision_lab.statistics import (
     detectable_coupled,
     detectable_identity,
     detectable_likelihood_ratio,
+    detectable_rare_draws,
     detectable_reachability,
     detectable_tail,
     detectable_tie_order,
@@ -50,6 +51,7 @@ from precision_lab.statistics import (
     draws_needed_coupled,
     draws_needed_identity,
     draws_needed_likelihood_ratio,
+    draws_needed_rare_draws,
     draws_needed_reachability,
     draws_needed_tail,
     draws_needed_tie_order,
@@ -58,6 +60,7 @@ from precision_lab.statistics import (
     identity_test,
     lattice_law,
     likelihood_ratio_test,
+    rare_draws_test,
     reachability_test,
     tail_set,
     tail_test,
@@ -694,6 +697,46 @@ class TestReachability:
         assert draws_needed_reachability(p, law(0.6, 0.3, 0.1, 0.0, 1e-6)) == n
         gained = draws_needed_reachability(law(0.5, 0.5, 0.0), law(0.5, 0.4, 0.1), 1e-6, 1e-3)
         assert 0.9**gained <= 1e-3 < 0.9 ** (gained - 1)
+
+
+class TestRareDraws:
+    def test_level_by_enumeration(self) -> None:
+        p = law(0.6, 0.3, 0.09, 0.01)
+        for n in (5, 20):
+            every = list(outcomes(n, 4))
+            values = [rare_draws_test(counts_of(*o), p).p_value for o in every]
+            assert super_uniform(values, [chance(o, p.probs) for o in every])
+        assert min(values) == pytest.approx(1 - 0.99**20)
+
+    def test_level_within_the_error(self) -> None:
+        p, n = law(0.6, 0.3, 0.1, 0.0, error=0.02), 14
+        every = list(outcomes(n, 4))
+        values = [rare_draws_test(counts_of(*o), p).p_value for o in every]
+        for truth in ([0.6, 0.3, 0.08, 0.02], [0.58, 0.32, 0.1, 0.0]):
+            assert super_uniform(values, [chance(o, np.array(truth)) for o in every])
+
+    def test_equal_tokens_count_together(self) -> None:
+        found = rare_draws_test(counts_of(99, 1, 0, 0), law(1, 1e-9, 1e-9, 1e-10))
+        assert found.p_value == pytest.approx(100 * 2.1e-9, rel=1e-6)
+        assert (found.statistic, found.failed) == (1.0, True)
+
+    def test_far_down_is_like_never(self) -> None:
+        for log_p in (-50.0, -1e4, -1e308, -np.inf):
+            p = Law(np.array([0.0, log_p]), "test", 0.0, Guarantee.EXACT)
+            assert rare_draws_test(counts_of(10**6, 1), p).failed
+            assert not rare_draws_test(counts_of(10**6, 0), p).failed
+        loose = Law(np.array([0.0, -1e4]), "test", 1e-5, Guarantee.EXACT)
+        assert not rare_draws_test(counts_of(10**6, 1), loose).failed
+        assert rare_draws_test(counts_of(10**6, 1), loose, relative=1e-9).failed
+
+    def test_detectable_and_draws_needed(self) -> None:
+        p = law(1, 1e-12)
+        assert detectable_rare_draws(1000, p, 1e-6, 1e-3) == pytest.approx(1 - 1e-3 ** (1 / 1000))
+        assert detectable_rare_draws(1000, law(1, 1)) == math.inf
+        n = draws_needed_rare_draws(p, 0.01, 1e-6, 1e-3)
+        assert 0.99**n <= 1e-3 < 0.99 ** (n - 1)
+        with pytest.raises(InputError, match="use tail_test"):
+            draws_needed_rare_draws(law(1, 1), 0.01)
 
 
 class TestTieOrder:

@@ -50,6 +50,8 @@ class Drawing:
 
     spec = "drawing"
     lanes = 1
+    takes = frozenset()
+    note = ""
 
     def __init__(self, ratio: float) -> None:
         self.ratio = ratio
@@ -57,6 +59,12 @@ class Drawing:
 
     def probe(self, vocab: int, seed: int) -> None:
         pass
+
+    def fresh(self, seed: int, logits: np.ndarray, n: int, **options: object) -> np.ndarray:
+        if options.get("layout", "plain") != "plain" or options.get("dtype", "float32") != "float32":
+            raise InputError(str(options), "a plain call", "leave them out")
+        noise = np.random.default_rng(seed).gumbel(size=(n, *logits.shape))
+        return (logits + noise).argmax(-1)
 
     def draw(self, stream: int, logits: np.ndarray, n: int) -> np.ndarray:
         rng = self.streams.setdefault(stream, np.random.default_rng(stream))

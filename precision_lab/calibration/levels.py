@@ -15,6 +15,7 @@ from ..statistics import (
     agreement_test,
     benjamini_hochberg,
     blocked_identity_test,
+    cells_test,
     chi_square_test,
     coupled_test,
     cross_row_test,
@@ -23,6 +24,7 @@ from ..statistics import (
     holm,
     identity_test,
     likelihood_ratio_test,
+    rare_draws_test,
     reachability_test,
     repeated_vector_test,
     serial_test,
@@ -35,14 +37,16 @@ from ..statistics import (
     unmask_rate_test,
     window_test,
 )
+from ..statistics.row_sharing import Sharing, likely_lag
 from ..statistics.row_tests import RowEvidence
 from ..types import Array, Float, Guarantee
-from .promise import LEVELS, Promise, Rng, Simulation, by_value, draws, tokens
+from .promise import LEVELS, Promise, Rng, Simulation, by_value, draws, law, tokens
 from .remembered import remembered
 from .targets import CASES, LARGE, SMALL, coarse
 
 A = LEVELS[-1]  # of the test itself; its p-value is read at the others too
 FINITE, ASYMPTOTIC = Guarantee.FINITE_SAMPLE, Guarantee.ASYMPTOTIC
+CELLS = np.array([0.02, 0.3, 0.6, 0.98])
 RATES = np.concatenate([np.repeat(0.01, 8), 1 / np.arange(16.0, 8.0, -1)])  # unmasking rates of 16 steps
 
 
@@ -112,6 +116,20 @@ def coupled(n: int, discordance: float) -> Simulation:
     return lambda runs, rng: simulate(runs, rng)
 
 
+def cells(n: int, rates: Float) -> Simulation:
+    """A table of which one margin is random: n trials fall into rows of equal mass."""
+
+    def ask(*counts: int) -> float:
+        hits, trials = np.split(np.array(counts), 2)
+        return cells_test(hits, trials, rates, false_fail=A).p_value
+
+    def simulate(runs: int, rng: Rng) -> Float:
+        trials = rng.multinomial(n, np.full(len(rates), 1 / len(rates)), runs)
+        return by_value(ask, *rng.binomial(trials, rates).T, *trials.T)
+
+    return simulate
+
+
 def sticky(p: Law, shape: tuple[int, int], rng: Rng) -> Array:
     """Sequences in which every other token repeats the one before."""
     rows, repeat = tokens(p, shape, rng), rng.random(shape) < 0.5
@@ -125,8 +143,16 @@ def rows(count: int, vocab: int, test: str) -> Callable[[], Simulation]:
 
     def one(rng: Rng) -> float:
         logits = rng.normal(0.0, 2.0, (count, vocab))
-        evidence = RowEvidence(()).update(logits, (logits + rng.gumbel(size=logits.shape)).argmax(axis=1))
-        return (evidence.temperature_test(A, A) if test == "temperature" else evidence.tail_test(A, A)).p_value
+        drawn = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+        pairs = Sharing(rng.random(count), searched=likely_lag(drawn, vocab)) if test == "sharing" else None
+        evidence = RowEvidence((), pairs).update(logits, drawn)
+        asked = {
+            "temperature": lambda: evidence.temperature_test(A, A),
+            "tail": lambda: evidence.tail_test(A, A),
+            "support": lambda: evidence.support_test(A),
+            "sharing": lambda: pairs.test(A, A),  # type: ignore[union-attr]
+        }
+        return asked[test]().p_value
 
     return of_rng(one)
 
@@ -204,6 +230,7 @@ def of_case(name: str, p: Law, n: int) -> Iterator[Promise]:
         3,
         of_counts(lambda c, rng: likelihood_ratio_test(c, p, q, false_fail=A), p, n),
     )
+    yield fail("rare_draws", name, 0.3, of_counts(lambda c, rng: rare_draws_test(c, p, false_fail=A), p, n))
     yield fail("reachability", name, 1, of_counts(lambda c, rng: reachability_test(c, p, false_fail=A), p, n))
     yield fail(
         "two_sample",
@@ -281,6 +308,7 @@ def all_levels() -> Iterator[Promise]:
         yield from of_case(name, p, n)
     yield fail("unmask_rate", "one rate, 400 trials", 0.01, lambda: unmask_rate(400, np.array([0.1])))
     yield fail("unmask_rate", "16 rates, 64 positions each", 0.1, lambda: unmask_rate(64, RATES))
+    yield fail("cells", "4 cells of 2 % to 98 %, 400 trials", 5, lambda: cells(400, CELLS))
     yield fail("coupled", "60 pairs, 10 % discordant", 0.1, lambda: coupled(60, 0.1))
     yield fail("coupled", "2,000 pairs, 2 % discordant", 4, lambda: coupled(2000, 0.02))
     yield fail(
@@ -320,6 +348,15 @@ def all_levels() -> Iterator[Promise]:
     for count, vocab, ms in ((60, 30, 2), (40, 500, 8)):
         for test in ("temperature", "tail"):
             yield fail(f"row_{test}", f"{count} rows of {vocab} normal logits", ms, rows(count, vocab, test))
+    steep = law(np.arange(200) * np.log(0.9))
+    yield fail(
+        "rare_draws",
+        "geometric, 200 tokens",
+        0.3,
+        of_counts(lambda c, rng: rare_draws_test(c, steep, false_fail=A), steep, 200),
+    )
+    yield fail("row_support", "60 rows of 30 normal logits", 1, rows(60, 30, "support"))
+    yield fail("row_sharing", "300 rows of 30 normal logits", 10, rows(300, 30, "sharing"))
     yield fail("holm", "10 right of 20, correlation 0.5", 0.1, lambda: any_right_failed(0.5))
     bh = lambda z: benjamini_hochberg(stats.norm.sf(z)).values  # noqa: E731
     by = lambda z: benjamini_hochberg(stats.norm.sf(z), any_dependence=True).values  # noqa: E731

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -16,13 +17,16 @@ from ..statistics import (
     agreement_test,
     alternative_laws,
     blocked_identity_test,
+    cells_test,
     chi_square_test,
     coupled_test,
     detectable_blocked_identity,
+    detectable_cells,
     detectable_chi_square,
     detectable_coupled,
     detectable_identity,
     detectable_likelihood_ratio,
+    detectable_rare_draws,
     detectable_reachability,
     detectable_sharing,
     detectable_state_bits,
@@ -35,6 +39,7 @@ from ..statistics import (
     draws_needed_coupled,
     draws_needed_identity,
     draws_needed_likelihood_ratio,
+    draws_needed_rare_draws,
     draws_needed_reachability,
     draws_needed_sharing,
     draws_needed_state_bits,
@@ -47,6 +52,7 @@ from ..statistics import (
     identity_test,
     lack_of_fit_test,
     likelihood_ratio_test,
+    rare_draws_test,
     reachability_test,
     repeated_vector_test,
     tail_set,
@@ -57,6 +63,7 @@ from ..statistics import (
     unmask_rate_test,
     window_test,
 )
+from ..statistics.row_sharing import Sharing
 from ..statistics.row_tests import RowEvidence
 from ..types import Array, Float, Guarantee
 from .levels import RATES as UNMASKING
@@ -107,6 +114,17 @@ def unmask_rate(positions: int, rates: Float, multiplier: float) -> Simulation:
         return not unmask_rate_test(k, trials, rates, **RATES).failed
 
     return lambda runs, rng: by_value(ask, rng.binomial(trials, truth, (runs, len(rates))).sum(axis=1))
+
+
+def cells(side: int) -> Simulation:
+    """The larger of two cells sees most, and is the one that is off."""
+    trials, due = np.array([400, 50]), np.array([0.3, 0.3])
+    rate = due[0] + side * detectable_cells(trials, due, A, B)
+
+    def ask(first: int, second: int) -> bool:
+        return not cells_test([first, second], trials, due, **RATES).failed
+
+    return lambda runs, rng: by_value(ask, rng.binomial(400, rate, runs), rng.binomial(50, due[1], runs))
 
 
 def unmask_detectable(side: int) -> Simulation:
@@ -161,6 +179,39 @@ def two_sample_needed(p: Law) -> Simulation:
     q = coarse(p)
     n = draws_needed_two_sample(p, q, A, B)
     return passed(lambda c, rng: two_sample_test(c, next(draws(q, n, 1, rng)), rng=rng, **RATES), p, n)
+
+
+def rare_draws(p: Law, n: int | None) -> Simulation:
+    """A masked token of 1e-12, drawn as seldom as is seen, or in a hundredth of the draws that are needed for that."""
+    rare = law(np.append(p.log_probs, math.log(1e-12)))
+    share = 0.01 if n is None else detectable_rare_draws(n, rare, A, B)
+    wrong = of_probs(np.append((1 - share) * p.probs, share))
+    n = n or draws_needed_rare_draws(rare, share, A, B)
+    return passed(lambda c, _: rare_draws_test(c, rare, **RATES), wrong, n)
+
+
+def row_sharing(count: int, vocab: int, *, cumulative: bool) -> Simulation:
+    """Pairs of rows that follow each other, in the share that is seen, on one vector of Gumbel noise; or all draws on one
+    uniform number two by two, by a search in the cumulative sum."""
+
+    def one(rng: Rng) -> TestResult:
+        logits = rng.normal(0.0, 2.0, (count, vocab))
+        if cumulative:
+            p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+            u = np.repeat(rng.random(count // 2), 2)
+            drawn = (np.cumsum(p, axis=1) < u[:, None]).sum(axis=1)
+        else:
+            tried = Sharing(rng.random(count), (1,))
+            RowEvidence((), tried).update(logits, np.zeros(count, dtype=np.int64))
+            share = tried.test(A, B).detectable
+            noise = rng.gumbel(size=(count, vocab))
+            noise[1::2] = np.where(rng.random((count // 2, 1)) < share, noise[::2], noise[1::2])
+            drawn = (logits + noise).argmax(axis=1)
+        pairs = Sharing(rng.random(count), (1,))
+        RowEvidence((), pairs).update(logits, np.minimum(drawn, vocab - 1))
+        return pairs.test(A, B)
+
+    return each(one)
 
 
 def reachability(p: Law, n: int) -> Simulation:
@@ -295,6 +346,7 @@ def miss(
 def of_side(s: int, word: str) -> Iterator[Promise]:
     yield miss("tail", f"detectable, n = 500, p0 = 0.1, {word}", 0.1, lambda: tail(500, 0.1, s))
     yield miss("tail", f"detectable, n = 5,000, p0 = 0.01, {word}", 0.1, lambda: tail(5000, 0.01, s))
+    yield miss("cells", f"detectable, 400 and 50 trials at 0.3, {word}", 1, lambda: cells(s))
     yield miss("unmask_rate", f"detectable, 16 rates x 64, {word}", 0.5, lambda: unmask_detectable(s))
     yield miss(
         "temperature", f"detectable, Zipf 20, n = 400, {word}", 5, lambda: temperature(SMALL, 400, s, False)
@@ -391,6 +443,22 @@ def all_powers() -> Iterator[Promise]:
             partial(row_temperature, 60, 30, t),
             ASYMPTOTIC,
         )
+    yield miss("rare_draws", "detectable, Zipf 20 and 1e-12, n = 400", 1, lambda: rare_draws(SMALL, 400))
+    yield miss("rare_draws", "draws needed, Zipf 20 and 1e-12, share 0.01", 1, lambda: rare_draws(SMALL, None))
+    yield miss(
+        "row_sharing",
+        "detectable, 1,000 rows of 30 normal logits",
+        40,
+        lambda: row_sharing(1000, 30, cumulative=False),
+        ASYMPTOTIC,
+    )
+    yield miss(
+        "row_sharing",
+        "1,000 rows of 30 normal logits, one uniform for two",
+        20,
+        lambda: row_sharing(1000, 30, cumulative=True),
+        ASYMPTOTIC,
+    )
     yield miss("two_sample", "detectable, Zipf 20, n = 400", 3, lambda: two_sample(SMALL, 400), ASYMPTOTIC)
     yield miss(
         "two_sample", "detectable, Zipf 2,000, n = 20,000", 25, lambda: two_sample(LARGE, 20_000), ASYMPTOTIC

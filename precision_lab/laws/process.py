@@ -8,6 +8,8 @@ what the token
 
 from __future__ import annotations
 
+import numbers
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -88,11 +90,22 @@ def step_law_of(row_law: Callable[[Float], Law]) -> StepLaw:
     return lambda log_probs, r: row_law(_with_mask(log_probs, r)).probs[:-1]
 
 
+def _whole(name: str, number: int) -> int:
+    """A whole number of at least 1, as an int."""
+    try:
+        whole = operator.index(number)
+    except TypeError:
+        whole = 0
+    if whole < 1 or isinstance(number, bool):
+        raise InputError(f"{name} = {number!r}", "a whole number, 1 or more", f"pass {name} as an int")
+    return whole
+
+
 def _check_share(r: float) -> None:
     """Refuse what is no probability of unmasking."""
-    if not 0 <= r <= 1:
+    if not isinstance(r, numbers.Real) or not 0 <= r <= 1:
         raise InputError(
-            f"r = {r}", "a probability, 0 to 1", "give the share of masked tokens to unmask in this step"
+            f"r = {r!r}", "a probability, 0 to 1", "give the share of masked tokens to unmask in this step"
         )
 
 
@@ -174,8 +187,7 @@ def run_law(log_probs: Float, steps: int, step_law: StepLaw, *, smooth: bool = T
     """
     log_p = check_logits(log_probs, where="log_probs")
     log_p = log_p - np.logaddexp.reduce(log_p)
-    if steps < 1:
-        raise InputError(f"steps = {steps}", "at least 1", "ask for one step")
+    steps = _whole("steps", steps)
     given, entropy, token, alive = np.empty(steps), np.empty(steps), np.zeros(len(log_p)), 1.0
     interpolated = False
     for k in _runs(steps, smooth):
@@ -220,8 +232,7 @@ def first_hitting_law(log_probs: Float, length: int, step_law: StepLaw) -> RunLa
     """A position of ``length`` under the first-hitting sampler (Prop. 4.1): its turn is uniform over the
     ``length`` network calls, whatever the precision, and its token one draw from mu, as in
     :func:`autoregressive_law`."""
-    if length < 1:
-        raise InputError(f"length = {length}", "at least 1", "ask for one position")
+    length = _whole("length", length)
     once, asked = autoregressive_law(log_probs, step_law), 1.0 / np.arange(length, 0, -1)
     return RunLaw(asked, asked, np.repeat(once.entropy, length), once.target_entropy, once.token)
 

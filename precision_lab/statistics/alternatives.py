@@ -36,7 +36,8 @@ def tempered_law(target: Law, temperature: float) -> Law:
     """q_i ~ p_i^(1 / temperature)."""
     if not 0 < temperature < np.inf:
         raise InputError(f"temperature = {temperature}", "a positive number", "1 is the target itself")
-    log_q = target.log_probs / temperature
+    with np.errstate(over="ignore"):
+        log_q = (target.log_probs - target.log_probs.max()) / temperature
     return Law(log_q - special.logsumexp(log_q), f"temperature {temperature:g}", 1.0, Guarantee.HEURISTIC)
 
 

@@ -27,7 +27,7 @@ def kl_divergence(q: Law | Float, p: Law | Float) -> float:
     Summed as p (r log r - r + 1), r = q / p: the same where both sum to 1, and no term is negative.
     """
     log_q, log_p = log_probs_pair(q, p)
-    return relative_entropy(log_p, _log_ratio(log_q, log_p))
+    return relative_entropy(log_p, _log_ratio(log_q, log_p), log_q)
 
 
 def max_log_ratio(q: Law | Float, p: Law | Float) -> float:
@@ -54,10 +54,10 @@ def difference(log_q: Float, log_p: Float) -> Float:
     return -np.sign(d) * np.exp(np.maximum(log_q, log_p)) * np.expm1(-np.abs(d))
 
 
-def relative_entropy(log_p: Float, log_ratio: Float) -> float:
+def relative_entropy(log_p: Float, log_ratio: Float, log_q: Float | None = None) -> float:
     """sum_i p_i (e^d (d - 1) + 1), d = log q_i - log p_i given by itself: KL(q || p) in nats.
 
-    Below |d| = 1/2 by the series sum_k d^k (k - 1) / k!, which has no cancellation; above, directly as q (d - 1) + p.
+    ``log_q``: where it is known, as log p + d has lost it where p is a mask of -1e16. Below |d| = 1/2 by the series sum_k d^k (k - 1) / k!, which has no cancellation; above, directly as q (d - 1) + p.
     """
     d = log_ratio
     if np.isposinf(d).any():
@@ -68,7 +68,8 @@ def relative_entropy(log_p: Float, log_ratio: Float) -> float:
         series = d[near] * series + (k - 1) / math.factorial(k)
     p, far = np.exp(log_p), ~near & ~np.isneginf(d)
     close = p[near] * series * d[near] ** 2
-    direct = np.exp(log_p[far] + d[far]) * (d[far] - 1) + p[far]
+    q = np.exp((log_p + d if log_q is None else log_q)[far])
+    direct = np.where(q > 0, q * (d[far] - 1), 0.0) + p[far]
     return math.fsum(close) + math.fsum(direct) + math.fsum(p[np.isneginf(d)])
 
 

@@ -62,8 +62,15 @@ def fit(
         information = moments(t).information
         return min(widest, newton / information + 1 / math.sqrt(information)) if information > 0 else widest
 
-    error = accuracy * step(0.0)
-    best = root(score, 0.0, math.copysign(step(0.0, abs(score(0.0))), score(0.0)), error)
+    # where all but one probability of p underflow, from the flat law, of which every draw tells
+    start = 0.0 if moments(0.0).information > 0 else -1.0
+    best, error = start, accuracy * step(start)
+    while True:
+        best = root(score, best, math.copysign(step(best, abs(score(best))), score(best)), error)
+        finer = accuracy * step(best)
+        if finer >= error / 2:
+            break
+        error = finer  # a peaked p has a standard error at b that is far below the one at 1
     limit, method = float(stats.chi2.ppf(confidence, 1)), "maximum likelihood, Firth, likelihood ratio"
     if cluster_scores is not None:
         scores, sizes = cluster_scores(best)

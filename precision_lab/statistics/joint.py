@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..types import Float, Guarantee, Int
 from ._checks import check_open_unit, check_whole
 from .estimate import Estimate
+from .resampling import check_resamples
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,12 @@ def joint_region(statistic: Callable[[Int], ArrayLike], clusters: int, confidenc
     every = np.arange(check_whole("clusters", clusters, 2))
     centre = np.asarray(statistic(every), dtype=np.float64)
     left_out = np.array([statistic(np.delete(every, g)) for g in every], dtype=np.float64)
-    p, away = len(centre), left_out - left_out.mean(0)
+    p = len(centre)
     if clusters <= p:
         raise InputError(f"{clusters} clusters for {p} numbers", f"more than {p}", "generate more sequences")
-    covariance = (clusters - 1) / clusters * away.T @ away
+    with np.errstate(over="ignore", invalid="ignore"):
+        away = left_out - left_out.mean(0)
+        covariance = (clusters - 1) / clusters * away.T @ away
     if not np.isfinite(covariance).all() or np.linalg.matrix_rank(covariance, hermitian=True) < p:
         raise InputError(
             "numbers that do not vary, or vary as one", "finite, not collinear", "drop one of them"
@@ -75,9 +78,10 @@ def stratified_bootstrap(
 
     ``statistic``: one int64 array of cluster indices a sample, ``sizes`` long -> (p,) or a number; one Estimate each. NaN
     where it is undefined on a resample: that resample counts as lying beyond both ends, so that many of them make the
-    interval all numbers. ``n``: all clusters. Errors: InputError if one is undefined on the samples themselves.
+    interval all numbers. ``n``: all clusters. Errors: InputError if one is undefined on the samples themselves, or for
+    fewer resamples than have a quantile of (1 - confidence) / 2.
     """
-    check_open_unit("confidence", confidence)
+    resamples = check_resamples(resamples, confidence)
     sizes = [check_whole("sizes", size, 1) for size in sizes]
     values = np.atleast_1d(np.asarray(statistic([np.arange(size) for size in sizes]), dtype=np.float64))
     if np.isnan(values).any():

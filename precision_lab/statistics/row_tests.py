@@ -3,40 +3,63 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 from ..errors import InputError
 from ..types import Array, Float, Guarantee
+from ._row_sums import row_sums
 from .estimate import Estimate
-from .testing import TestResult, unmask_rate_test
+from .row_sharing import LEAST, Sharing
+from .testing import RareDraws, TestResult, rare_draws_p_value, unmask_rate_test
+from .testing._chernoff import pooled
 
 # t = 1/T - 1 of the exponential bounds, both signs: half an octave off costs 11 %
 EXCESS = 2.0 ** np.arange(-10, 1)
 TAIL_MASS = 0.1
+_ROUNDING = 1e-9  # relative, of probabilities and their sums
 _ENTRIES = 1 << 18  # of one block of rows in float64
 
 
-class RowEvidence:
-    """``update(logits, tokens)``, then the tests. Memory: a block of rows, and 9 bytes a draw.
+@dataclass(frozen=True)
+class DeadRow:
+    """A row that is no law: ``index`` in the file, ``top`` its largest logit: -inf, inf or nan."""
 
-    With log p_i = log softmax of row i, y_i = log p_i(x_i) - E_{p_i}[log p_i] and K_i(t) = log E_{p_i} e^(t y):
-    ``score`` = sum y_i, ``variance`` = sum Var y_i, ``cumulant`` = sum K_i(t) on the grid -t, t of :data:`EXCESS`.
-    ``lattice``: bits -> sum log q_i(x_i) - log p_i(x_i) of the closed-form lattice of so many bits.
-    Errors: InputError for logits that are NaN, +inf or all -inf, and for tokens outside the vocabulary.
+    index: int
+    top: float
+
+
+class RowEvidence:
+    """``update(logits, tokens)``, then the tests. Memory: a block of rows, 17 bytes a draw, and what ``sharing`` keeps.
+
+    With log p_i = log softmax of row i, y_i = log p_i(x_i) - E_{p_i}[log p_i], 0 for tokens of p_i below LEAST,
+    and K_i(t) = log E_{p_i} e^(t y): ``score`` = sum y_i, ``variance`` = sum Var y_i, ``cumulant`` = sum K_i(t) on the
+    grid -t, t of :data:`EXCESS`. ``lattice``: bits -> sum log q_i(x_i) - log p_i(x_i) of the closed-form lattice of so
+    many bits. ``rare``: the chance of each draw, see :class:`~.testing.RareDraws`.
+    ``dead``: rows that are all -inf, NaN or +inf; with their draws they are set aside. ``n``: the draws judged.
+    ``sharing``: pairs of draws that are looked at, see :class:`~.row_sharing.Sharing`.
+    Errors: InputError for tokens outside the vocabulary.
     """
 
-    def __init__(self, bits: tuple[int, ...] = (23, 24)) -> None:
-        self.n = self.impossible = 0
+    def __init__(self, bits: tuple[int, ...] = (23, 24), sharing: Sharing | None = None) -> None:
+        self.n = self.seen = 0
         self.score = self.variance = 0.0
         self.cumulant = np.zeros((2, len(EXCESS)))
         self.lattice = dict.fromkeys(bits, 0.0)
+        self.sharing = sharing
+        self.rare = RareDraws()
+        self.dead: list[DeadRow] = []
+        self.certain = True
         self._hits: list[Array] = []
         self._rates: list[Float] = []
 
-    def update(self, logits: Array, tokens: Array) -> RowEvidence:
-        """``logits``: (k, vocab) floats; ``tokens``: (k,) integers, the one drawn from each row."""
+    def update(self, logits: Array, tokens: Array, index: Array | None = None) -> RowEvidence:
+        """``logits``: (k, vocab) floats; ``tokens``: (k,) integers, the one drawn from each row.
+
+        ``index``: (k,) where the draws are in the file, ascending; by default one after the other.
+        """
         if (
             logits.ndim != 2
             or logits.dtype.kind != "f"
@@ -49,57 +72,64 @@ class RowEvidence:
             got = f"tokens from {tokens.min()} to {tokens.max()}"
             raise InputError(got, f"0 to {logits.shape[1] - 1}", "count from 0, over the logits' vocabulary")
         step = max(1, _ENTRIES // logits.shape[1])
+        places = self.seen + np.arange(len(tokens)) if index is None else index
         for first in range(0, len(tokens), step):
-            self._block(
-                logits[first : first + step].astype(np.float64), tokens[first : first + step].astype(np.int64)
-            )
+            part = slice(first, first + step)
+            self._block(logits[part].astype(np.float64), tokens[part].astype(np.int64), places[part])
+        self.seen += len(tokens)
         return self
 
-    def _block(self, rows: Float, tokens: Array) -> None:
-        top = rows.max(axis=1, keepdims=True)
-        if not np.isfinite(top).all():
-            at = int(np.flatnonzero(~np.isfinite(top[:, 0]))[0])
-            raise InputError(
-                f"a largest logit of {top[at, 0]} in row {self.n + at}", "a finite one", "mask by -inf"
-            )
-        log_p = rows - top
-        log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
-        p, drawn = np.exp(log_p), tokens[:, None]
-        finite = np.where(np.isneginf(log_p), 0.0, log_p)
-        centre = (p * finite).sum(axis=1, keepdims=True)
-        y = np.where(np.isneginf(log_p), -np.inf, finite - centre)
-        own = np.take_along_axis(y, drawn, 1)[:, 0]
-        alive = np.isfinite(own)
-        self.n, self.impossible = self.n + len(tokens), self.impossible + int((~alive).sum())
-        self.score += math.fsum(own[alive])
-        self.variance += float((p * np.where(p > 0, finite - centre, 0.0) ** 2).sum())
-        for side, sign in enumerate((-1.0, 1.0)):
-            for j, t in enumerate(EXCESS):
-                with np.errstate(over="ignore"):
-                    grown = np.where(
-                        np.isneginf(y), 0.0, p * np.exp(sign * t * np.where(np.isneginf(y), 0.0, y))
-                    )
-                self.cumulant[side, j] += float(np.log(grown.sum(axis=1)).sum())
-        for bits in self.lattice:
-            self.lattice[bits] += self._lattice(log_p, p, drawn, alive, bits)
+    def _block(self, rows: Float, tokens: Array, index: Array) -> None:
+        top = rows.max(axis=1)
+        alive = np.isfinite(top)
+        if not alive.all():
+            self.dead += [DeadRow(int(index[i]), float(top[i])) for i in np.flatnonzero(~alive)]
+        if not alive.any():
+            return
+        rows, tokens, index = rows[alive], tokens[alive], index[alive]
+        count = len(tokens)
+        p = np.empty_like(rows)
+        own_log_p, own_y, variance, as_rare = (np.empty(count) for _ in range(4))
+        steps = np.array([2.0**-bits for bits in self.lattice])
+        lattice = np.empty((len(steps), count))
+        row_sums(
+            rows,
+            tokens,
+            LEAST,
+            EXCESS[0],
+            steps,
+            self.cumulant,
+            p,
+            own_log_p,
+            own_y,
+            variance,
+            as_rare,
+            lattice,
+        )
+        self.n += count
+        self.certain = self.certain and bool((p.max(axis=1) == 1).all())
+        self.score += math.fsum(own_y)
+        self.variance += math.fsum(variance)
+        possible = own_log_p >= math.log(LEAST)
+        for bits, each in zip(self.lattice, lattice, strict=True):
+            self.lattice[bits] += float(each[possible].sum())
+        self.rare.update(np.minimum(as_rare * (1 + _ROUNDING), 1.0), own_log_p, tokens, index)
         edge = _edge(p)
         self._rates.append((p * (p < edge)).sum(axis=1))
-        self._hits.append(np.take_along_axis(p, drawn, 1)[:, 0] < edge[:, 0])
+        self._hits.append(np.take_along_axis(p, tokens[:, None], 1)[:, 0] < edge[:, 0])
+        if self.sharing is not None:
+            self.sharing.update(p, tokens, index)
 
-    @staticmethod
-    def _lattice(log_p: Float, p: Float, drawn: Array, alive: Array, bits: int) -> float:
-        """As :func:`~.alternatives.lattice_law`, row by row."""
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            y = 2.0**-bits * (1 - p) / p
-            share = np.log(y) - np.log(-np.expm1(-y)) - y
-        share = np.where(p >= 1, 0.0, np.where(np.isposinf(y), -np.inf, share))
-        log_z = np.log((p * np.exp(share)).sum(axis=1))
-        return float((np.take_along_axis(share, drawn, 1)[:, 0] - log_z)[alive].sum())
+    def support_test(self, false_fail: float, false_pass: float = 1e-3) -> TestResult:
+        """:func:`~.testing.rare_draws_p_value` of the rarest draw. ``statistic``: draws that alone would fail.
 
-    def support_test(self, false_fail: float) -> TestResult:
-        """p = 0 at the first draw of a token of logit -inf, else 1. ``statistic``: such draws."""
-        p_value, name, effect = float(not self.impossible), "support_test", "one draw of a token of logit -inf"
-        return TestResult(p_value, float(self.impossible), self.n, 1.0 / self.n, false_fail, name, effect)
+        ``detectable``: the share of draws of such tokens that is passed with probability ``false_pass``.
+        """
+        p_value = rare_draws_p_value(self.rare.least, self.n)
+        found = sum(rare.count for rare in self.rare.impossible(self.n, false_fail))
+        seen = -math.expm1(math.log(false_pass) / self.n)
+        name, effect = "support_test", "share of draws of tokens too rare to be drawn"
+        return TestResult(p_value, float(found), self.n, seen, false_fail, name, effect)
 
     def temperature_test(self, false_fail: float, false_pass: float) -> TestResult:
         """p = 2 min over sides of min_t exp(sum K_i(t) - t sum y_i): Chernoff, at every n. ``statistic``: log of its inverse.
@@ -113,7 +143,7 @@ class RowEvidence:
         )
         detectable = 1 / (1 - shift) - 1 if shift < 1 else math.inf
         t, z = self.score / self.variance, float(stats.norm.isf(false_fail / 2)) / math.sqrt(self.variance)
-        ends = [1 / max(1 + e, 1e-12) for e in (t + z, t, t - z)]
+        ends = [1 / (1 + e) if 1 + e > 0 else math.inf for e in (t + z, t, t - z)]
         how = "one Newton step from temperature 1, normal interval"
         found = Estimate(ends[1], ends[0], ends[2], 1 - false_fail, self.n, how, Guarantee.ASYMPTOTIC)
         name, effect = "row_temperature_test", "|temperature - 1|"
@@ -124,11 +154,10 @@ class RowEvidence:
 
     def tail_test(self, false_fail: float, false_pass: float) -> TestResult:
         """:func:`~.unmask_rate.unmask_rate_test` of the rarest :data:`TAIL_MASS` of each row (strictly below an edge)."""
-        hits, rates = np.concatenate(self._hits), np.concatenate(self._rates)
+        hits, trials, rates = pooled(np.concatenate(self._hits), np.minimum(np.concatenate(self._rates), 1.0))
         return unmask_rate_test(
-            hits.astype(np.int64), np.ones(self.n, dtype=np.int64), np.minimum(rates, 1.0), predicted_error=1e-12,
-            false_fail=false_fail, false_pass=false_pass,
-        )  # fmt: skip
+            hits, trials, rates, predicted_error=1e-12, false_fail=false_fail, false_pass=false_pass
+        )
 
     @property
     def has_tail(self) -> bool:

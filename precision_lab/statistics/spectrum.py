@@ -17,7 +17,7 @@ from .counts import Counts
 from .estimate import Estimate, mean, ratio_of_proportion
 from .firth import undetermined
 from .temperature import counted, exponent
-from .tempered import Tempered
+from .tempered import NEVER, Tempered
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def _drawn_band(
 
 
 def _band(q: Law, p: Law, low: float, high: float) -> Band:
-    inside = (p.log_probs >= low) & (p.log_probs < high) & ~np.isneginf(p.log_probs)
-    drawn = inside & ~np.isneginf(q.log_probs)
+    inside = (p.log_probs >= low) & (p.log_probs < high) & (p.log_probs > NEVER)
+    drawn = inside & (q.log_probs > NEVER)
     mass, reached = math.fsum(p.probs[inside]), math.fsum(p.probs[drawn])
     slope, x, d = math.nan, p.log_probs[drawn], q.log_probs[drawn] - p.log_probs[drawn]
     if x.size and np.ptp(x) > 0:

@@ -17,7 +17,7 @@ from .counts import Counts
 from .divergence import kl_divergence, relative_entropy
 from .estimate import Estimate
 from .firth import Moments, fit, inverse, temperature, undetermined
-from .tempered import Tempered
+from .tempered import NEVER, Tempered
 
 _FLAT = "flat target"
 
@@ -82,7 +82,7 @@ def temperature_from_draws(draws: Counts | ArrayLike, p: Law, confidence: float 
     """
     check_open_unit("confidence", confidence)
     counts, rows = counted(draws, p)
-    impossible = np.flatnonzero(np.isneginf(p.log_probs) & (counts.counts > 0))
+    impossible = np.flatnonzero((p.log_probs <= NEVER) & (counts.counts > 0))
     if impossible.size:
         raise InputError(
             f"draws of {impossible.size} tokens that p cannot draw, first {impossible[0]}",
@@ -108,7 +108,7 @@ def exponent(family: Tempered, counts: Int, rows: Int | None, confidence: float)
     """
     drawn = counts[family.tokens]
     n, top = int(drawn.sum()), family.y.max()
-    if family.flat or not n:
+    if family.alike or not n:
         return undetermined(confidence, n, _FLAT if n else "no draws")
     below = float(np.sum(drawn * (family.y - top)))
     seen = family.y[drawn > 0]

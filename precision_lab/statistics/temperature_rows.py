@@ -14,6 +14,7 @@ from ..types import Array, Float, Int
 from ._checks import check_open_unit
 from .estimate import Estimate
 from .firth import Moments, fit, temperature, undetermined
+from .tempered import NEVER
 
 _ENTRIES = 1 << 20  # of one block of rows in float64: 8 MiB, with six such arrays alive
 
@@ -124,6 +125,7 @@ def _gaps(logits: Array, tokens: Array) -> Float:
     if tokens.min() < 0 or tokens.max() >= vocab:
         raise InputError(f"tokens from {tokens.min()} to {tokens.max()}", f"0 to {vocab - 1}", "count from 0")
     rows -= top[:, None]
+    rows[rows <= NEVER] = -np.inf
     if np.isneginf(rows[np.arange(len(rows)), tokens]).any():
         raise InputError(
             "a draw of a token of logit -inf", "tokens that their row can draw", "compare supports first"

@@ -27,6 +27,7 @@ from .testing import TestResult, asserting
 from .testing._widen import worst_mean
 
 _EFFECT = "|temperature - 1|"
+_NEVER = -1e5  # log q below: not among 2^53 draws, nor do so many tell it from -inf
 
 
 def temperature_test(
@@ -128,6 +129,7 @@ def draws_needed_temperature(
         raise InputError(
             "an alternative that draws what p cannot", "a law on the support of p", "one draw may do"
         )
+    log_q = np.where(log_q < _NEVER, -np.inf, log_q)
     other = null.tilting(log_q[null.tokens])
     away = other.centre - null.centre
     if not abs(away) > 1e-13 * abs(null.centre):
@@ -140,14 +142,21 @@ def draws_needed_temperature(
         from_p, from_q = miss * _rate(null, share * away), fail * _rate(other, (share - 1) * away)
         return (from_q - from_p) / (from_q + from_p) if from_q < math.inf else 1.0
 
-    return math.ceil(fail / _rate(null, root(balance, 1.0, -0.5, 1e-9) * away))
+    rate = _rate(null, root(balance, 1.0, -0.5, 1e-9) * away)
+    if not rate > fail / 1e300:
+        raise InputError(
+            "an alternative that 1e300 draws do not tell", "one that draws can tell", "compare the laws"
+        )
+    return math.ceil(fail / rate)
 
 
 def _tilting(p: Law) -> Tempered:
     family = Tempered.of(p)
     if family.flat:
         raise InputError(
-            "a flat target", "two different probabilities", "every temperature of it is the same law"
+            "a flat target, or one token beside which float64 sees no other",
+            "two different probabilities",
+            "every temperature near 1 of it is the same law",
         )
     return family
 

@@ -15,6 +15,9 @@ from ..types import Float, Guarantee, Int
 from .divergence import difference, relative_entropy
 
 _UNDERFLOW = 1e-290  # a mean below has lost digits of its smallest terms
+NEVER = (
+    -1e150
+)  # log p below: as good as -inf at any temperature that float64 can tell, and its square overflows
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +35,7 @@ class Tempered:
 
     @staticmethod
     def of(p: Law) -> Tempered:
-        tokens = np.flatnonzero(~np.isneginf(p.log_probs))
+        tokens = np.flatnonzero(p.log_probs > NEVER)
         log_p = p.log_probs[tokens] - logsumexp(p.log_probs[tokens])
         centre = math.fsum(np.exp(log_p) * log_p)
         return Tempered(tokens, log_p, log_p - centre, centre)
@@ -59,7 +62,16 @@ class Tempered:
         if math.isinf(t):
             edge = self.y == (self.y.max() if t > 0 else self.y.min())
             return np.where(edge, -math.log(edge.sum()) - self.log_p, -np.inf)
-        return t * self.y - self.log_z(t)
+        if self._small(t):
+            return t * self.y - self.log_z(t)
+        with np.errstate(over="ignore"):
+            likeliest = int(
+                (self.log_p + t * self.y).argmax()
+            )  # under p_b: the others in terms of it lose no digit
+            gain = t * (self.y - self.y[likeliest])
+            others = np.exp(self.log_p - self.log_p[likeliest] + gain)
+        others[likeliest] = 0.0
+        return gain - self.log_p[likeliest] - math.log1p(np.sum(others))
 
     def log_z(self, t: float) -> float:
         """log E_p[e^(t y)], >= 0, to relative accuracy where t y is small."""
@@ -92,6 +104,8 @@ class Tempered:
         """KL(p_t || p_s) = (t - s) E_{p_t}[y] - log Z(t) + log Z(s), nats, t -/+ inf allowed."""
         if math.isinf(t):
             return relative_entropy(self.log_p + self.log_ratio(s), self.log_ratio(t) - self.log_ratio(s))
+        if s == 0 and self._small(t):  # a square of t, of which the difference of the means keeps no digit
+            return relative_entropy(self.log_p, self.log_ratio(t))
         return max(0.0, (t - s) * self.mean(t) - self.log_z(t) + self.log_z(s))
 
     def excess_of(self, log_q: Float) -> float:

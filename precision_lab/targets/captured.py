@@ -1,4 +1,5 @@
-"""Rows of logits recorded from a real model: float16 values in safetensors beside a manifest with their sha256."""
+"""Rows of logits recorded from a real model: float16 values in safetensors beside a manifest with their sha256;
+and rows of any other file that :mod:`..recorded` reads."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..files import read_json, write_json
+from ..recorded import PICKLES, SUFFIXES, Recorded
 from ..types import Float, Int
 from .synthetic import mdm_step
 from .target import Target
@@ -27,13 +29,11 @@ class Capture:
     manifest: dict[str, Any]
 
     def row(self, index: int) -> Target:
+        """As a target; InputError where the row holds NaN, +inf or nothing but -inf."""
         if not 0 <= index < len(self.logits):
             raise InputError(f"row {index}", f"0..{len(self.logits) - 1}", "choose another row")
-        return Target(
-            f"{self.manifest['model']} row {index}",
-            self.logits[index].astype(np.float64),
-            f"captured: {self.manifest['model']}",
-        )
+        name = str(self.manifest["model"])
+        return Target(f"{name} row {index}", _checked(self.logits[index], index, name), f"captured: {name}")
 
     def step(self, index: int, steps: int) -> Target:
         """One ancestral step of N = ``steps`` with a linear schedule at the row's own share t of masked
@@ -46,7 +46,7 @@ class Capture:
         return Target(f"{token.name}, one of {steps} steps", logits, token.provenance, mask=len(logits) - 1)
 
 
-def save_capture(path: Path, capture: Capture) -> None:
+def save_capture(path: Path | str, capture: Capture) -> None:
     """Write ``path`` (.safetensors) and ``path`` with .json: the manifest with sha256, shape and what it
     was given."""
     from safetensors.numpy import save_file
@@ -54,6 +54,7 @@ def save_capture(path: Path, capture: Capture) -> None:
     from ..files import atomic
     from ..provenance import file_sha256
 
+    path = Path(path)
     with atomic(path) as partial:
         save_file(
             {
@@ -70,49 +71,95 @@ def save_capture(path: Path, capture: Capture) -> None:
     )
 
 
-def load_capture(path: Path) -> Capture:
-    """Read and check a capture, or any safetensors file with a 2-D ``logits`` tensor (its manifest may be
-    absent).
+def load_capture(path: Path | str) -> Capture:
+    """Read a capture, or any file with (rows, vocab) or (vocab,) floating ``logits``, see :class:`..recorded.Recorded`.
 
-    Raises InputError for a missing, corrupt or altered file, NaN, +inf, a row of -inf, or wrong shapes.
+    A neighbour ``.json`` with a ``sha256`` is its manifest, and the file must be the one it names. Rows are checked where
+    they are asked for, so that a dead one spoils itself alone.
+    Raises InputError for a missing, corrupt or altered file, wrong shapes, or more than 2^28 numbers.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
+    path = Path(path)
+    manifest = _manifest(path)
+    logits = _logits(path)
+    rows = logits.shape[0] if len(logits.shape) > 1 else 1
+    found = logits.whole()
+    ratio = _beside(path, "mask_ratio", rows, np.full(rows, np.nan))
+    tokens = _beside(path, "tokens", rows, np.full(rows, -1))
+    return Capture(found.reshape(rows, -1), ratio, tokens, manifest)
 
+
+def load_row(path: Path | str, index: int = 0) -> Target:
+    """Row ``index`` of a file of logits, the only one that is read and checked. Errors: as :func:`load_capture`."""
+    path = Path(path)
+    name = str(_manifest(path)["model"])
+    logits = _logits(path)
+    row = _checked(logits.row(index), index, name)
+    return Target(f"{name} row {index}", row, f"captured: {name}")
+
+
+def is_file_of_logits(path: Path | str) -> bool:
+    """Whether a target's name is a file's: by its ending, or because there is such a file."""
+    path = Path(path)
+    return path.suffix in (*SUFFIXES, *PICKLES) or path.is_file()
+
+
+def _logits(path: Path) -> Recorded:
+    logits = Recorded(path, "logits")
+    if len(logits.shape) > 2 or logits.dtype.kind != "f":
+        got = f"{logits.name} {logits.dtype} {logits.shape} in {path}"
+        raise InputError(got, "a floating (rows, vocab) array named logits", "save it so")
+    return logits
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """The neighbour .json: of a capture, or with a sha256. Beside other files, other JSON is no manifest."""
     from ..provenance import file_sha256
 
-    if not path.is_file():
-        raise InputError(f"no file {path}", "logits in safetensors", "check the path")
     manifest: dict[str, Any] = {"model": path.stem}
-    if path.with_suffix(".json").is_file():
-        note = read_json(path.with_suffix(".json"))
-        expected = note.get("sha256") if isinstance(note, dict) else None
-        if expected != (actual := file_sha256(path)):
+    beside = path.with_suffix(".json")
+    note: Any = read_json(beside) if path.suffix != ".json" and beside.is_file() else None
+    noted = isinstance(note, dict) and "sha256" in note
+    if noted or (beside.is_file() and _is_capture(path)):
+        actual, expected = file_sha256(path), note["sha256"] if noted else None
+        if expected != actual:
             raise InputError(
                 f"{path} with sha256 {actual[:16]}...",
                 f"{str(expected)[:16]}... as its manifest says",
                 "restore it, or capture again",
             )
         manifest |= note
+    model = str(manifest["model"])[:200]
+    manifest["model"] = "".join(letter if letter.isprintable() else "?" for letter in model)
+    return manifest
+
+
+def _is_capture(path: Path) -> bool:
+    """Whether :func:`save_capture` wrote it, and so wrote a manifest."""
     try:
-        tensors = load(path.read_bytes())
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: {error}", "a safetensors file", "restore the file from its source") from None
-    logits = tensors.get("logits")
-    if logits is None or logits.ndim not in (1, 2) or logits.dtype.kind != "f" or not logits.size:
-        shape = "no tensor 'logits'" if logits is None else f"logits {logits.dtype} {logits.shape}"
-        raise InputError(f"{shape} in {path}", "a floating (rows, vocab) tensor named logits", "save it so")
-    logits = np.atleast_2d(logits)
-    top = logits.max(axis=1)
-    if not np.isfinite(top).all():
-        at = int(np.flatnonzero(~np.isfinite(top))[0])
+        return path.suffix == ".safetensors" and Recorded(path, "mask_ratio").name == "mask_ratio"
+    except InputError:
+        return False
+
+
+def _beside(path: Path, name: str, rows: int, absent: np.ndarray) -> np.ndarray:
+    """An array of the same file with one entry a row; ``absent`` where it holds none."""
+    if path.suffix not in (".safetensors", ".npz"):
+        return absent
+    try:
+        found = Recorded(path, name)
+    except InputError:
+        return absent
+    if found.name != name:
+        return absent
+    if found.shape != (rows,):
+        raise InputError(f"{name} {found.shape} in {path}", f"({rows},)", "save one per row of logits")
+    return found.whole()
+
+
+def _checked(row: np.ndarray, index: int, name: str) -> Float:
+    top = row.max()
+    if not np.isfinite(top):
         raise InputError(
-            f"row {at} of {path} with maximum {top[at]}", "numbers or -inf, one finite", "drop the row"
+            f"row {index} of {name} with maximum {top}", "numbers or -inf, one finite", "drop the row"
         )
-    rows = len(logits)
-    ratio, tokens = tensors.get("mask_ratio", np.full(rows, np.nan)), tensors.get("tokens", np.full(rows, -1))
-    if ratio.shape != (rows,) or tokens.shape != (rows,):
-        raise InputError(
-            f"mask_ratio {ratio.shape}, tokens {tokens.shape}", f"({rows},)", "one per row of logits"
-        )
-    return Capture(logits, ratio, tokens, manifest)
+    return row.astype(np.float64)

@@ -232,6 +232,7 @@ class Caller:
         """Calls enough for ``n`` draws, their answers and their arguments checked. ``seed``: for the report only."""
         if not self._library_tried:
             self._try_libraries()
+        self._refuse_form(layout, dtype, settings or {})
         given = self._laid_out(logits, layout, dtype)
         kept = _numpy(given).copy()
         asked = self._checked_settings(settings or {}, len(logits))
@@ -258,6 +259,20 @@ class Caller:
         if wrong is not None:
             raise self._fault(*wrong, logits, n, seed, asked) from cause
         return ids.astype(np.int64)
+
+    def _refuse_form(self, layout: str, dtype: str, settings: Mapping[str, np.ndarray]) -> None:
+        """InputError for a form that has no meaning for the convention: half-precision probabilities, of which rare tokens
+        are lost before the sampler sees them, and one row as (vocab,) where each row has a generator or a setting."""
+        if (
+            self.convention is not None
+            and self.convention.given != "logits"
+            and dtype in ("float16", "bfloat16")
+        ):
+            raise InputError(f"{dtype} {self.convention.given}", "float32 or float64", "leave the dtype out")
+        if layout == "one row" and (self.random in PER_ROW or settings):
+            raise InputError(
+                f"one row as (vocab,) for {self.spec}", "(batch, vocab), as rows have their own", "keep it 2-D"
+            )
 
     def _all_draws(
         self,

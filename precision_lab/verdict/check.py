@@ -20,20 +20,20 @@ from ..errors import InputError, printable
 from ..pipelines import Pipeline, parse_pipeline
 from ..samplers import SAMPLERS
 from ..statistics import Counts, TestResult
-from ..targets import Target, Use, load_capture, parse_target, parse_use
+from ..targets import Target, Use, is_file_of_logits, load_capture, load_row, parse_target, parse_use
 from ..types import Array, Budget, Int
 from .batches import BATCHES, examine_batches
 from .budget import TESTS, Seconds, Spend, affordable, parse_budget
 from .caller import MOST_VALUES, Misbehaved
 from .crew import Crew, by_lane
 from .evidence import Evidence
-from .judge import impossible
+from .judge import impossible, impossible_draws
 from .own_law import OwnLaw
 from .plan import DEFAULT_DETECT, ROWS, STREAMS, Asked, Plan, Question, parse_detect, plan
 from .processed import asked_for, judge_each, probe, refuse_doubt, with_steps_before
 from .replay import named, replayed
-from .report import Fault, Report, judged_all
-from .suspects import suspects, with_fit
+from .report import Fault, Impossible, Report, judged_all
+from .suspects import Pairs, pairs_of, suspects, with_fit
 from .uses import asked_in, default_budget
 
 CALLS = 32  # of each stream, or more: a fault of the state between calls needs calls
@@ -60,19 +60,17 @@ class Drawer(Protocol):
 
 
 def targets_of(specs: Sequence[str], vocab: int | None = None) -> list[Target]:
-    """Targets by name, or every row of a .safetensors file of logits (``FILE:ROW``: one row). ``vocab``: of the
-    named ones."""
+    """Targets by name, or every row of a file of logits (``FILE:ROW``: one row). ``vocab``: of the named ones."""
     found: list[Target] = []
     for spec in specs:
-        path, _, row = spec.partition(".safetensors")
-        if _:
-            capture = load_capture(Path(path + _))
-            if row and not row[1:].isdigit():
-                raise InputError(
-                    f"target {spec!r}", "FILE.safetensors or FILE.safetensors:ROW", "rows count from 0"
-                )
-            rows = [int(row[1:])] if row else range(len(capture.logits))
-            found += [capture.row(i) for i in rows]
+        path, _, row = spec.rpartition(":")
+        if is_file_of_logits(spec):
+            capture = load_capture(spec)
+            found += [capture.row(i) for i in range(len(capture.logits))]
+        elif path and is_file_of_logits(path):
+            if not row.isdecimal():
+                raise InputError(f"target {spec!r}", "FILE or FILE:ROW", "rows count from 0")
+            found.append(load_row(path, int(row)))
         elif vocab is not None and "[" not in spec:
             found.append(parse_target(f"{spec}[vocab={vocab}]"))
         else:
@@ -210,6 +208,8 @@ def examine(
     results: dict[str, dict[str, TestResult]] = {}
     counts: list[Counts] = []
     held: list[Question] = []  # with the law by which each was judged
+    pairs: list[list[Pairs]] = []
+    rare: list[Impossible] = []
     first, batches, *seeds = np.random.SeedSequence(seed).spawn(len(asked.questions) + 3)
     # consecutive seeds follow: 32 bits are all that some generators read
     base = int(first.generate_state(1)[0])
@@ -231,17 +231,23 @@ def examine(
             tokens = draw(drawer, question, base + 2 + i * STREAMS, progress, until)
             count = Counts.from_tokens(tokens, question.law.vocab)
             counts.append(count)
+            pairs.append(pairs_of(tokens))
+            name = question.target.name
             question, found = judge_each(question, tokens, asked, np.random.default_rng(seeds[i]))
             held.append(question)
+            rare += [Impossible.of(name, each) for each in impossible_draws(tokens, question.law, asked.level)]
             if evidence is not None and not impossible(count, question.law):
                 found["ledger"] = evidence.add(question, count)
             results[question.target.name] = found
     except Misbehaved as fault:
-        return replace(_faulty(fault, drawer.spec, asked, seed, command, use), note=note)
+        faulty = _faulty(fault, drawer.spec, asked, seed, command, use)
+        return replace(faulty, notes=(note,) if note else ())
     asked = replace(asked, questions=tuple(held))
     say("likelihood of known recipes")
-    questions, drawn = telling(asked, counts)
-    listed = suspects(questions, drawn, slow=slow) if questions else []
+    chosen = telling(asked)
+    questions = [asked.questions[i] for i in chosen]
+    drawn = [counts[i] for i in chosen]
+    listed = suspects(questions, drawn, slow=slow, pairs=[pairs[i] for i in chosen]) if questions else []
     if listed:
         listed[0] = with_fit(listed[0], questions, drawn, np.random.default_rng(seeds[-1]))
     if evidence is not None:
@@ -262,18 +268,19 @@ def examine(
         seed,
         needed,
         command,
-        note,
+        impossible=tuple(rare),
+        notes=(note,) if note else (),
         use=use,
         harms=tuple(harms),
         no_law=no_law,
     )
 
 
-def telling(asked: Plan, counts: Sequence[Counts]) -> tuple[list[Question], list[Counts]]:
-    """The questions with a wish, by which recipes are told apart, and their counts; all, where none has one."""
+def telling(asked: Plan) -> list[int]:
+    """The places of the questions with a wish, by which recipes are told apart; where none has one, of all but
+    those that leave one token."""
     open_ones = [i for i, question in enumerate(asked.questions) if not question.lone]
-    chosen = [i for i in open_ones if asked.questions[i].wished] or open_ones
-    return [asked.questions[i] for i in chosen], [counts[i] for i in chosen]
+    return [i for i in open_ones if asked.questions[i].wished] or open_ones
 
 
 def draw(drawer: Drawer, question: Question, base: int, progress: Progress, until: float = math.inf) -> Array:

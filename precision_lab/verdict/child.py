@@ -42,6 +42,8 @@ class Child:
     known form, or not in time, or the process ends.
     """
 
+    kind = "sampler"  # of the caller on the other side, see server.CALLERS
+
     def __init__(
         self,
         spec: str,
@@ -57,7 +59,7 @@ class Child:
         self._line = Line()
         try:
             seconds = (START if start is None else start) + timeout
-            opened = self.ask("open", spec, device=device, call=call, _seconds=seconds)
+            opened = self.ask("open", spec, device=device, call=call, kind=self.kind, _seconds=seconds)
             if not isinstance(opened, dict) or not all(type(opened.get(k)) is str for k in ("name", "code")):
                 raise self._malformed("open")
             self.name, self.code = printable(opened["name"]), printable(opened["code"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,7 @@ from ..statistics import (
     cross_row_test,
     detectable_shortfall,
     likelihood_ratio_test,
+    rare_draws_test,
     reachability_test,
     repeated_vector_test,
     serial_test,
@@ -25,12 +27,15 @@ from ..statistics import (
     temperature_test,
     tie_order_test,
 )
+from ..statistics.row_sharing import LEAST
+from ..statistics.testing import RareDraws, RareToken, chances
 from ..types import Array
 from .lattice import detectable_lattice, lattice_bet
 from .plan import Plan, Question
 
 FEWEST = 8  # vectors that can return
 FEWEST_TIED = 64  # fewer could not fail at any level asked here
+RELATIVE = 1e-9  # of the softmax of given logits: vocab 2^-53 and the rounding of a gap of some hundred nats
 
 
 def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generator) -> dict[str, TestResult]:
@@ -73,11 +78,9 @@ def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generato
         "temperature": lambda: None if impossible(counts, law) else temperature_test(counts, law, **rates),
         "tail": tail,
         "unmask": unmask,
-        "lattice": lattice,
+        "lattice": lambda: None if impossible(counts, law) else lattice(),
         "identity": identity,
-        "support": lambda: reachability_test(
-            counts, law, impossible=np.isneginf(law.log_probs), false_fail=plan.level
-        ),
+        "support": lambda: support(counts, law, plan),
         "rows": lambda: cross_row_test(tokens.reshape(-1, rows), law, **rates),
         "serial": lambda: serial_test(sequences.ravel(), law, **rates),
         "streams": lambda: agreement_test(tokens[0::2].ravel(), tokens[1::2].ravel(), law, law, **rates),
@@ -89,8 +92,31 @@ def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generato
 
 
 def impossible(counts: Counts, law: Law) -> bool:
-    """Whether a token of logit -inf was drawn: the support test fails then, and a likelihood has no meaning."""
-    return bool(counts.counts[np.isneginf(law.log_probs)].any())
+    """Whether a token below :data:`~..statistics.row_sharing.LEAST` was drawn: the support test fails then, and it would
+    outweigh all others in a likelihood."""
+    return bool(counts.counts[law.log_probs < math.log(LEAST)].any())
+
+
+def support(counts: Counts, law: Law, plan: Plan) -> TestResult:
+    """Tokens that cannot be drawn and were, -inf or only far down, and tokens that can and never were.
+
+    Twice the least of :func:`reachability_test` and :func:`rare_draws_test`, each at half the level.
+    """
+    never = np.isneginf(law.log_probs)
+    half = plan.level / 2
+    lost = reachability_test(counts, law, impossible=never, false_fail=half)
+    rare = rare_draws_test(counts, law, relative=RELATIVE, false_fail=half)
+    return replace(lost, p_value=min(1.0, 2 * min(lost.p_value, rare.p_value)), false_fail=plan.level)
+
+
+def impossible_draws(tokens: Array, law: Law, level: float) -> list[RareToken]:
+    """The tokens whose draws alone fail the support test at ``level``. ``tokens``: any shape, in the order drawn."""
+    drawn, each = tokens.ravel(), chances(law, RELATIVE)
+    found = RareDraws()
+    index = np.flatnonzero(each[drawn] <= level)
+    at = drawn[index].astype(np.int64)
+    found.update(each[at], law.log_probs[at], at, index)
+    return found.impossible(drawn.size, level / 2)
 
 
 def repeats(sequences: Array, law: Law, length: int, plan: Plan) -> TestResult | None:

@@ -129,19 +129,22 @@ def under(question: Question, law: Law) -> Question:
 
 
 def rows_after(pipeline: Pipeline, rows: Array, tokens: Array) -> tuple[Array, Array]:
-    """Rows of logits as the steps leave them, and the draws from them: (n, vocab) and (n,), both shorter by draws in doubt.
+    """Rows of logits as the steps leave them, (counted, vocab), and which draws count, (n,) bool.
 
     Tokens in doubt are set aside: they are masked, and a draw of one goes with its row. Given that no such token was
-    drawn, the others have the law of the tokens surely kept, whatever became of the doubtful ones.
+    drawn, the others have the law of the tokens surely kept, whatever became of the doubtful ones. A row that is no law
+    (NaN, +inf, all -inf) stays as it is.
     """
-    left = np.full(rows.shape, -np.inf)
+    left = rows.astype(np.float64)
     counted = np.ones(len(rows), dtype=bool)
     for i, row in enumerate(rows.astype(np.float64)):
+        if not np.isfinite(row.max()):  # NaN too
+            continue
         left[i] = pipeline.law(row).log_probs
         doubtful = [doubt.token for doubt in pipeline.doubtful(row, "float32")]
         left[i, doubtful] = -np.inf
         counted[i] = tokens[i] not in doubtful and bool(np.isfinite(left[i]).any())
-    return left[counted], tokens[counted]
+    return left[counted], counted
 
 
 def refuse_doubt(questions: Iterable[Question], what: str) -> None:

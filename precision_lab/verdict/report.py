@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from ..errors import printable
-from ..statistics import TestResult, Verdict, family
+from ..statistics import Estimate, TestResult, Verdict, family
+from ..statistics.testing import RareToken
 from ..targets import Use
 from .harm import Harm
-from .plan import Plan
-from .suspects import FAITHFUL, UNEXPLAINED, Suspect
+from .plan import EFFECTS, Plan
+from .suspects import FAITHFUL, SHARED, UNEXPLAINED, Suspect
 
 CERTAIN = 0.95  # posterior from which one recipe is named
 SHOWN = 5  # suspects
-LAW, INDEPENDENCE = {"temperature", "tail"}, {"rows", "serial", "streams"}  # tests of one and of the other
+UNBOUNDED = 1e3  # ratio of the ends of an interval from which a temperature is not estimable
+LISTED = 100  # impossible tokens in JSON
+# tests of the law, of independence, and of the first those that a dependence can fail
+LAW = {"temperature", "tail"}
+INDEPENDENCE = {"rows", "serial", "streams", "repeats"}
+SUPPOSING = {"identity", "support", "temperature", "tail", "lattice"}
+ALONE = INDEPENDENCE | {"identity"}
+EFFECT_OF = {test: effect for effect, (tests, _) in EFFECTS.items() for test in tests}
+NAMED = {
+    "temperature": "a temperature off by {:g}",
+    "tail": "a tail mass off by a share of {:g}",
+    "tv": "a total variation of {:g}",
+    "float32": "{:g} of a 24-bit lattice",
+    "sharing": "noise shared by {:.0%} of the pairs of draws",
+    "unmask": "a step that lacks {:.0%} of its unmaskings",
+}
 
 
 class Outcome(StrEnum):
@@ -44,6 +61,15 @@ class Judged:
         blind = self.wished is not None and not self.result.detectable <= self.wished
         return Outcome.INCONCLUSIVE if blind else Outcome.PASS
 
+    def _interval(self, found: Estimate) -> str:
+        level = _level(found.confidence)
+        if self.test == "temperature" and not 0 < found.high < UNBOUNDED * max(found.low, 1 / UNBOUNDED):
+            high = f"{found.high:.3g}" if found.high < UNBOUNDED else "infinity"
+            return (
+                f"not estimable: {self.result.n:,} draws leave it between {found.low:.3g} and {high} at {level}"
+            )
+        return f"[{found.low:.5g}, {found.high:.5g}] at {level}"
+
     def row(self) -> dict[str, Any]:
         result, found = self.result, self.result.estimate
         return {
@@ -52,9 +78,7 @@ class Judged:
             "n": result.n,
             "statistic": result.statistic,
             "estimate": None if found is None else found.value,
-            "interval": ""
-            if found is None
-            else f"[{found.low:.5g}, {found.high:.5g}] at {_level(found.confidence)}",
+            "interval": "" if found is None else self._interval(found),
             "expected": result.expected,
             "p_adjusted": self.verdict.adjusted,
             "smallest_effect_seen": result.detectable,
@@ -75,11 +99,41 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Impossible:
+    """Draws that a row makes impossible: ``count`` of ``token``, the ``first`` at this ``place`` (draw, row).
+
+    ``why``: its probability, or that there is no such token.
+    """
+
+    target: str
+    token: int
+    count: int
+    first: int
+    why: str
+    place: str = "draw"
+
+    @staticmethod
+    def of(target: str, rare: RareToken, place: str = "draw") -> Impossible:
+        if math.isinf(rare.log_p):
+            why = "its logit is -inf"
+        else:
+            why = f"p = {_power_of_ten(rare.log_p)} there"
+            if rare.chance > 0:
+                why += f"; a draw so rare among so many has a chance of {rare.chance:.1g} or less"
+        return Impossible(target, rare.token, rare.count, rare.first, why, place)
+
+    def __str__(self) -> str:
+        draws = "1 draw" if self.count == 1 else f"{self.count:,} draws"
+        return f"token {self.token} ({draws}, first at {self.place} {self.first}): {self.why}"
+
+
+@dataclass(frozen=True)
 class Report:
     """``needed``: draws in all that the wished effects want, by target.  ``command``: what gives the same verdict again.
 
-    ``note``: how the sampler was called, and what is unusual about it.  ``use``: what was judged.  ``harms``: what the
-    sampler's own law does to it, and ``no_law``, why that is not known.
+    ``impossible``: draws that fail alone.  ``set_aside``: rows that are no law.  ``notes``: what else a reader must know,
+    such as how the sampler was called.  ``use``: what was judged.  ``harms``: what the sampler's own law does to it, and
+    ``no_law``, why that is not known.
     """
 
     name: str
@@ -91,7 +145,9 @@ class Report:
     seed: int | None = None
     needed: dict[str, int] = field(default_factory=dict)
     command: str = ""
-    note: str = ""
+    impossible: tuple[Impossible, ...] = ()
+    set_aside: int = 0
+    notes: tuple[str, ...] = ()
     use: Use | None = None
     harms: tuple[Harm, ...] = ()
     no_law: str = ""
@@ -122,21 +178,31 @@ class Report:
             name = f"{name} is {use}; it"
         n = sum({judged.target: judged.result.n for judged in self.judged if judged.test == "support"}.values())
         rates = f"false-fail <= {self.false_fail:g} over all tests"
+        if self.set_aside:
+            rates += f"; {self._set_aside()}"
         failed = [judged for judged in self.judged if judged.outcome is Outcome.FAIL]
         if failed:
             which = ", ".join(dict.fromkeys(judged.test for judged in failed))
-            return f"{name} fails {len(failed)} of {len(self.judged)} tests ({which}); n = {n:,}; {rates}"
+            said = f"{name} fails {len(failed)} of {len(self.judged)} tests ({which}); n = {n:,}; {rates}"
+            if self.impossible:
+                others = len(self.impossible) - 1
+                more = f", and {others:,} other token{'s' if others > 1 else ''}" if others else ""
+                said += f"; impossible: {self.impossible[0]}{more}"
+            return said
         blind = [judged for judged in self.judged if judged.outcome is Outcome.INCONCLUSIVE]
         if not blind:
-            seen = f"fails none of {len(self.judged)} tests; n = {n:,}; {rates}"
-            return f"{name} {seen}, false-pass <= {self.false_pass:g}"
+            seen = (
+                f"fails none of {len(self.judged)} tests; n = {n:,}; {rates}, false-pass <= {self.false_pass:g}"
+            )
+            return f"{name} {seen}; {self.scope()}"
         which = ", ".join(dict.fromkeys(f"{judged.test} on {judged.target}" for judged in blind))
         wanted = ", ".join(f"{target} {draws:,}" for target, draws in self.needed.items())
-        seen = f"n = {n:,} cannot show the wished effect ({which}); draws needed: {wanted or 'more'}"
+        aside = f"; {self._set_aside()}" if self.set_aside else ""
+        seen = f"n = {n:,} cannot show the wished effect ({which}); draws needed: {wanted or 'more'}{aside}"
         return f"{name}: {seen}" if not use else f"{name} drew too little: {seen}"
 
     def for_the_use(self) -> str:
-        """ "fine for next tokens (tv <= 0.0004 on zipf), not for 4,096 ancestral steps (unmasks ...)": by the sampler's own
+        """Such as "fine for next tokens (tv <= 0.0004 on zipf), not for 4,096 ancestral steps (unmasks ...)": by the sampler's own
         law; where there is none, what its draws say of the judged use. Empty where neither says anything."""
         if self.harms:
             reliable = {harm.guarantee for harm in self.harms}
@@ -157,15 +223,64 @@ class Report:
             return f"{said} for {self.use.described} ({rate}) by its draws"
         return ""
 
+    def _set_aside(self) -> str:
+        return f"{self.set_aside:,} {'row was' if self.set_aside == 1 else 'rows were'} set aside"
+
+    def scope(self) -> str:
+        """On what the verdict rests: targets, effects that are excluded, and those that were not looked for."""
+        if self.fault or not self.judged:
+            return "one call was judged, no law"
+        targets = list(dict.fromkeys(judged.target for judged in self.judged))
+        shown = ", ".join(targets[:SHOWN]) + (
+            f" and {len(targets) - SHOWN} more" if len(targets) > SHOWN else ""
+        )
+        wished: dict[str, float] = {}
+        unseen: dict[str, float] = {}
+        for judged in self.judged:
+            effect = EFFECT_OF.get(judged.test)
+            if effect is None:
+                continue
+            if judged.wished is None:
+                unseen[effect] = min(unseen.get(effect, math.inf), judged.result.detectable)
+            elif judged.outcome is Outcome.PASS:
+                wished.setdefault(effect, judged.wished)
+        blind = {EFFECT_OF.get(judged.test) for judged in self.judged if judged.outcome is not Outcome.PASS}
+        excluded = [NAMED[effect].format(size) for effect, size in wished.items() if effect not in blind]
+        asked = {EFFECT_OF.get(judged.test) for judged in self.judged if judged.wished is not None}
+        left = [effect for effect in EFFECTS if effect not in asked]
+        use = f"for {self.use.described} " if self.use else ""
+        said = [f"{use}on {shown}", f"excluded: {', '.join(excluded) or 'nothing'}"]
+        if left:
+            named = [
+                f"{effect} (seen from {unseen[effect]:.3g} on)"
+                if unseen.get(effect, math.inf) < math.inf
+                else effect
+                for effect in left
+            ]
+            said.append(f"not looked for: {', '.join(named)}")
+        return "; ".join(said)
+
     def best_fit(self) -> str:
-        """Which recipe the draws speak for, and against which they cannot decide."""
+        """Which recipe the draws speak for, and against which they cannot decide; of a failure, what explains it."""
         if not self.suspects:
             return ""
         best = self.suspects[0]
+        failed = {judged.test for judged in self.judged if judged.outcome is Outcome.FAIL}
         alike = [s.recipe for s in self.suspects if s.posterior > 1 - CERTAIN]
-        if FAITHFUL in alike and len(alike) > 1:
+        if self.outcome is Outcome.FAIL and FAITHFUL in alike:
+            said = f"no listed recipe explains what failed ({', '.join(sorted(failed))})"
+            if self.impossible:
+                said += ": none draws such tokens"
+            elif not failed - ALONE:
+                said += "; one by one the draws look faithful: the fault is in how they depend on each other"
+            if len(alike) > 1:
+                rest = "the rest of the draws does" if self.impossible else "these draws do"
+                said += f"; {rest} not tell the target's own law from: {_others(alike)}"
+        elif self.outcome is Outcome.FAIL and best.fit is not None and best.fit <= UNEXPLAINED:
+            said = f"no listed recipe explains the draws; the nearest is {best.recipe} ({best.how}), with p = {best.fit:.2g}"
+        elif FAITHFUL in alike and len(alike) > 1:
             said = f"best fit: faithful, within {best.log_likelihood:.2g} nats of the best; these draws do not tell it from: "
-            said += "; ".join(recipe for recipe in alike if recipe != FAITHFUL)
+            said += _others(alike)
         else:
             said = f"best fit: {best.recipe} ({best.how}), posterior {best.posterior:.3g}, "
             if best.recipe == FAITHFUL:
@@ -175,13 +290,13 @@ class Report:
             if len(alike) > 1:
                 said += f"; hardly to be told from: {'; '.join(alike[1:])}"
         said += f"; n = {best.n:,}"
-        if self.outcome is Outcome.FAIL and best.fit is not None and best.fit <= UNEXPLAINED:
-            said += f"; but no listed recipe explains the draws (p = {best.fit:.2g})"
-        failed = {judged.test for judged in self.judged if judged.outcome is Outcome.FAIL}
-        if failed & LAW and failed & INDEPENDENCE:
-            said += (
-                f"; {', '.join(sorted(failed & INDEPENDENCE))} suppose the target's law, and can fail with it"
-            )
+        apart = ", ".join(sorted(failed & INDEPENDENCE))
+        if apart and (best.recipe == SHARED or not failed & LAW):
+            supposing = sorted({judged.test for judged in self.judged} & SUPPOSING)
+            if supposing:
+                said += f"; {', '.join(supposing)} suppose independent draws, and can fail with {apart}"
+        elif apart and failed & LAW:
+            said += f"; {apart} suppose the target's law, and can fail with it"
         return said
 
     def rows(self) -> list[dict[str, Any]]:
@@ -222,27 +337,48 @@ class Report:
             "best_fit": self.best_fit(),
             "suspects": self.suspect_rows(),
             "draws_needed": self.needed,
+            "scope": self.scope(),
+            "impossible": [vars(each) for each in self.impossible[:LISTED]],
+            "rows_set_aside": self.set_aside,
+            "notes": self.all_notes(),
             "command": self.command,
             "for": self.use.name if self.use else None,
             "own_law": [harm.row() for harm in self.harms],
             "no_law": self.no_law,
-            "note": self.note,
         }
 
+    def all_notes(self) -> list[str]:
+        """Impossible draws by token, what was set aside, what the numbers look like, and notes of the tests."""
+        shown = [f"impossible: {each}" for each in self.impossible[:SHOWN]]
+        if len(self.impossible) > SHOWN:
+            shown.append(f"impossible: {len(self.impossible) - SHOWN:,} more tokens")
+        of_tests = [f"{j.test} on {j.target}: {j.result.note}" for j in self.judged if j.result.note]
+        return [*shown, *self.notes, *of_tests]
+
     def text(self) -> str:
-        """Headline, failed or blind tests, best fit and how to repeat it, as plain lines."""
+        """Headline, failed or blind tests, best fit, notes and how to repeat it, as plain lines."""
         lines = [self.headline()]
         if self.fault:
             lines.append(f"  shown by: {self.fault.call}")
         if self.no_law:
             lines.append(f"  {self.no_law}")
         lines += [f"  {j.test} on {j.target}: {j.result}" for j in self.judged if j.outcome is not Outcome.PASS]
-        lines += [
-            f"  {line}"
-            for line in (self.best_fit(), self.note, f"again: {self.command}" if self.command else "")
-            if line
-        ]
+        scope = "" if self.fault or self.outcome is Outcome.PASS else f"scope: {self.scope()}"
+        again = f"again: {self.command}" if self.command else ""
+        lines += [f"  {line}" for line in (self.best_fit(), *self.all_notes(), scope, again) if line]
         return "\n".join(printable(line) for line in lines)
+
+
+def _others(recipes: list[str]) -> str:
+    return "; ".join(recipe for recipe in recipes if recipe != FAITHFUL)
+
+
+def _power_of_ten(log: float) -> str:
+    """e^log, written so that it does not underflow."""
+    tens = log / math.log(10)
+    if tens > -300:
+        return f"{math.exp(log):.2g}"
+    return f"1e{math.floor(tens)}" if tens > -1e6 else f"1e-({-tens:.2g})"
 
 
 def judged_all(results: dict[str, dict[str, TestResult]], plan: Plan) -> tuple[Judged, ...]:

@@ -24,8 +24,13 @@ from ..errors import InputError, described
 from ..provenance import file_sha256, versions
 from .caller import Caller, Misbehaved
 from .misbehaviour import probe
+from .speculator import SpeculativeCaller
 from .wire import Message, packed, unpacked
 
+CALLERS: dict[str, type[Caller] | type[SpeculativeCaller]] = {
+    "sampler": Caller,
+    "speculative": SpeculativeCaller,
+}
 MOST_REQUEST = 1 << 32  # bytes of arrays: the judge is trusted
 SAID = 2000  # characters of one sentence
 
@@ -76,15 +81,15 @@ class Served:
 
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
-        self.caller: Caller | None = None
+        self.caller: Caller | SpeculativeCaller | None = None
 
     def answer(self, request: Message) -> Any:
         """What the method of that name returns; an attribute's value, if it is no method."""
         arguments, options = request.value
         if self.caller is None:
-            self.caller = Caller.of(*arguments, **options)
+            self.caller = CALLERS[options.pop("kind")].of(*arguments, **options)
             return {"name": self.caller.spec, "code": code_of(self.caller)}
-        if request.kind == "probe":
+        if request.kind == "probe" and isinstance(self.caller, Caller):
             called = packed(Message("called", None, request.ticket))
             vocab, seed = arguments
             return probe(self.caller, vocab, seed, lambda: self.channel.sendall(called))
@@ -123,7 +128,7 @@ def _taken(channel: socket.socket, n: int) -> bytes:
     return b"".join(parts)
 
 
-def code_of(caller: Caller) -> str:
+def code_of(caller: Caller | SpeculativeCaller) -> str:
     """First 16 digits of the sha256 of the file that defines the sampler; of one of ours, of its name and
     our versions."""
     if caller.arrays == "house":

@@ -171,9 +171,9 @@ class RowTruncations:
         self._rank, self._before, self._height = 1, 0.0, 1.0
 
     def update(self, logits: Array, tokens: Array) -> RowTruncations:
-        """``logits``: (n, vocab); ``tokens``: (n,). Draws of a token of logit -inf say nothing here."""
+        """``logits``: (n, vocab); ``tokens``: (n,). Left out: draws of a token of logit -inf, and rows that are no law."""
         for row, token in zip(logits.astype(np.float64), tokens, strict=True):
-            if np.isneginf(row[token]):
+            if not np.isfinite(row[token]) or not np.isfinite(row.max()):
                 continue
             weights = np.sort(np.exp(row - row.max()))[::-1]
             mass = np.minimum(np.cumsum(weights) / weights.sum(), 1.0)

@@ -42,7 +42,8 @@ def agreement(p: Law | Float, q: Law | Float, shift: int = 0) -> tuple[float, fl
     both = (a > 0) & (b > 0)
     # of q where p / q is smaller; before and here p / p_i leads
     after = np.append(np.cumsum(b[::-1])[::-1][1:], 0.0)
-    shared = math.fsum(1 / (np.cumsum(a)[both] / a[both] + after[both] / b[both]))
+    with np.errstate(over="ignore"):  # beside a probability near 5e-324: 1 / inf, which is 0 to its last digit
+        shared = math.fsum(1 / (np.cumsum(a)[both] / a[both] + after[both] / b[both]))
     return min(1.0, float(a @ b)), min(1.0, shared)
 
 

@@ -18,8 +18,9 @@ Cells = tuple[Float, Float]  # observed and expected counts
 
 def _square(observed: Float, expected: Float) -> tuple[float, int]:
     """X^2, inf where something came that nothing was expected of, and its degrees of freedom."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        terms = np.where(observed == expected, 0.0, (observed - expected) ** 2 / expected)
+    off = observed - expected
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        terms = np.where(off == 0, 0.0, off * (off / expected))  # off may be too small to be squared
     return float(terms.sum()), len(expected) - 1
 
 
@@ -81,7 +82,8 @@ def _pytorch_foreseen(q: Float, p: Float, n: int, threshold: float) -> tuple[flo
     """With the cells of the expected counts, each p_i times the probability that the token is drawn at all."""
     with np.errstate(divide="ignore"):
         seen = -np.expm1(n * np.log1p(-np.minimum(q, 1.0)))
-    cells = _pytorch_cells(n * q, p * seen, n) if (p * seen).any() else None
+    expected_draws = np.where(n * q * p > 0, n * q, 0.0)  # of one beyond underflow none is ever seen
+    cells = _pytorch_cells(expected_draws, p * seen, n) if (p * seen).any() else None
     if not cells:
         return math.nan, 0.0, Guarantee.HEURISTIC
     observed, expected = cells

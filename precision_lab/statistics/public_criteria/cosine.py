@@ -10,6 +10,7 @@ from scipy import optimize, special
 from ...laws.law import Law
 from ...types import Float, Guarantee
 from .._checks import check_open_unit, check_whole, log_probs_of
+from ..tempered import NEVER
 from .rule import Rule, never
 
 
@@ -22,7 +23,7 @@ def passing_temperatures(
     n draws, their squares at the mean. 0 or inf where even the limit passes; (1, 1) where nothing does.
     """
     log_p = log_probs_of(target)
-    log_p, draws = log_p[~np.isneginf(log_p)], math.inf if n is None else check_whole("n", n, 1)
+    log_p, draws = log_p[log_p > NEVER], math.inf if n is None else check_whole("n", n, 1)
     p, least = np.exp(log_p), check_open_unit("threshold", threshold)
 
     def excess(b: float) -> float:
@@ -34,7 +35,7 @@ def passing_temperatures(
     while excess(cold) > 0 and cold < 2.0**60:
         cold *= 2
     coldest = 0.0 if excess(cold) > 0 else 1 / optimize.brentq(excess, 1.0, cold, xtol=1e-12)
-    hottest = math.inf if excess(0.0) > 0 else 1 / optimize.brentq(excess, 0.0, 1.0, xtol=1e-12)
+    hottest = math.inf if excess(0.0) >= 0 else 1 / optimize.brentq(excess, 0.0, 1.0, xtol=1e-12)
     return coldest, hottest
 
 

@@ -10,8 +10,10 @@
 | likelihood_ratio | one law against one other | Chernoff | Chernoff |
 | unmask_rate | unmaskings at many predicted rates | Hoeffding, Chernoff | the same |
 | reachability | zeros that were drawn, tokens that never were | union, Chernoff | union |
+| rare_draws | one draw of tokens too rare to be drawn | exact | exact |
 | tie_order | equal logits, first half against last | exact | exact |
 | coupled | two precisions on the same words | exact | exact |
+| cells | several rates at once, the cells of a table; without ``draws_needed`` | exact | exact |
 | two_sample | two samplers or decoders, unknown law | permutations | asymptotic |
 """
 
@@ -21,6 +23,7 @@ from .blocked_identity import (
     detectable_blocked_identity,
     draws_needed_blocked_identity,
 )
+from .cells import assert_cells, cells_test, detectable_cells
 from .chi_square import assert_chi_square, chi_square_test, detectable_chi_square, draws_needed_chi_square
 from .coupled import assert_coupled, coupled_test, detectable_coupled, draws_needed_coupled
 from .identity import assert_identity, detectable_identity, draws_needed_identity, identity_test
@@ -30,6 +33,17 @@ from .likelihood_ratio import (
     draws_needed_likelihood_ratio,
     likelihood_ratio_test,
     two_laws_log_likelihood,
+)
+from .rare_draws import (
+    RareDraws,
+    RareToken,
+    assert_rare_draws,
+    chances,
+    detectable_rare_draws,
+    draws_needed_rare_draws,
+    rare_draws_p_value,
+    rare_draws_p_values,
+    rare_draws_test,
 )
 from .reachability import (
     assert_reachability,
@@ -58,14 +72,18 @@ from .unmask_rate import (
 )
 
 __all__ = [
+    "RareDraws",
+    "RareToken",
     "SamplerRejected",
     "TailSet",
     "TestResult",
     "assert_blocked_identity",
+    "assert_cells",
     "assert_chi_square",
     "assert_coupled",
     "assert_identity",
     "assert_likelihood_ratio",
+    "assert_rare_draws",
     "assert_reachability",
     "assert_tail",
     "assert_tie_order",
@@ -73,13 +91,17 @@ __all__ = [
     "assert_unmask_rate",
     "asserting",
     "blocked_identity_test",
+    "cells_test",
+    "chances",
     "chi_square_test",
     "coupled_test",
     "detectable_blocked_identity",
+    "detectable_cells",
     "detectable_chi_square",
     "detectable_coupled",
     "detectable_identity",
     "detectable_likelihood_ratio",
+    "detectable_rare_draws",
     "detectable_reachability",
     "detectable_shortfall",
     "detectable_tail",
@@ -91,6 +113,7 @@ __all__ = [
     "draws_needed_coupled",
     "draws_needed_identity",
     "draws_needed_likelihood_ratio",
+    "draws_needed_rare_draws",
     "draws_needed_reachability",
     "draws_needed_tail",
     "draws_needed_tie_order",
@@ -98,6 +121,9 @@ __all__ = [
     "draws_needed_unmask_rate",
     "identity_test",
     "likelihood_ratio_test",
+    "rare_draws_p_value",
+    "rare_draws_p_values",
+    "rare_draws_test",
     "reachability_test",
     "tail_set",
     "tail_test",

@@ -78,6 +78,8 @@ def conditional_power(n: int, discordant: float, false_fail: float) -> Callable[
         )
     m = np.arange(stats.binom.ppf(1e-12, n, discordant), stats.binom.isf(1e-12, n, discordant) + 1)
     m = m[m > 0]
+    if not m.size:  # that there is any trial is itself among the 2e-12 left out
+        return lambda share: 0.0
     weights, ends = stats.binom.pmf(m, n, discordant), region(m, 0.5, 0.5, false_fail)
     return lambda share: float(weights @ power(m, ends, share))
 

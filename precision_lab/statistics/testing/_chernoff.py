@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy import optimize, stats
 
-from ...types import Float
+from ...types import Array, Float, Int
 
 S = np.geomspace(2.0**-9, 4.0, 96)  # the optimum is missed by 4 % of s at most, the exponent by 0.2 %
 
@@ -50,3 +50,23 @@ def bernoulli_sum_upper(k: int, trials: Float, rates: Float) -> float:
 def bernoulli_sum_lower(k: int, trials: Float, rates: Float) -> float:
     """Bound on P(K <= k): the failures' upper tail."""
     return bernoulli_sum_upper(int(trials.sum()) - k, trials, 1 - rates)
+
+
+def pooled(hits: Array, rates: Float, classes: int = 512) -> tuple[Int, Int, Float]:
+    """(hits, trials, mean rate) of classes of coins of nearly equal rates; one coin a class up to ``classes`` of them.
+
+    The bounds of :func:`bernoulli_sum_upper` and :func:`bernoulli_sum_lower` stay bounds: log(1 + r (e^s - 1)) is concave
+    in r, so that no coins of the same mean have a greater E e^(sK) than equal ones.
+    """
+    if len(rates) <= classes:
+        return hits.astype(np.int64), np.ones(len(rates), dtype=np.int64), rates
+    low, width = float(rates.min()), float(np.ptp(rates))
+    if width == 0:
+        label = np.zeros(len(rates), dtype=np.int64)
+    else:
+        label = np.minimum((classes * ((rates - low) / width)).astype(np.int64), classes - 1)
+    trials = np.bincount(label, minlength=classes)
+    used = trials > 0
+    mean = np.bincount(label, weights=rates, minlength=classes)[used] / trials[used]
+    found = np.bincount(label, weights=hits.astype(np.float64), minlength=classes)[used]
+    return np.rint(found).astype(np.int64), trials[used].astype(np.int64), mean

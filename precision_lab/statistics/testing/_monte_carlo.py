@@ -81,5 +81,4 @@ def detected_shift(critical: float, variance: float, false_pass: float) -> float
     y - z sqrt(variance + 4y) = critical, z the normal quantile: a quadratic.
     """
     z2 = float(stats.norm.isf(false_pass / 2)) ** 2
-    half = critical + 2 * z2
-    return half + math.sqrt(half**2 - critical**2 + z2 * variance)
+    return critical + 2 * z2 + math.sqrt(z2 * (4 * critical + 4 * z2 + variance))

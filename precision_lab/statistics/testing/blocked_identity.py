@@ -59,7 +59,12 @@ def blocked_identity_test(
     statistic = -2 * math.fsum(math.log(max(p, 1e-300)) for p in p_values)
     name, effect = "blocked_identity_test", "total variation"
     p_value = float(stats.chi2.sf(statistic, 2 * count))
-    return TestResult(p_value, statistic, n, detectable, false_fail, name, effect, Guarantee.FINITE_SAMPLE)
+    smallest_said = (
+        f"p is the smallest that {count} nulls of {rows} can say" if max(p_values) <= 1 / (rows + 1) else ""
+    )
+    return TestResult(
+        p_value, statistic, n, detectable, false_fail, name, effect, Guarantee.FINITE_SAMPLE, note=smallest_said
+    )
 
 
 assert_blocked_identity = asserting(blocked_identity_test)

@@ -53,8 +53,18 @@ def identity_test(
         observed, p_value = math.inf, 0.0
     else:
         p_value = widened(monte_carlo(observed, simulate, allowed, resamples, law.vocab, progress), law, n)
+    least = 0 < p_value <= 1 / (resamples + 1)
+    note = f"p is the smallest that a null of {resamples} can say" if least else ""
     return TestResult(
-        p_value, observed, n, detectable, false_fail, "identity_test", EFFECT, Guarantee.FINITE_SAMPLE
+        p_value,
+        observed,
+        n,
+        detectable,
+        false_fail,
+        "identity_test",
+        EFFECT,
+        Guarantee.FINITE_SAMPLE,
+        note=note,
     )
 
 

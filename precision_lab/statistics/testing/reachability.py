@@ -46,7 +46,7 @@ def reachability_test(
     zero = (p == 0) & ~forbidden
     possible = (p > 0) & ~forbidden
     unseen = possible & (drawn == 0)
-    missed = _never(p, law.error, n)
+    missed = _never(law.log_probs, law.error, n)
     a = 0.0
     if not drawn[forbidden].any():
         a = float(stats.binom.sf(drawn[zero].sum() - 1, n, min(zero.sum() * law.error, 1.0)))
@@ -104,17 +104,20 @@ def draws_needed_reachability(
     return min(found)
 
 
-def _never(p: Float, error: float, n: int) -> Float:
-    """Bound on P(token i is never drawn in n draws): (1 - p_i + e)^n."""
-    least = np.maximum(p - error, 0.0)
+def _never(log_p: Float, error: float, n: int) -> Float:
+    """Bound on P(token i is never drawn in n draws): (1 - p_i + e)^n, 1 - p_i to its own digits."""
+    log_p = np.minimum(log_p, 0.0)
     with np.errstate(divide="ignore"):
-        return np.exp(n * np.log1p(-np.minimum(least, 1.0)))
+        rare = np.log1p(-np.maximum(np.minimum(np.exp(log_p), 0.5) - error, 0.0))
+        likely = np.log(np.minimum(-np.expm1(log_p) + error, 1.0))
+    return np.exp(n * np.where(log_p < -math.log(2), rare, likely))
 
 
 def _union(n: int, law: Law) -> tuple[Float, Float]:
     """Probabilities, descending, and for each the bound that some token so likely is never drawn (ties included)."""
-    p = np.sort(law.probs[law.probs > 0])[::-1]
-    total = np.cumsum(_never(p, law.error, n))
+    log_p = np.sort(law.log_probs[law.probs > 0])[::-1]
+    p = np.exp(log_p)
+    total = np.cumsum(_never(log_p, law.error, n))
     last = np.searchsorted(-p, -p, side="right") - 1
     return p, total[last]
 

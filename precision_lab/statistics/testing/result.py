@@ -19,7 +19,7 @@ class TestResult:
 
     ``statistic``: to read, not to decide.  ``detectable``: the smallest effect that this n sees, in the unit that
     ``effect`` names.  ``guarantee``: in what sense the level holds.  ``estimate``, ``expected``: what was found and what
-    the null says, where one number says it.
+    the null says, where one number says it.  ``note``: what else a reader must know of the numbers.
     """
 
     __test__ = False  # not a test class: keeps pytest from collecting it
@@ -34,6 +34,7 @@ class TestResult:
     guarantee: Guarantee = Guarantee.FINITE_SAMPLE
     estimate: Estimate | None = None
     expected: float | None = None
+    note: str = ""
 
     @property
     def failed(self) -> bool:
@@ -51,6 +52,7 @@ class TestResult:
                 f"statistic {self.statistic:.6g}",
                 *found,
                 f"smallest effect seen by this n: {self.detectable:.3g} ({self.effect})",
+                *([self.note] if self.note else []),
             ]
         )
 
