@@ -206,6 +206,20 @@ def _sampler(spec: str, takes: Takes, draws: int) -> Any:
     return found
 
 
+PipelineOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What is meant between logits and draw, in order: temperature=0.7 > top_k=50 > top_p=0.95 > min_p=0.05.",
+    ),
+]
+
+
+def _pipeline(text: str | None) -> Any:
+    from .pipelines import parse_pipeline
+
+    return None if text is None else parse_pipeline(text)
+
+
 @app.command()
 def law(
     sampler: Annotated[str, typer.Option(help="A name from `ls samplers`, file.py:name or module:name.")],
@@ -214,6 +228,7 @@ def law(
     ],
     row: Annotated[int | None, typer.Option(help="Which row of the file.")] = None,
     use: UseOption = "lm",
+    pipeline: PipelineOption = None,
     dtype: LogitsOption = Logits.FLOAT32,
     device: DeviceOption = Device.CPU,
     takes: TakesOption = Takes.LOGITS,
@@ -221,12 +236,23 @@ def law(
     format: FormatOption = Format.TABLE,
 ) -> None:
     """The law of a sampler, or of your own function as it runs, on one target, against the target itself.
-    Nothing is drawn but a few thousand tokens by which the reading of a function is confirmed."""
+    Nothing is drawn but a few thousand tokens by which the reading of a function is confirmed.
+
+    With --pipeline against the law that the steps mean, in float64: a function is given the raw logits, its
+    own processors are in its law; before a sampler by name, which has none, the steps run in --dtype.
+    """
     from .compare import compare, in_use, telling
 
     with redirect_stdout(sys.stderr):  # what a function prints is not data
         found = telling(_sampler(sampler, takes, draws))
-        compared = compare(found, in_use(_rows_of(target, row), use), dtype=dtype.value, device=device.value)
+        meant = _pipeline(pipeline)
+        compared = compare(
+            found,
+            in_use(_rows_of(target, row), use),
+            dtype=dtype.value,
+            device=device.value,
+            pipeline=meant,
+        )
     emit([compared], format)
 
 
@@ -311,6 +337,7 @@ def check(
         str | None,
         typer.Option(help="smoke, ci, full; seconds (20s, 1m, 10m); or noise values (3e9). Default: by --for."),
     ] = None,
+    pipeline: PipelineOption = None,
     law: Annotated[bool, typer.Option(help="Ask for the sampler's own law too, where it can be read.")] = True,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     timeout: Annotated[float, typer.Option(help="Seconds that one call may take.")] = 60.0,
@@ -381,6 +408,7 @@ def check(
         vocab=vocab,
         use=use,
         law=law,
+        pipeline=pipeline,
         detect=detect or room.DEFAULT_DETECT,
         false_fail=false_fail,
         false_pass=false_pass,
@@ -402,6 +430,7 @@ def audit(
     ],
     logits: Annotated[Path, typer.Option(help="logits (n, vocab), or one shared row; may be the same file.")],
     detect: DetectOption = None,
+    pipeline: PipelineOption = None,
     false_fail: FalseFail = 1e-6,
     false_pass: FalsePass = 1e-3,
     seed: Annotated[int, typer.Option(min=0, help="Of simulated nulls.")] = 0,
@@ -412,7 +441,15 @@ def audit(
 
     wished = detect or room.DEFAULT_DETECT
     show(
-        room.audit(draws, logits, detect=wished, false_fail=false_fail, false_pass=false_pass, seed=seed),
+        room.audit(
+            draws,
+            logits,
+            detect=wished,
+            false_fail=false_fail,
+            false_pass=false_pass,
+            seed=seed,
+            pipeline=pipeline,
+        ),
         format,
     )
 
@@ -643,11 +680,32 @@ def gallery(
     show_defects: Annotated[
         bool, typer.Option("--defects", help="The twelve defects, by law and by draws.")
     ] = False,
+    pipelines: Annotated[
+        bool, typer.Option("--pipelines", help="Faults of published temperature, top-k, top-p and min-p.")
+    ] = False,
+    orders: Annotated[
+        bool, typer.Option("--orders", help="What the order of two such steps is worth, on rows in models/.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Published samplers, each with its recipe's source, ceiling and stages; or what is wrong with some of
     them."""
+    if pipelines:
+        from .pipelines.faults import FAULTS
+
+        emit([fault.row() for fault in FAULTS], format)
+        return
+    if orders:
+        from .pipelines.faults import order_rows
+
+        found = {path.parent.name: path for path in sorted(Path("models").glob("*/logits.safetensors"))}
+        if not found:
+            raise InputError(
+                "no models/*/logits.safetensors here", "rows of real logits", "precision-lab capture"
+            )
+        emit(list(order_rows(found)), format)
+        return
     if show_defects:
         from .defects import defects
 

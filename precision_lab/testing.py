@@ -59,6 +59,7 @@ def check_categorical(
     seed: int = 0,
     budget: Budget = Budget.SMOKE,
     command: str = "",
+    pipeline: Any = None,
 ) -> Any:
     """The verdict of ``precision-lab check`` on a function at ``logits``, (vocab,).
 
@@ -71,6 +72,8 @@ def check_categorical(
     torch tensors are given to samplers with ``generator``, NumPy arrays to those with ``rng``, JAX arrays to those with
     ``key`` (a new one every call), else arrays of the library of ``logits``, as float32; ids come back as integers
     (n, batch), or without n as (batch,) or (batch, 1). It runs in this process: no watchdog.
+    ``pipeline``: a :class:`~precision_lab.pipelines.Pipeline` or its text, ``"temperature=0.7 > top_k=50"``, of what
+    the function does to the logits before it draws: it is given the raw row and judged by the law that the steps mean.
     Raises :class:`SamplerFailed` on a fail *and* where the budget's draws could not show the effect (inconclusive), else
     returns the report. Errors: InputError for logits that are no row, or another bad argument.
     """
@@ -88,6 +91,7 @@ def check_categorical(
             {"false_fail": false_fail, "false_pass": false_pass, "budget": Budget(budget)},
             seed,
             command,
+            pipeline,
         )
     except InputError as error:
         raise error.with_traceback(None) from None
@@ -106,20 +110,25 @@ def _report(
     rates: dict[str, Any],
     seed: int,
     command: str,
+    pipeline: Any,
 ) -> Any:
     from .errors import InputError
+    from .pipelines import parse_pipeline
     from .targets import Target
     from .verdict.caller import Caller
     from .verdict.check import examine
     from .verdict.misbehaviour import global_seed
-    from .verdict.plan import parse_detect, plan
+    from .verdict.plan import Asked, parse_detect, plan
 
     given, wanted = _row(logits), _row(expected)
     if given.shape != wanted.shape:
         raise InputError(
             f"expected of {len(wanted)} tokens for logits of {len(given)}", "as many", "mask tokens by -inf"
         )
-    asked = plan([Target("logits", wanted, "given to the test")], parse_detect(detect), **rates)
+    steps = parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+    wished = parse_detect(detect)
+    question = Asked(Target("logits", wanted, "given to the test"), wished, pipeline=steps)
+    asked = plan([question], wished, **rates)
     if not callable(sample):
         raise InputError(f"a {type(sample).__name__}", "sample(logits, n, *, generator)", "pass a function")
     caller = Caller.of(sample, library_of(logits), _spec(sample), call=call, constants=settings)

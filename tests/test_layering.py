@@ -17,7 +17,7 @@ LAYERS = (
     {"atoms"},
     {"laws", "uniforms", "targets", "faithful"},
     {"statistics", "samplers"},
-    {"kernels", "mdm", "calibration"},
+    {"kernels", "mdm", "calibration", "pipelines"},
     {"result", "study", "store", "engine"},
     {"verdict"},
     {

@@ -13,6 +13,7 @@ from scipy import interpolate, special
 
 from ..errors import InputError
 from ..laws.law import target_law
+from ..pipelines import Pipeline, parse_pipeline
 from ..recorded import Recorded
 from ..statistics import Counts, TestResult
 from ..statistics.row_sharing import Sharing, likely_lag
@@ -20,8 +21,9 @@ from ..statistics.row_tests import EXCESS, DeadRow, RowEvidence
 from ..statistics.testing import RareToken
 from ..targets import Target
 from ..types import Array, Int
-from .judge import impossible_draws, judge, support
+from .judge import impossible_draws, support
 from .plan import DEFAULT_DETECT, STREAMS, Plan, ask, draws_needed, parse_detect, vector_length
+from .processed import judge_each, rows_after
 from .report import Fault, Impossible, Report, judged_all
 from .suspects import (
     FAITHFUL,
@@ -35,6 +37,7 @@ from .suspects import (
     temperature_said,
     with_fit,
 )
+from .truncations import RowTruncations
 
 UNKNOWN = ("rows", "streams")  # tests of a layout that a file of draws does not have
 MOST_DRAWS = 1 << 28
@@ -60,6 +63,7 @@ class _Asked:
     outside: Int
     beyond: Int
     notes: tuple[str, ...]
+    pipeline: Pipeline | None = None
 
     def report(self, judged: dict[str, dict[str, TestResult]], plan: Plan, **rest: object) -> Report:
         return Report(
@@ -95,6 +99,7 @@ def audit(
     false_pass: float = 1e-3,
     seed: int = 0,
     slow: bool = False,
+    pipeline: str | Pipeline | None = None,
 ) -> Report:
     """``draws``: ``tokens`` (n,) integers in the order they were drawn. ``logits``: ``logits`` (n, vocab), the row that
     each was drawn from, or one row, (vocab,) or (1, vocab), of them all. Files as :class:`..recorded.Recorded` reads them.
@@ -102,6 +107,8 @@ def audit(
     Rows are read in chunks, each once. One shared row is judged as by ``check``, except for what needs batches and seeds;
     a row for each draw by temperature, tail, support, and by shared noise of draws some rows apart. The draws must be
     independent given their rows.
+    ``pipeline``: the logits are raw, and these steps, in float32 or better, are between them and the draws; with a row a
+    draw, draws of tokens in doubt at an edge are set aside.
     Ids beyond the vocabulary, and draws of tokens too rare to be drawn, fail and are named. Rows that are no law (all -inf,
     NaN, +inf) are set aside with their draws, and the report says how many.
     Errors: InputError for files that are missing, empty, broken or of unequal length, and where no row is a law.
@@ -126,6 +133,8 @@ def audit(
     for part in [detect] if isinstance(detect, str) else detect:
         words += ["--detect", part]
     words += ["--false-fail", f"{false_fail:g}", "--false-pass", f"{false_pass:g}", "--seed", str(seed)]
+    steps = parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+    words += ["--pipeline", str(steps)] if steps is not None else []
     one = len(rows.shape) == 1 or rows.shape[0] == 1
     if not one and rows.shape[0] != ids.shape[0]:
         raise InputError(
@@ -148,6 +157,7 @@ def audit(
         outside,
         drawn[outside],
         _hints(rows),
+        steps,
     )
     if not inside.any():
         return _nothing(asked, rows.path.name)
@@ -190,35 +200,39 @@ def _shared(drawn: Array, inside: Array, rows: Recorded, asked: _Asked, slow: bo
     target = Target(rows.path.name, row.astype(np.float64), f"read from {rows.path}")
     places = np.flatnonzero(inside)
     tokens = drawn[places].astype(np.int64)
-    law = target_law(target.logits)
-    if float(law.probs.max()) == 1:
+    law = target_law(target.logits) if asked.pipeline is None else asked.pipeline.law(target.logits)
+    if asked.pipeline is None and float(law.probs.max()) == 1:
         return _certain(tokens, places, target, asked)
     n = len(tokens) // (2 * STREAMS) * 2 * STREAMS
     if not n:
         raise InputError(f"{len(tokens)} draws", f"{2 * STREAMS} or more", "record more")
-    question = ask(target, without=UNKNOWN, dtype=np.float64)
+    question = ask(target, without=UNKNOWN, dtype=np.float64, pipeline=asked.pipeline)
     level = asked.false_fail / len(question.tests)
+    wished = {} if question.lone else asked.wished
     needed = {
-        effect: draws_needed(question, effect, size, level, asked.false_pass)
-        for effect, size in asked.wished.items()
+        effect: draws_needed(question, effect, size, level, asked.false_pass) for effect, size in wished.items()
     }
     question = question.planned(needed, n, vector_length(question.law, n, level))
-    plan = Plan((question,), asked.wished, asked.false_fail, asked.false_pass, level)
+    plan = Plan((question,), wished, asked.false_fail, asked.false_pass, level)
     streams = np.random.SeedSequence(asked.seed).spawn(2)
     shaped = tokens[:n].reshape(STREAMS, -1, 1)
-    found = judge(question, shaped, plan, np.random.default_rng(streams[0]))
+    question, found = judge_each(question, shaped, plan, np.random.default_rng(streams[0]))
+    plan = replace(plan, questions=(question,))
+    name = question.target.name
     counts = [Counts.from_tokens(tokens[:n], len(row))]
     pairs = [pair for pair in pairs_of(shaped) if "follow" in pair.which]
-    listed = suspects(plan.questions, counts, slow=slow, pairs=[pairs])
-    listed[0] = with_fit(listed[0], plan.questions, counts, np.random.default_rng(streams[1]))
-    rare = [replace(each, first=int(places[each.first])) for each in impossible_draws(tokens[:n], law, level)]
-    most = max(needed.values())
+    listed = [] if question.lone else suspects(plan.questions, counts, slow=slow, pairs=[pairs])
+    if listed:
+        listed[0] = with_fit(listed[0], plan.questions, counts, np.random.default_rng(streams[1]))
+    drawn_rare = impossible_draws(tokens[:n], question.law, level)
+    rare = [replace(each, first=int(places[each.first])) for each in drawn_rare]
+    most = max(needed.values(), default=0)
     return asked.report(
-        {target.name: _with_outside(found, asked)},
+        {name: _with_outside(found, asked)},
         plan,
         suspects=tuple(listed),
-        needed={target.name: most} if most > n else {},
-        impossible=asked.named(target.name, rare, "draw"),
+        needed={name: most} if most > n else {},
+        impossible=asked.named(name, rare, "draw"),
         notes=asked.notes,
     )
 
@@ -250,7 +264,8 @@ def _each(drawn: Array, inside: Array, rows: Recorded, asked: _Asked) -> Report:
         raise InputError(
             "tv with a row of logits a draw", "temperature or tail", "total variation needs one shared row"
         )
-    evidence = _read(drawn, inside, rows, asked)
+    cut = RowTruncations()
+    evidence = _read(drawn, inside, rows, asked, cut=cut)
     name = rows.path.name
     if not evidence.n:
         dead = evidence.dead[0]
@@ -284,7 +299,7 @@ def _each(drawn: Array, inside: Array, rows: Recorded, asked: _Asked) -> Report:
         for test, size in plan.wish_of.items()
         if test in found and size < found[test].detectable < math.inf
     }
-    listed = [] if alike else _row_suspects(evidence)
+    listed = [] if alike else _row_suspects(evidence, cut)
     report = asked.report(
         {name: _with_outside(found, asked)},
         plan,
@@ -301,7 +316,12 @@ def _each(drawn: Array, inside: Array, rows: Recorded, asked: _Asked) -> Report:
 
 
 def _read(
-    drawn: Array, inside: Array, rows: Recorded, asked: _Asked, temperature: float | None = None
+    drawn: Array,
+    inside: Array,
+    rows: Recorded,
+    asked: _Asked,
+    temperature: float | None = None,
+    cut: RowTruncations | None = None,
 ) -> RowEvidence:
     """All rows once, with their draws; at another temperature for the fit of it, and then without likelihoods."""
     sharing = None
@@ -315,9 +335,16 @@ def _read(
         part = slice(start, start + len(chunk))
         used = np.flatnonzero(inside[part])
         logits = chunk if len(used) == len(chunk) else chunk[used]
+        tokens = drawn[part][used].astype(np.int64)
+        if asked.pipeline is not None:
+            logits, counted = rows_after(asked.pipeline, logits, tokens)
+            tokens, used = tokens[counted], used[counted]
         if temperature is not None:
             logits = logits.astype(np.float64) / temperature
-        evidence.update(logits, drawn[part][used].astype(np.int64), start + used)
+        if len(tokens):
+            evidence.update(logits, tokens, start + used)
+        if cut is not None:
+            cut.update(logits, tokens)
         start += len(chunk)
     return evidence
 
@@ -346,7 +373,7 @@ def _fit_of_temperature(
     return min(1.0, len(p_values) * min(p_values))
 
 
-def _row_suspects(evidence: RowEvidence) -> list[Suspect]:
+def _row_suspects(evidence: RowEvidence, cut: RowTruncations) -> list[Suspect]:
     """Faithful, lattices in closed form, one temperature for all rows (Laplace, T uniform in its logarithm), and shared
     noise. Draws of tokens too rare to be drawn are in none of them."""
     found = {FAITHFUL: ("softmax in float64", 0.0)}
@@ -364,6 +391,7 @@ def _row_suspects(evidence: RowEvidence) -> list[Suspect]:
     found[TEMPERATURE] = (temperature_said(1 / b, 1.96 * sd / b), float(gain[best]) + prior)
     if evidence.sharing is not None and (shared := evidence.sharing.evidence()) is not None:
         found[SHARED] = shared
+    found |= {recipe: (how, log) for recipe, how, log in cut.found()}
     logs = np.array([log for _, log in found.values()])
     share = np.exp(logs - special.logsumexp(logs))
     listed = [

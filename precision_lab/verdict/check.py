@@ -17,6 +17,8 @@ import numpy as np
 
 from ..devices import checked
 from ..errors import InputError, printable
+from ..pipelines import Pipeline, parse_pipeline
+from ..samplers import SAMPLERS
 from ..statistics import Counts, TestResult
 from ..targets import Target, Use, is_file_of_logits, load_capture, load_row, parse_target, parse_use
 from ..types import Array, Budget, Int
@@ -25,9 +27,10 @@ from .budget import TESTS, Seconds, Spend, affordable, parse_budget
 from .caller import MOST_VALUES, Misbehaved
 from .crew import Crew, by_lane
 from .evidence import Evidence
-from .judge import impossible, impossible_draws, judge
+from .judge import impossible, impossible_draws
 from .own_law import OwnLaw
 from .plan import DEFAULT_DETECT, ROWS, STREAMS, Asked, Plan, Question, parse_detect, plan
+from .processed import asked_for, judge_each, probe, refuse_doubt, with_steps_before
 from .replay import named, replayed
 from .report import Fault, Impossible, Report, judged_all
 from .suspects import Pairs, pairs_of, suspects, with_fit
@@ -79,13 +82,23 @@ def targets_of(specs: Sequence[str], vocab: int | None = None) -> list[Target]:
 
 
 def asked_of(
-    use: Use, targets: Sequence[str], wished: dict[str, float], budget: Spend, vocab: int | None
+    use: Use,
+    targets: Sequence[str],
+    wished: dict[str, float],
+    budget: Spend,
+    vocab: int | None,
+    pipeline: Pipeline | None = None,
 ) -> list[Asked]:
-    """The user's targets in the use, each with all the wishes; without any, the use's own questions."""
+    """The user's targets in the use, each with all the wishes; without any, the use's own questions, or the
+    pipeline's."""
     if vocab is not None and vocab < 2:
         raise InputError(f"vocab = {vocab}", "2 or more", "a law of one token says nothing")
+    if pipeline is not None and use.name != "lm":
+        raise InputError(f"--pipeline with --for {use.name}", "--for lm", "pipelines are of next tokens")
     if targets:
-        return [Asked(use.of(target), wished) for target in targets_of(targets, vocab)]
+        return [Asked(use.of(target), wished, pipeline=pipeline) for target in targets_of(targets, vocab)]
+    if pipeline is not None:
+        return asked_for(pipeline, wished, vocab)
     return list(asked_in(use, wished, budget if isinstance(budget, Budget) else Budget.SMOKE, vocab))
 
 
@@ -106,6 +119,7 @@ def check(
     law: bool = True,
     call: str | None = None,
     batch: bool = False,
+    pipeline: str | Pipeline | None = None,
     say: Say | None = None,
 ) -> Report:
     """The verdict on a sampler named as for :func:`~precision_lab.resolve`, run in processes of its own.
@@ -123,13 +137,19 @@ def check(
     ``batch``: it must be batch invariant, see :mod:`.invariance`.  ``call``: how a function is called where
     the names of its arguments do not tell, such as ``"sample(probs, seed=seed)"``, see
     :data:`~.conventions.GRAMMAR`.
+    ``pipeline``: the steps inside the sampler, which is given raw logits and judged by the law that they mean
+    (neither its own law is asked then, see ``law --pipeline``, nor are batches judged). Before a sampler by
+    name, which has no steps of its own, they run in float32.
     Errors: InputError for anything the user can mend; what the sampler does wrong is in the report.
     """
     started = time.monotonic()
     chosen = parse_use(use)
     spend = parse_budget(budget) if budget is not None else default_budget(chosen)
     wished = parse_detect(detect)
-    asked_targets = asked_of(chosen, targets, wished, spend, vocab)
+    steps = parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+    if steps is not None and batch:
+        raise InputError("--batch with --pipeline", "one of them", "batches are judged by their softmax")
+    asked_targets = asked_of(chosen, targets, wished, spend, vocab, steps)
     if ledger and isinstance(spend, Seconds):
         raise InputError(
             f"--budget {spend} with a ledger", "a budget that repeats", "give smoke, ci, full or noise values"
@@ -138,13 +158,17 @@ def check(
     rates["extra"] = ["ledger"] if ledger else []
     # what is wrong with the wishes is said before anything is drawn
     asked = plan(asked_targets, wished, budget=Budget.FULL if isinstance(spend, Seconds) else spend, **rates)
+    if steps is not None and sampler in SAMPLERS:
+        asked = with_steps_before(asked, steps)
+    if ledger is not None:
+        refuse_doubt(asked.questions, "--ledger")
     say = say or (lambda line: print(printable(line), file=sys.stderr, flush=True))
     options: dict[str, Any] = {"slow": spend is Budget.FULL, "ledger": ledger, "batch": batch, "say": say}
     options["use"] = chosen
     given = {name: value for name, value in locals().items() if name in _REPEATED}
     try:
         with contextlib.ExitStack() as beside, Crew(sampler, timeout, checked(device), call) as crew:
-            if law and device == "cpu":
+            if law and device == "cpu" and steps is None:
                 own = OwnLaw(sampler, chosen, vocab or LAW_VOCAB, call)
                 options["own_law"] = beside.enter_context(own)
             if isinstance(spend, Seconds):
@@ -153,6 +177,8 @@ def check(
                 left = spend.value - (time.monotonic() - started)
                 given["budget"] = affordable(crew, asked.questions, left)
                 asked = plan(asked_targets, wished, budget=given["budget"], **rates)
+                if steps is not None and sampler in SAMPLERS:
+                    asked = with_steps_before(asked, steps)
                 options["until"] = started + spend.value * (1 - TESTS)
             return examine(crew, asked, seed, _command(sampler, given), code=crew.code, **options)
     except Misbehaved as fault:  # before the first call
@@ -181,6 +207,7 @@ def examine(
     """
     results: dict[str, dict[str, TestResult]] = {}
     counts: list[Counts] = []
+    held: list[Question] = []  # with the law by which each was judged
     pairs: list[list[Pairs]] = []
     rare: list[Impossible] = []
     first, batches, *seeds = np.random.SeedSequence(seed).spawn(len(asked.questions) + 3)
@@ -191,14 +218,14 @@ def examine(
     try:
         if evidence is not None:
             evidence.begin()
-        vocab = asked.questions[0].law.vocab
         say(f"{drawer.spec}: generator, shape, dtype, global state")
-        drawer.probe(vocab, base)
+        probe(drawer, asked, base)
         note = drawer.note
         start = int(batches.generate_state(1)[0])
-        results[BATCHES] = examine_batches(
-            drawer, seed=start, level=asked.level, false_pass=asked.false_pass, identity=batch, say=say
-        )
+        if all(question.pipeline is None for question in asked.questions):  # batches are judged by softmax
+            results[BATCHES] = examine_batches(
+                drawer, seed=start, level=asked.level, false_pass=asked.false_pass, identity=batch, say=say
+            )
         progress = Progress(sum(question.n * question.law.vocab for question in asked.questions), say)
         for i, question in enumerate(asked.questions):
             tokens = draw(drawer, question, base + 2 + i * STREAMS, progress, until)
@@ -206,20 +233,23 @@ def examine(
             counts.append(count)
             pairs.append(pairs_of(tokens))
             name = question.target.name
+            question, found = judge_each(question, tokens, asked, np.random.default_rng(seeds[i]))
+            held.append(question)
             rare += [Impossible.of(name, each) for each in impossible_draws(tokens, question.law, asked.level)]
-            found = judge(question, tokens, asked, np.random.default_rng(seeds[i]))
             if evidence is not None and not impossible(count, question.law):
                 found["ledger"] = evidence.add(question, count)
             results[question.target.name] = found
     except Misbehaved as fault:
         faulty = _faulty(fault, drawer.spec, asked, seed, command, use)
         return replace(faulty, notes=(note,) if note else ())
+    asked = replace(asked, questions=tuple(held))
     say("likelihood of known recipes")
     chosen = telling(asked)
     questions = [asked.questions[i] for i in chosen]
     drawn = [counts[i] for i in chosen]
-    listed = suspects(questions, drawn, slow=slow, pairs=[pairs[i] for i in chosen])
-    listed[0] = with_fit(listed[0], questions, drawn, np.random.default_rng(seeds[-1]))
+    listed = suspects(questions, drawn, slow=slow, pairs=[pairs[i] for i in chosen]) if questions else []
+    if listed:
+        listed[0] = with_fit(listed[0], questions, drawn, np.random.default_rng(seeds[-1]))
     if evidence is not None:
         evidence.finish()
     needed = {
@@ -247,9 +277,10 @@ def examine(
 
 
 def telling(asked: Plan) -> list[int]:
-    """The places of the questions with a wish, by which recipes are told apart; of all, where none has one."""
-    found = [i for i, question in enumerate(asked.questions) if question.wished]
-    return found or list(range(len(asked.questions)))
+    """The places of the questions with a wish, by which recipes are told apart; where none has one, of all but
+    those that leave one token."""
+    open_ones = [i for i, question in enumerate(asked.questions) if not question.lone]
+    return [i for i in open_ones if asked.questions[i].wished] or open_ones
 
 
 def draw(drawer: Drawer, question: Question, base: int, progress: Progress, until: float = math.inf) -> Array:
@@ -335,7 +366,7 @@ def _faulty(
 
 
 _RATES = ("detect", "false_fail", "false_pass")
-_REPEATED = ("targets", "vocab", "use", *_RATES, "budget", "device", "seed", "call", "batch")
+_REPEATED = ("targets", "vocab", "use", *_RATES, "budget", "device", "seed", "call", "batch", "pipeline")
 
 
 def _command(sampler: str, given: dict[str, Any]) -> str:
@@ -345,6 +376,7 @@ def _command(sampler: str, given: dict[str, Any]) -> str:
     for target in given["targets"]:
         words += ["--targets", target]
     words += ["--vocab", str(given["vocab"])] if given["vocab"] is not None else []
+    words += ["--pipeline", str(given["pipeline"])] if given["pipeline"] is not None else []
     words += ["--for", given["use"]] if given["use"] != "lm" else []
     for part in [detect] if isinstance(detect, str) else detect:
         words += ["--detect", part]

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import InputError, unknown_name
 from ..laws.law import Law, target_law
+from ..pipelines import Pipeline
 from ..statistics import (
     Chance,
     agreement,
@@ -27,6 +28,8 @@ from .batches import TESTS as BATCH_TESTS
 from .lattice import SHARES, lattice_draws
 
 STREAMS, ROWS = 4, 4  # seeds, and equal rows of logits in every call
+# tests of every question whose draws are not all one token
+OF_ANY_LAW = ("identity", "support", "rows", "serial", "streams", "repeats")
 UNIT = 2 * STREAMS * ROWS  # draws in two calls of every stream: consecutive draws are compared in pairs
 TAIL_MASS = 0.1  # the tail: the rarest tokens that hold at most this together
 DEFAULT_DETECT = "temperature=0.02"
@@ -81,6 +84,7 @@ class Asked:
     wished: dict[str, float] = field(default_factory=dict)
     without: tuple[str, ...] = ()
     least: int | None = None
+    pipeline: Pipeline | None = None  # what the sampler does to the logits before it draws
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +94,7 @@ class Question:
     ``logits``: (vocab,) as the sampler is given them.  ``law``: their softmax.  ``tests``: names, fixed before the draws.
     ``tail``: (vocab,) bool, the rarest :data:`TAIL_MASS`.  ``wished``: sizes by effect.  ``needed``: draws by effect.
     ``n``: draws that will be made.  ``length``: of the vectors that should not come back.
+    ``pipeline``: the steps inside the sampler.  ``laws``: those that rounding at its edges allows, :attr:`law` first.
     """
 
     target: Target
@@ -101,6 +106,18 @@ class Question:
     needed: dict[str, int] = field(default_factory=dict)
     n: int = 0
     length: int = 1
+    pipeline: Pipeline | None = None
+    laws: tuple[Law, ...] = ()
+
+    @property
+    def lone(self) -> bool:
+        """Whether a pipeline leaves one token: every draw must be it, and no effect can be looked for."""
+        return self.pipeline is not None and self.tests == ("support",)
+
+    @property
+    def recipe_logits(self) -> np.ndarray:
+        """(vocab,) what a recipe without processors of its own draws from: with a pipeline, the law's logarithms."""
+        return self.logits if self.pipeline is None else self.law.log_probs
 
     @property
     def wish_of(self) -> dict[str, float]:
@@ -160,18 +177,23 @@ def ask(
     extra: Sequence[str] = (),
     without: Sequence[str] = (),
     dtype: type[np.floating] = np.float32,
+    pipeline: Pipeline | None = None,
 ) -> Question:
     """The question of one target. ``extra``, ``without``: tests beyond those its law calls for, and left out.
 
-    ``dtype``: of the logits as the sampler has them. InputError for a target whose draws say nothing.
+    ``dtype``: of the logits as the sampler has them. ``pipeline``: the steps that it is to take from there; what is
+    judged is their law. Where they leave one token (greedy, or a target that is nearly certain), every draw must be
+    that token, and only that is asked. InputError for a target whose draws say nothing, and for too many doubts.
     """
     given = target.logits.astype(dtype)
+    if pipeline is not None:
+        return ask_pipeline(target, given, pipeline, (*OF_ANY_LAW, *extra), without)
     law = target_law(given)
     if not 0 < float(law.probs.max()) < 1:
         raise InputError(
             f"{target.name}, whose every draw is one token", "two tokens that can be drawn", "choose another"
         )
-    tests = ["identity", "support", "rows", "serial", "streams", "repeats"]
+    tests = list(OF_ANY_LAW)
     tail = rarest(law.probs)
     if not Tempered.of(law).flat:
         tests = ["temperature", *(["tail"] if tail.any() else []), "lattice", *tests]
@@ -181,6 +203,26 @@ def ask(
         tests.append("unmask")
     kept = tuple(test for test in (*tests, *extra) if test not in without)
     return Question(target, law, given, kept, tail)
+
+
+def ask_pipeline(
+    target: Target, given: np.ndarray, pipeline: Pipeline, tests: Sequence[str], without: Sequence[str]
+) -> Question:
+    """The question of one target whose sampler has a pipeline inside, in float32 or better.
+
+    No test of ties: tied tokens may be cut apart.
+    """
+    laws = tuple(pipeline.laws_in_doubt(given.astype(np.float64), "float32"))
+    law = laws[0]
+    tail = rarest(law.probs)
+    named = replace(target, name=f"{target.name} > {pipeline}")
+    if not 0 < float(law.probs.max()) < 1:
+        return Question(named, law, given, ("support",), tail, pipeline=pipeline, laws=laws)
+    chosen = list(tests)
+    if not Tempered.of(law).flat:
+        chosen = ["temperature", *(["tail"] if tail.any() else []), "lattice", *tests]
+    kept = tuple(test for test in chosen if test not in without)
+    return Question(named, law, given, kept, tail, pipeline=pipeline, laws=laws)
 
 
 def rarest(probs: Float) -> Array:
@@ -218,7 +260,10 @@ def plan(
         if not 1e-9 <= rate < 0.5:
             raise InputError(f"{name} = {rate}", "1e-9 to 0.5", "1e-6 and 1e-3 are the defaults")
     each = [item if isinstance(item, Asked) else Asked(item, wished) for item in targets]
-    asked = [replace(ask(item.target, extra, item.without), wished=item.wished) for item in each]
+    asked = []
+    for item in each:
+        question = ask(item.target, extra, item.without, pipeline=item.pipeline)
+        asked.append(replace(question, wished={} if question.lone else item.wished))
     level = false_fail / (sum(len(question.tests) for question in asked) + len(BATCH_TESTS))
     values, most = CAPS[budget] if isinstance(budget, Budget) else (budget, CAPS[Budget.FULL][1])
     needed: list[dict[str, int]] = []
@@ -226,7 +271,7 @@ def plan(
     for item, question in zip(each, asked, strict=True):
         draws = {
             effect: _rounded(draws_needed(question, effect, size, level, false_pass))
-            for effect, size in item.wished.items()
+            for effect, size in question.wished.items()
         }
         least = min(2**16, CHEAP // question.law.vocab) if item.least is None else item.least
         needed.append(draws)

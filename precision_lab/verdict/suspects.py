@@ -23,6 +23,7 @@ from ..statistics.row_sharing import LEAST
 from ..statistics.tempered import Tempered
 from ..types import Array, Float, Guarantee
 from .plan import Question
+from .truncations import truncations
 
 LawAt: TypeAlias = "Callable[[Question], Law]"
 
@@ -133,6 +134,7 @@ def suspects(
     shared = _shared(questions, pairs)
     if shared is not None:
         found[SHARED] = shared
+    found |= _truncated(questions, counts)
     logs = np.array([log for _, log, _ in found.values()])
     posterior = np.exp(logs - special.logsumexp(logs))
     n = sum(count.n for count in counts)
@@ -141,6 +143,33 @@ def suspects(
         for (recipe, (how, log, law_at)), share in zip(found.items(), posterior, strict=True)
     ]
     return sorted(listed, key=lambda suspect: -suspect.log_likelihood)
+
+
+def _truncated(questions: Sequence[Question], counts: Sequence[Counts]) -> dict[str, tuple[str, float, LawAt]]:
+    """Truncations that explain the draws better than none, and the best of them at another temperature."""
+    laws = [question.law for question in questions]
+    found: dict[str, tuple[str, float, LawAt]] = {}
+    listed = truncations(laws, counts)
+    for truncation in listed:
+        cut = dict(zip(map(id, questions), truncation.laws(laws), strict=True))
+        found[truncation.recipe] = (truncation.how, truncation.evidence, partial(_looked_up, cut))
+    if listed:
+        best = max(listed, key=lambda truncation: truncation.evidence)
+        cut_laws = best.laws(laws)
+        tempered = _temperature(cut_laws, counts)
+        if tempered is not None and tempered[1] > 0:
+            of_question = dict(zip(map(id, questions), cut_laws, strict=True))
+            how, gain, law_at = tempered
+            found[f"{TEMPERATURE}, and {best.recipe}"] = (
+                f"{how}; {best.how}",
+                best.evidence + gain,
+                lambda question: law_at(replace(question, law=of_question[id(question)])),
+            )
+    return found
+
+
+def _looked_up(laws: dict[int, Law], question: Question) -> Law:
+    return laws[id(question)]
 
 
 def with_fit(
@@ -233,7 +262,7 @@ def exact_law(name: str, question: Question) -> Law:
     import torch
 
     sampler = with_tolerance(SAMPLERS[name], tolerance=1e-9, relative=1e-3)
-    return sampler.law(torch.from_numpy(question.logits))
+    return sampler.law(torch.from_numpy(question.recipe_logits))
 
 
 def _total(questions: Sequence[Question], law_at: LawAt, counts: Sequence[Counts]) -> float:
