@@ -14,7 +14,7 @@ from precision_lab import SAMPLERS
 from precision_lab.errors import InputError
 from precision_lab.laws.law import Law, target_law
 from precision_lab.samplers.head_and_tail import head_and_tail_law, true_tail
-from precision_lab.statistics import detectable_shortfall, draws_needed_tail, tail_test
+from precision_lab.statistics import Counts, detectable_shortfall, draws_needed_tail, tail_test
 from precision_lab.targets import parse_target, parse_use
 from precision_lab.types import Budget, Guarantee
 from precision_lab.verdict.budget import Seconds, affordable, parse_budget
@@ -333,3 +333,21 @@ class TestHarm:
         told = Report("s", judged, use=LM, harms=(harm,))
         assert told.outcome is Outcome.PASS
         assert "not for 4,096 ancestral steps (unmasks 0.7 of what it should on a step)" in told.headline()
+
+    @statistical(false_fail=2e-6)
+    def test_draws_confirm_a_law_and_contradict_another(self):
+        """40,000 draws of a Zipf row, and of a step: under their own law p is above 1e-6 but once in a million."""
+        rng = np.random.default_rng(0)
+        for use, target in (
+            rows_of(LM, 50)[0],
+            (MDM, parse_target("mdm_step[vocab=50,exponent=0,unmask=0.05]")),
+        ):
+            law = target_law(target.logits.astype(np.float32))
+            counts = Counts(rng.multinomial(40_000, law.probs / law.probs.sum()).astype(np.int64), 40_000)
+            own = harm_of(law, use, target).confirmed_by(counts, np.random.default_rng(1))
+            assert not own.contradicted
+            other = self.law_of(np.full(law.vocab, -math.log(law.vocab)))
+            wrong = harm_of(other, use, target).confirmed_by(counts, np.random.default_rng(1))
+            assert wrong.contradicted
+            assert not wrong.harmful
+            assert "contradict" in wrong.sentence()

@@ -27,6 +27,7 @@ from .budget import TESTS, Seconds, Spend, affordable, parse_budget
 from .caller import MOST_VALUES, Misbehaved
 from .crew import Crew, by_lane
 from .evidence import Evidence
+from .harm import rows_of
 from .judge import impossible, impossible_draws
 from .own_law import OwnLaw
 from .plan import DEFAULT_DETECT, ROWS, STREAMS, Asked, Plan, Question, parse_detect, plan
@@ -169,7 +170,8 @@ def check(
     try:
         with contextlib.ExitStack() as beside, Crew(sampler, timeout, checked(device), call) as crew:
             if law and device == "cpu" and steps is None:
-                own = OwnLaw(sampler, chosen, vocab or LAW_VOCAB, call)
+                steps_drawn = [(chosen, q.target) for q in asked.questions if q.target.mask is not None]
+                own = OwnLaw(sampler, [*rows_of(chosen, vocab or LAW_VOCAB), *steps_drawn[:1]], call)
                 options["own_law"] = beside.enter_context(own)
             if isinstance(spend, Seconds):
                 say(f"{crew.spec}: the speed of a draw")
@@ -258,6 +260,13 @@ def examine(
         if (most := max(question.needed.values(), default=0)) > count.n
     }
     harms, no_law = own_law.wait(max(0.0, min(until - time.monotonic(), LAW_PATIENCE))) if own_law else ([], "")
+    drawn_of = {question.target.name: count for question, count in zip(asked.questions, counts, strict=True)}
+    harms = [
+        harm.confirmed_by(drawn_of[harm.target], np.random.default_rng(seeds[-1]))
+        if harm.target in drawn_of
+        else harm
+        for harm in harms
+    ]
     return Report(
         drawer.spec,
         judged_all(results, asked),

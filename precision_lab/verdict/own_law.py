@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
 
 import numpy as np
 
 from ..errors import InputError
-from ..targets import Use
+from ..targets import Target, Use
 from .caller import Misbehaved
 from .child import Child
-from .harm import Harm, harm_of, rows_of
+from .harm import Harm, harm_of
 
 LONGEST = 120.0  # seconds for one law
 
 
 class OwnLaw:
-    """The laws of a sampler at :func:`rows_of`, computed in a process of its own while others draw.
+    """The laws of a sampler at ``rows``, (use, target), computed in a process of its own while others draw.
 
     ``wait(seconds)``: what was ready by then, and a sentence on why the rest was not.
     """
 
-    def __init__(self, spec: str, use: Use, vocab: int, call: str | None = None) -> None:
-        self._spec, self._call = spec, call
-        self._rows = rows_of(use, vocab)
+    def __init__(self, spec: str, rows: Sequence[tuple[Use, Target]], call: str | None = None) -> None:
+        self._spec, self._rows, self._call = spec, rows, call
         self._child: Child | None = None
         self._found: list[Harm] = []
         self._pool = ThreadPoolExecutor(1)

@@ -204,10 +204,12 @@ class Report:
     def for_the_use(self) -> str:
         """Such as "fine for next tokens (tv <= 0.0004 on zipf), not for 4,096 ancestral steps (unmasks ...)": by the sampler's own
         law; where there is none, what its draws say of the judged use. Empty where neither says anything."""
-        if self.harms:
-            reliable = {harm.guarantee for harm in self.harms}
-            return f"{', '.join(harm.sentence() for harm in self.harms)} by its own law ({', '.join(sorted(reliable))})"
-        return self.by_draws()
+        told = {harm.use: harm for harm in reversed(self.harms)}  # the first of each use
+        if not told:
+            return self.by_draws()
+        kinds = ", ".join(sorted({harm.guarantee for harm in told.values()}))
+        said = ", ".join(harm.sentence() for harm in reversed(told.values()))
+        return f"{said} by its own law ({kinds})"
 
     def by_draws(self) -> str:
         """What the draws of a step say of its unmasking rate."""
