@@ -182,6 +182,7 @@ def check(
                 if steps is not None and sampler in SAMPLERS:
                     asked = with_steps_before(asked, steps)
                 options["until"] = started + spend.value * (1 - TESTS)
+                options["ends"] = started + spend.value
             return examine(crew, asked, seed, _command(sampler, given), code=crew.code, **options)
     except Misbehaved as fault:  # before the first call
         return _faulty(fault, sampler, asked, seed, _command(sampler, given))
@@ -200,12 +201,13 @@ def examine(
     use: Use | None = None,
     own_law: OwnLaw | None = None,
     until: float = math.inf,
+    ends: float = math.inf,
     say: Say = lambda line: None,
 ) -> Report:
     """Probe, whole batches, draw, judge. ``drawer``: a Caller, a Child or a Crew.  ``own_law``: at work meanwhile.
 
     ``until``: when, by ``time.monotonic``, to stop drawing; what was not drawn by then lacks, and the tests
-    are judged at the draws that there are.
+    are judged at the draws that there are.  ``ends``: when no law is waited for any more.
     """
     results: dict[str, dict[str, TestResult]] = {}
     counts: list[Counts] = []
@@ -259,7 +261,7 @@ def examine(
         for question, count in zip(asked.questions, counts, strict=True)
         if (most := max(question.needed.values(), default=0)) > count.n
     }
-    harms, no_law = own_law.wait(max(0.0, min(until - time.monotonic(), LAW_PATIENCE))) if own_law else ([], "")
+    harms, no_law = own_law.wait(max(0.0, min(ends - time.monotonic(), LAW_PATIENCE))) if own_law else ([], "")
     drawn_of = {question.target.name: count for question, count in zip(asked.questions, counts, strict=True)}
     harms = [
         harm.confirmed_by(drawn_of[harm.target], np.random.default_rng(seeds[-1]))
