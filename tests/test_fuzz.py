@@ -174,7 +174,7 @@ def test_drawn_cases_have_answers(part: int) -> None:
     """A quarter of the functions; each case is drawn once for all of these."""
     names, failures = list(CALLS)[part::4], dict[str, str]()
 
-    @drawn(300)
+    @drawn(200)
     def check(case: Case) -> None:
         for name in names:
             if name not in failures:

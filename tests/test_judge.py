@@ -648,6 +648,8 @@ def test_what_is_seen_where_no_draw_or_every_draw_is_too_little() -> None:
     with pytest.raises(InputError, match="visible in"):
         draws_needed_coupled(1e-300, 0.0)
     assert detectable_identity(10**15, law(0.5, 0.25, 0.25, error=1e-6)) == math.inf
+    # more trials than any deviation needs: the smallest that is looked for
+    assert detectable_unmask_rate([2**53], [1 - 2.0**-53]) <= 1.001e-12
 
 
 class TestReachability:

@@ -17,6 +17,7 @@ from ._chernoff import bernoulli_sum_lower, bernoulli_sum_upper
 from .result import TestResult, asserting
 
 MULTIPLIERS = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 1.02, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0)
+_FINEST = 1e-12  # the smallest relative deviation that is looked for
 
 
 def unmask_rate_test(
@@ -152,10 +153,12 @@ class _Design:
 
         below, most = math.inf, 1 / float(self.rates.max())
         if over(0.0) <= 0:
-            below = 1 - float(optimize.brentq(over, 0.0, 1 - 1e-12, xtol=1e-9))
+            near = 1 - _FINEST
+            below = 1 - (float(optimize.brentq(over, 0.0, near, xtol=1e-9)) if over(near) > 0 else near)
         above = math.inf
         if most > 1 and over(most) <= 0:
-            above = float(optimize.brentq(over, 1 + 1e-12, most, rtol=1e-9)) - 1
+            near = min(1 + _FINEST, most)
+            above = (float(optimize.brentq(over, near, most, rtol=1e-9)) if over(near) > 0 else near) - 1
         if math.isinf(below) and math.isinf(above):
             return math.inf
         return max(1.0 if math.isinf(below) else below, most - 1 if math.isinf(above) else above)
