@@ -20,6 +20,8 @@ from .certified import _Source, _widened, certified_argmax, in_lanes
 from .noise import TILE
 from .words import Randomness
 
+DEAD = -1  # in the place of a token that cannot be drawn
+
 
 def gumbel_like(logits: Tensor, *, generator: Randomness, position: int | Tensor = 0) -> Tensor:
     """Standard Gumbel noise for each token of ``logits``, (..., vocab): float32, of the same shape, on the same device.
@@ -70,17 +72,19 @@ def gumbel_topk(logits: Tensor, k: int, *, generator: Randomness, position: int 
     k = _whole("k", k)
     top = rows.amax(-1)
     _check(rows, top)
-    alive = (rows > -torch.inf).sum(-1)
-    if bool((alive < k).any()):
-        at = int((alive < k).long().argmax())
-        raise InputError(
-            f"k = {k} of {int(alive[at])} tokens in row {at}", "at most the tokens above -inf", "ask for fewer"
-        )
+    if k > rows.shape[1]:
+        raise InputError(f"k = {k} of {rows.shape[1]} tokens", "no more than there are", "ask for fewer")
     source = _Source.of_generator(generator, rows, position)
     found = torch.empty((len(rows), k), dtype=torch.int64, device=rows.device)
     if found.numel():
         fast = _topk if rows.device.type == "cpu" else _topk_eagerly
         fast(rows, top, source, found)
+        if bool((found[:, -1] == DEAD).any()):
+            at = int((found[:, -1] == DEAD).long().argmax())
+            alive = int((rows[at] > -torch.inf).sum())
+            raise InputError(
+                f"k = {k} of {alive} tokens above -inf in row {at}", "no more than there are", "ask for fewer"
+            )
     return found.reshape(*logits.shape[:-1], k)
 
 
@@ -136,7 +140,9 @@ def _topk_eagerly(rows: Tensor, top: Tensor, source: _Source, found: Tensor) -> 
         x = (wide - _widened(top[part]).unsqueeze(-1)).float().clamp(min=lowest)
         gumbel = noise.gumbels_of(noise.exponentials_of(source.pair(0, part, vocab, rows.device)))
         scores = (x + gumbel).masked_fill(wide == -torch.inf, -torch.inf)
-        found[part] = torch.sort(scores, dim=-1, descending=True, stable=True).indices[:, : found.shape[1]]
+        ranked = torch.sort(scores, dim=-1, descending=True, stable=True)
+        k = found.shape[1]
+        found[part] = torch.where(ranked.values[:, :k] > -torch.inf, ranked.indices[:, :k], DEAD)
 
 
 @cache
@@ -173,7 +179,8 @@ def _topk_loop() -> Any:
 
     fill, exponential, _ = noise.exponential_loops()
     derived, gumbels = noise.derive(), noise.gumbel_loop()
-    size, lowest = TILE, np.float32(np.finfo(np.float32).min)
+    size, lowest, dead = TILE, np.float32(np.finfo(np.float32).min), np.int64(DEAD)
+    sign_place, magnitude = np.int32(31), np.int32(0x7FFFFFFF)
 
     @numba.njit(nogil=True, error_model="numpy")
     def sift(scores, tokens, root, count):
@@ -196,10 +203,16 @@ def _topk_loop() -> Any:
 
     @numba.njit(nogil=True, error_model="numpy")
     def add(row, peak, g):
-        """g += max(l - peak, the lowest float), -inf where l is."""
+        """g += max(l - peak, the lowest float), -inf where l is; and the largest. Whole numbers that are ordered as the floats
+        of their bits are sought, which a processor does many at a time."""
+        bits = g.view(np.int32)
         for i in range(len(g)):
             x = max(np.float32(row[i] - peak), lowest)
             g[i] = x + g[i] if row[i] > -np.inf else np.float32(-np.inf)
+        most = np.int32(-magnitude)
+        for i in range(len(g)):
+            most = np.int32(max(most, np.int32(bits[i] ^ ((bits[i] >> sign_place) & magnitude))))
+        return np.int32(most ^ ((most >> sign_place) & magnitude))
 
     @numba.njit(nogil=True, error_model="numpy")
     def loop(logits, peaks, keys, numbers, positions, ids):
@@ -217,7 +230,9 @@ def _topk_loop() -> Any:
                 fill(key, start // size, word)
                 exponential(word[:here], none, key, start, False, e[:here])
                 gumbels(e[:here], g[:here])
-                add(logits[r, start : start + here], peaks[r], g[:here])
+                most = add(logits[r, start : start + here], peaks[r], g[:here])
+                if count == k and np.int32(most).view(np.float32) <= scores[0]:
+                    continue
                 for i in range(here):
                     if count < k:
                         scores[count], tokens[count] = g[i], start + i
@@ -229,7 +244,7 @@ def _topk_loop() -> Any:
                         scores[0], tokens[0] = g[i], start + i
                         sift(scores, tokens, 0, k)
             for last in range(k - 1, -1, -1):
-                ids[r, last] = tokens[0]
+                ids[r, last] = tokens[0] if scores[0] > -np.inf else dead
                 scores[0], tokens[0] = scores[last], tokens[last]
                 sift(scores, tokens, 0, last)
 
