@@ -1,4 +1,5 @@
-"""The certified argmax: the token of real arithmetic for the same words, whatever decides it; and its words."""
+"""The certified argmax: the token of real arithmetic for the same words, whatever decides it; and its
+words."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ def eager(logits: torch.Tensor, n: int, seed: int) -> torch.Tensor:
 
 class TestWords:
     def test_the_layout_by_the_other_philox(self):
-        """Words of a few tokens of one draw, straight from the definition, by an implementation that shares no code."""
+        """Words of a few tokens of one draw, straight from the definition, by an implementation that shares
+        no code."""
         key = torch.tensor([[11, 2**32 - 5, 7, 9]])
         pair = noise.words_of(key, torch.tensor([3]), torch.tensor([2**33 + 1]), 6, 3000)
         of_draw = philox4x32((6, 3 | 255 << 24, 7 ^ 1, 9 ^ 2), (11, 2**32 - 5))
@@ -111,8 +113,8 @@ class TestExact:
     @pytest.mark.parametrize("steps", [-2, -1, 0, 1, 2])
     @pytest.mark.parametrize("where", [2, 1500])
     def test_planted_near_ties(self, steps, where):
-        """Two scores as near as float64 logits can have them, in one tile or in two, and some floats apart: all are refined, the
-        nearest by decimals. Float64 alone gets some of them wrong."""
+        """Two scores as near as float64 logits can have them, in one tile or in two, and some floats apart:
+        all are refined, the nearest by decimals. Float64 alone gets some of them wrong."""
         rng = np.random.default_rng(1)
         count, vocab = 40, 1600
         words = rng.integers(2**62, 2**63, (1, count, vocab), dtype=np.uint64)
@@ -125,7 +127,9 @@ class TestExact:
                 level = float(score - true_score(0.0, int(words[0, r, where])))
                 logits[r, where] = level + steps * np.spacing(level)
         found = certified_argmax(torch.from_numpy(logits), words=signed(words))
-        wanted = [oracle(logits[r, [0, where]].tolist(), words[0, r, [0, where]].tolist()) for r in range(count)]
+        wanted = [
+            oracle(logits[r, [0, where]].tolist(), words[0, r, [0, where]].tolist()) for r in range(count)
+        ]
         assert found.tokens[0].tolist() == [where if each else 0 for each in wanted]
         assert (found.refined, found.exact, found.draws, found.share) == (count, count, count, 1.0)
         u = (words[0][:, [0, where]].astype(np.float64) + 0.5) * 2.0**-64
@@ -162,8 +166,8 @@ class TestExact:
             assert found == int(gap < edge)
 
     def test_the_bound_of_a_float32_score(self):
-        """4.7e-6, relative, is what the margin of 2^-16 rests on: at logits of every kind and words at the edges of each
-        branch."""
+        """4.7e-6, relative, is what the margin of 2^-16 rests on: at logits of every kind and words at the
+        edges of each branch."""
         rng = np.random.default_rng(2)
         around = [FLOOR, CUT, 2**32 - FLOOR, 2**31, 1 << 24, 1 << 26]
         first = [min(max(each + by, 0), 2**32 - 1) for each in (0, *around, 2**32 - 1) for by in range(-40, 41)]
@@ -181,7 +185,7 @@ class TestExact:
                     true = mpmath.exp(true_score(logit - top, (k0 << 32) | k1))
                     wrong = max(wrong, abs(float(score / true - 1)))
         assert 1e-7 < wrong < 4.7e-6
-        assert (1 + 4.7e-6) / (1 - 4.7e-6) < 1 / (1 - certified.MARGIN)
+        assert 1 / (1 - certified.MARGIN) > (1 + 4.7e-6) / (1 - 4.7e-6)
 
     def test_without_a_margin_the_first_words_decide_wrongly(self, monkeypatch):
         """Words that differ in the second half only tie in float32: the control of the tests above."""
@@ -191,7 +195,8 @@ class TestExact:
         assert certified_argmax(torch.zeros(2), words=words).tokens.item() == 0
 
     def test_decimals_of_any_length(self):
-        """Scores that differ by a part of the word only 2^-64 of a word that is near 2^63: 20 digits; and logits of 1e300."""
+        """Scores that differ by a part of the word only 2^-64 of a word that is near 2^63: 20 digits; and
+        logits of 1e300."""
         words = signed([[2**63, 2**63 - 1]])
         assert certified_argmax(torch.zeros(2), words=words).tokens.item() == 1
         huge = torch.tensor([1e300, 1e300], dtype=torch.float64)
@@ -203,7 +208,8 @@ class TestExact:
 
 class TestReport:
     def test_the_share_refined(self):
-        """Flat rows of 50: P(refined) <= 2^-16 a draw; of 400,000 at most 30 but with probability 1e-13, and none with 0.003."""
+        """Flat rows of 50: P(refined) <= 2^-16 a draw; of 400,000 at most 30 but with probability 1e-13, and
+        none with 0.003."""
         found = certified_argmax(torch.zeros(1, 50), 400_000, generator=seeded(3))
         assert found.draws == 400_000
         assert 0 < found.refined <= 30

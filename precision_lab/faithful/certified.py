@@ -1,16 +1,17 @@
 """Certified argmax: the race of real arithmetic, decided in float32 where that decides it.
 
-Token i has U_i = (K_i + 1/2) 2^-64, and the one with the largest w_i / E_i wins, w_i = exp(l_i - max l), E_i = -log(1 - U_i): the
-argmax of l_i - log E_i. In float32 a score is known to 4.7e-6, relative:
+Token i has U_i = (K_i + 1/2) 2^-64, and the one with the largest w_i / E_i wins, w_i = exp(l_i - max l), E_i
+= -log(1 - U_i): the argmax of l_i - log E_i. In float32 a score is known to 4.7e-6, relative:
 
     2^-24 60          of l - max l: no token more than 48.9 nats down can win, and below 60 the weight is 0
     1.3 2^-23         of its exponential
-    2^-20.6           of E (:mod:`.noise`), whose second word is not looked at
+    2^-21 + 1.5 2^-23 of E (:mod:`.noise`), whose second word is not looked at
     2^-24             of the quotient
 
-So if the second score is below 1 - 2^-16 of the best, the best is the best in real arithmetic too, on every machine. Else, once in
-100,000 draws or less, the tokens within 2^-16 of the best are compared in float64, whose scores are off by less than 2^-44 nats; and
-those within 2^-40 nats of its best in decimals, of as many digits as it takes."""
+So if the second score is below 1 - 2^-16 of the best, the best is the best in real arithmetic too, on every
+machine. Else, once in 65,536 draws at most, the tokens within 2^-16 of the best are compared in float64,
+whose scores are off by less than 2^-44 nats; and those within 2^-40 nats of its best in decimals, of as many
+digits as it takes."""
 
 from __future__ import annotations
 
@@ -42,8 +43,8 @@ _LOW = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Certified:
-    """``tokens``: (n, ...) int64. ``refined``: how many of the ``draws`` float32 left open; ``exact``: how many of these float64
-    did, too."""
+    """``tokens``: (n, ...) int64. ``refined``: how many of the ``draws`` float32 left open; ``exact``: how
+    many of these float64 did, too."""
 
     tokens: Tensor
     draws: int
@@ -64,16 +65,20 @@ def certified_argmax(
     words: Tensor | None = None,
     position: int | Tensor = 0,
 ) -> Certified:
-    """argmax_i (l_i - log(-log(1 - U_i))) of real arithmetic, ``n`` times for each row of ``logits``, (..., vocab).
+    """argmax_i (l_i - log(-log(1 - U_i))) of real arithmetic, ``n`` times for each row of ``logits``, (...,
+    vocab).
 
-    U_i = (K_i + 1/2) 2^-64. K: from ``generator``, as for :func:`~precision_lab.faithful.categorical`; or ``words``, (n, ..., vocab)
-    uint64, or int64 of the same bits. The token is the same on every machine, as float32 decides only what it knows: see above.
-    Equal logits with equal words: the first. (For unequal ones no tie is known; scores alike in 4,000 digits are taken for one.)
-    Law: |P(A) - softmax(A)| <= vocab 2^-64 for every set A of tokens, since rounding one U to its grid moves the end of a half-line
-    by at most 2^-65, and a tie is 2^-64: total variation below 1e-14, whatever the row.
-    Time: a third of float32 Gumbel-max. Memory: 4 vocab bytes a thread, and 256 KB.
-    Errors: InputError as for categorical; for both or none of ``generator`` and ``words``; for words of another shape or dtype.
-    """
+    U_i = (K_i + 1/2) 2^-64. K: from ``generator``, as for :func:`~precision_lab.faithful.categorical`; or
+    ``words``, (n, ..., vocab) uint64, or int64 of the same bits. The token is the same on every machine, as
+    float32 decides only what it knows: see above.
+    Equal logits with equal words: the first. (For unequal ones no tie is known; scores alike in 4,000 digits
+    are taken for one.)
+    Law: |P(A) - softmax(A)| <= vocab 2^-64 for every set A of tokens, since rounding one U to its grid moves
+    the end of a half-line by at most 2^-65, and a tie is 2^-64: total variation below 1e-14, whatever the
+    row.
+    Time: 0.3 to 0.45 of float32 Gumbel-max by torch on one core. Memory: 4 vocab bytes a thread, and 256 KB.
+    Errors: InputError as for categorical; for both or none of ``generator`` and ``words``; for words of
+    another shape or dtype."""
     rows = _rows_of(logits)
     count = _whole("n", n)
     if (generator is None) == (words is None):
@@ -94,7 +99,8 @@ def certified_argmax(
 
 
 class _Source:
-    """Where words come from: keys (rows, 4), numbers and positions of rows; or the words themselves, (n, rows, vocab)."""
+    """Where words come from: keys (rows, 4), numbers and positions of rows; or the words themselves, (n,
+    rows, vocab)."""
 
     def __init__(
         self, keys: np.ndarray, numbers: np.ndarray, positions: np.ndarray, given: Pair | None = None
@@ -107,7 +113,10 @@ class _Source:
     @staticmethod
     def of_generator(generator: Randomness, rows: Tensor, position: int | Tensor) -> _Source:
         keys = keys_of(generator, len(rows))
-        places = _per_row("position", position, rows, torch.int64).cpu().numpy()
+        if isinstance(position, int):
+            places = np.full(len(rows), position, dtype=np.int64)
+        else:
+            places = _per_row("position", position, rows, torch.int64).cpu().numpy()
         own = not isinstance(generator, torch.Generator)
         numbers = np.zeros(len(rows), dtype=np.int64) if own else np.arange(len(rows))
         return _Source(keys, numbers, places)
@@ -136,7 +145,8 @@ class _Source:
 
 
 def _scores(rows: Tensor, top: Tensor, pair: Pair) -> Tensor:
-    """(rows, vocab) float32 w / E, as the compiled loop has it; ``rows`` of float32 or float64, ``top`` (rows, 1)."""
+    """(rows, vocab) float32 w / E, as the compiled loop has it; ``rows`` of float32 or float64, ``top``
+    (rows, 1)."""
     x = (rows - top).float()
     weights = torch.where(x < LEAST, 0.0, exponentials(x.clamp(min=LEAST)))
     return weights / noise.exponentials_of(pair)
@@ -194,7 +204,8 @@ def _compiled(rows: Tensor, top: Tensor, source: _Source, found: Tensor) -> None
 
 
 def in_lanes(part: Any, rows: int, values: int) -> None:
-    """``part(start, stop)`` for all rows, of so many values each, on as many threads as torch has and the work is worth."""
+    """``part(start, stop)`` for all rows, of so many values each, on as many threads as torch has and the
+    work is worth."""
     lanes = min(torch.get_num_threads(), rows, max(1, rows * values // WORTH_A_THREAD))
     ends = [rows * lane // lanes for lane in range(lanes + 1)]
     if lanes == 1:
@@ -277,9 +288,10 @@ def race_loop() -> Any:
 
 
 def _settle_all(rows: Tensor, source: _Source, found: Tensor) -> tuple[int, int]:
-    """Put a token in each place of ``found`` that is -1. Returns how many there were, and how many took decimals."""
+    """Put a token in each place of ``found`` that is -1. Returns how many there were, and how many took
+    decimals."""
     refined, exact = 0, 0
-    for draw, r in (found == -1).nonzero().tolist():
+    for draw, r in np.argwhere(found.cpu().numpy() == -1).tolist():
         row = slice(r, r + 1)
         wide = _widened(rows[row])
         top = wide.amax(-1, keepdim=True)
@@ -303,7 +315,8 @@ def _settle_all(rows: Tensor, source: _Source, found: Tensor) -> tuple[int, int]
 
 
 def _nearest_in_float64(values: np.ndarray, numbers: Sequence[int]) -> list[int]:
-    """The places whose score value - log E comes within :data:`MARGIN_64` of the best, ascending; E of U = (number + 1/2) 2^-64."""
+    """The places whose score value - log E comes within :data:`MARGIN_64` of the best, ascending; E of U =
+    (number + 1/2) 2^-64."""
     top = (1 << 64) - 1
     lower = np.array([number < top // 2 for number in numbers])
     folded = np.array([min(number, top - number) for number in numbers], dtype=np.float64)
@@ -317,10 +330,12 @@ def _nearest_in_float64(values: np.ndarray, numbers: Sequence[int]) -> list[int]
 def _first_best(values: Sequence[Decimal], numbers: Sequence[int]) -> int:
     """The place of the largest value - log(-log(1 - U)), U = (number + 1/2) 2^-64; the first of equal pairs.
 
-    A difference, a logarithm and a sum are each rounded once in so many digits: a score, below 110, is off by less than 1000 units
-    of the last place; the digits are doubled until the best stands out by ten times that.
-    """
-    contenders = list({pair: place for place, pair in reversed(list(enumerate(zip(values, numbers, strict=True))))}.values())
+    A difference, a logarithm and a sum are each rounded once in so many digits: a score, below 110, is off by
+    less than 1000 units of the last place; the digits are doubled until the best stands out by ten times
+    that."""
+    contenders = list(
+        {pair: place for place, pair in reversed(list(enumerate(zip(values, numbers, strict=True))))}.values()
+    )
     contenders.sort()
     digits = _DIGITS
     while len(contenders) > 1 and digits <= _MOST_DIGITS:

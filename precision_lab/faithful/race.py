@@ -1,8 +1,9 @@
 """A race for those who need noise for every token: Gumbel values, tokens without replacement, coupled draws.
 
-The words of a row are those of its key, its place in the batch (not with generators or seeds of its own), the position, the draw and
-the token, and of nothing else: a row's noise does not depend on its batch, and two rows of logits with the same seed and position are
-coupled, token by token, as a draft and its target must be. ``exponential_race`` draws with the noise that ``gumbel_like`` returns."""
+The words of a row are those of its key, its place in the batch (not with generators or seeds of its own), the
+position, the draw and the token, and of nothing else: a row's noise does not depend on its batch, and two
+rows of logits with the same seed and position are coupled, token by token, as a draft and its target must be.
+``exponential_race`` draws with the noise that ``gumbel_like`` returns."""
 
 from __future__ import annotations
 
@@ -24,16 +25,19 @@ DEAD = -1  # in the place of a token that cannot be drawn
 
 
 def gumbel_like(logits: Tensor, *, generator: Randomness, position: int | Tensor = 0) -> Tensor:
-    """Standard Gumbel noise for each token of ``logits``, (..., vocab): float32, of the same shape, on the same device.
+    """Standard Gumbel noise for each token of ``logits``, (..., vocab): float32, of the same shape, on the
+    same device.
 
-    G = -log E of :mod:`.noise`, from -3.81 to 45.05 = 65 log 2, in float32 arithmetic. Law, all words looked at: a token of
-    probability p wins against the continuous noise of the rest with probability p (1 +- 3e-8), p from 1 - 1e-6 to 1e-15; so that the
-    total variation of the noise is below 1.5e-8 on every row, of however many tokens. What an argmax adds is its own:
-    rounding of l + G to float32, half a unit of a score of 16 to 32, 2^-20, moves a probability by 2^-19 of itself at most, and its
-    errors have no sign; two scores tie with a probability below 2^-20, and half of that goes to the first index.
-    ``exponential_race`` has neither.
-    ``generator``, ``position``: as for :func:`~precision_lab.faithful.categorical`; it looks at the shape of ``logits`` alone.
-    Time: 0.3 of ``-log(-log(rand))`` by torch on one core. Memory: the noise, and 12 KB a thread.
+    G = -log E of :mod:`.noise`, from -3.81 to 45.05 = 65 log 2, in float32 arithmetic. Law, all words looked
+    at: a token of probability p wins against the continuous noise of the rest with probability p (1 +- 3e-8),
+    p from 1 - 1e-6 to 1e-15; so that the total variation of the noise is below 1.5e-8 on every row, of
+    however many tokens. What an argmax adds is its own: rounding of l + G to float32, half a unit of a score
+    of 16 to 32, 2^-20, moves a probability by 2^-19 of itself at most, and its errors have no sign; two
+    scores tie with a probability below 2^-19, and then the first index wins. ``exponential_race`` has
+    neither.
+    ``generator``, ``position``: as for :func:`~precision_lab.faithful.categorical`; it looks at the shape of
+    ``logits`` alone.
+    Time: 0.3 to 0.4 of ``-log(-log(rand))`` by torch on one core. Memory: the noise, and 12 KB a thread.
     Errors: InputError for what is no floating tensor of 1 to 2^18 tokens, or no generator.
     """
     rows = _rows_of(logits)
@@ -52,19 +56,21 @@ def exponential_race(
 ) -> Tensor:
     """``n`` tokens for each row of ``logits``, (..., vocab): argmax_i exp(l_i) / E_i. Returns (n, ...) int64.
 
-    The tokens of :func:`~precision_lab.faithful.certified_argmax`, which says what they cost and what is refused: float32 where that
-    decides, real arithmetic where it does not. Total variation from softmax at most vocab 2^-64, below 1e-14.
-    """
+    The tokens of :func:`~precision_lab.faithful.certified_argmax`, which says what they cost and what is
+    refused: float32 where that decides, real arithmetic where it does not. Total variation from softmax at
+    most vocab 2^-64, below 1e-14."""
     return certified_argmax(logits, n, generator=generator, position=position).tokens
 
 
 def gumbel_topk(logits: Tensor, k: int, *, generator: Randomness, position: int | Tensor = 0) -> Tensor:
-    """``k`` different tokens for each row of ``logits``, (..., vocab), drawn one after another without replacement from softmax:
-    the k largest of l + G, largest first; of equal scores the first token. Returns (..., k) int64 on the device of the logits.
+    """``k`` different tokens for each row of ``logits``, (..., vocab), drawn one after another without
+    replacement from softmax: the k largest of l + G, largest first; of equal scores the first token. Returns
+    (..., k) int64 on the device of the logits.
 
-    The first follows softmax, the second softmax without the first, and so on (Kool, van Hoof and Welling 2019). Noise:
-    :func:`gumbel_like`, of the same words. Scores (l - max l) + G are rounded to float32 twice, by 2^-19 nats at most where they lie
-    above -16, which moves the probability of a place by 2^-18 of itself at most.
+    The first follows softmax, the second softmax without the first, and so on (Kool, van Hoof and Welling
+    2019). Noise: :func:`gumbel_like`, of the same words. Scores (l - max l) + G are rounded to float32 twice,
+    each time by 2^-19 nats at most where they lie above -16, which moves the probability of a place by 2^-17
+    of itself at most.
     Time: that of gumbel_like and a heap of k. Memory: 8 k bytes, 4 vocab where the device is no CPU.
     Errors: InputError as for categorical, and where a row has fewer than k tokens above -inf.
     """
@@ -174,7 +180,8 @@ def _noise_loop() -> Any:
 
 @cache
 def _topk_loop() -> Any:
-    """``loop(logits, peaks, keys, numbers, positions, ids)``: the k best of a row in a heap, the worst on top."""
+    """``loop(logits, peaks, keys, numbers, positions, ids)``: the k best of a row in a heap, the worst on
+    top."""
     import numba
 
     fill, exponential, _ = noise.exponential_loops()
@@ -203,8 +210,8 @@ def _topk_loop() -> Any:
 
     @numba.njit(nogil=True, error_model="numpy")
     def add(row, peak, g):
-        """g += max(l - peak, the lowest float), -inf where l is; and the largest. Whole numbers that are ordered as the floats
-        of their bits are sought, which a processor does many at a time."""
+        """g += max(l - peak, the lowest float), -inf where l is; and the largest. Whole numbers that are
+        ordered as the floats of their bits are sought, which a processor does many at a time."""
         bits = g.view(np.int32)
         for i in range(len(g)):
             x = max(np.float32(row[i] - peak), lowest)

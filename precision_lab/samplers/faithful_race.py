@@ -19,8 +19,8 @@ from .torch_multinomial import as_torch_rng
 @final
 @dataclass(frozen=True)
 class FaithfulRace(Sampler):
-    """:func:`precision_lab.faithful.exponential_race`. Its scores are compared as real numbers, so that the grid of the uniforms,
-    of 2^-64, is all that parts its law from softmax."""
+    """:func:`precision_lab.faithful.exponential_race`. Its scores are compared as real numbers, so that the
+    grid of the uniforms, of 2^-64, is all that parts its law from softmax."""
 
     @property
     def ceiling(self) -> float:
