@@ -48,7 +48,7 @@ def _uniform_below(total: Tensor, key: Tensor, number: Tensor, position: Tensor,
             key[:, 2] ^ (position & _LOW),
             key[:, 3] ^ ((position >> 32) & _LOW),
         )
-        w0, w1, w2, w3 = _philox(counter, key[:, 0], key[:, 1])
+        w0, w1, w2, w3 = philox(counter, key[:, 0], key[:, 1])
         for high, low in ((w0, w1), (w2, w3)):
             value = _leading(high, low, bits)
             found = torch.where((found < 0) & (value < total), value, found)
@@ -62,7 +62,8 @@ def _leading(high: Tensor, low: Tensor, bits: Tensor) -> Tensor:
     return top >> (63 - bits)
 
 
-def _philox(counter: tuple[Tensor, ...], k0: Tensor, k1: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox(counter: tuple[Tensor, ...], k0: Tensor, k1: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32-10 of int64 tensors that hold words of 32 bits: four counters, two keys, broadcast; four words."""
     c0, c1, c2, c3 = counter
     for _ in range(ROUNDS):
         left_high, left_low = _product(c0, MULTIPLIERS[0])

@@ -4,6 +4,7 @@ to it."""
 from __future__ import annotations
 
 from .exponential_race import exponential_race
+from .faithful_race import FAITHFUL_RACE
 from .function import FunctionSampler
 from .gumbel_max import GUMBEL_MAX_FP64_TRUNCATED, gumbel_max
 from .integer_masses import FAITHFUL_MASSES
@@ -35,6 +36,7 @@ SAMPLERS: dict[str, Sampler] = {
         torch_multinomial_replacement("fp32"),
         torch_multinomial_replacement("fp64"),
         FAITHFUL_MASSES,
+        FAITHFUL_RACE,
         *PUBLISHED.values(),
     )
 }
