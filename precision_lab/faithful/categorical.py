@@ -6,7 +6,6 @@ words a draw in place of one uniform a token, so it costs less than the samplers
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -17,11 +16,11 @@ from torch import Tensor
 from ..errors import InputError
 from . import masses as mass_maps
 from . import words
+from .threads import over_rows
 from .words import Randomness, keys_of
 
 BLOCK = 256  # tokens whose masses are summed before any is looked at
 CHUNK = 1 << 17  # values of half-precision logits that are widened at once: half a megabyte
-WORTH_A_THREAD = 1 << 19  # values
 
 
 def categorical(
@@ -152,13 +151,7 @@ def _draw(rows: Tensor, top: Tensor, heat: Tensor | None, words_of: _Words, n: i
                 ids[:, chunk],
             )
 
-    lanes = min(torch.get_num_threads(), count, max(1, count * vocab // WORTH_A_THREAD))
-    ends = [count * lane // lanes for lane in range(lanes + 1)]
-    if lanes == 1:
-        part(0, count)
-    else:
-        with ThreadPoolExecutor(lanes) as pool:
-            list(pool.map(part, ends[:-1], ends[1:]))
+    over_rows(part, count, vocab)
     return torch.from_numpy(ids)
 
 
