@@ -48,8 +48,8 @@ def cells(profile):
     seen = seen + [("mdm", f"ancestral step, N = {n:,}", 1.0, 1.0, n) for n in steps]
     uses = [dict(zip(("model", "use", "temperature", "top_p", "steps"), use, strict=True)) for use in seen]
     found = [use | {"row": row} | common for use in uses for row in range(rows)]
-    runs = [{"use": f"whole run, L = {length}", "length": length} for length in lengths]
-    return found + [run | {"steps": 10_000, "block": block} | common for run in runs for block in range(blocks)]
+    runs = [{"use": f"whole run, L = {l}", "length": l, "steps": 10_000} for l in lengths]
+    return found + [run | {"block": block} | common for run in runs for block in range(blocks)]
 
 
 @cache
@@ -97,8 +97,7 @@ def timed(ways, rounds, seed):
     seconds = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, way in ways.items():
-            generator = torch.Generator().manual_seed(seed + turn)
-            started = time.perf_counter()
+            generator, started = torch.Generator().manual_seed(seed + turn), time.perf_counter()
             way(generator)
             seconds[name].append(time.perf_counter() - started)
     return {name: float(np.median(taken[1:])) for name, taken in seconds.items()}

@@ -87,7 +87,7 @@ class TestFrequencies:
 
     @statistical(false_fail=4 * RATE)
     def test_what_is_left_is_drawn_as_finely_as_the_head(self):
-        """After a head of 1 weights of 16e-14 and 7e-14 come 16 to 7; their masses beside the head are 1 and 1, which is refused."""
+        """After a head of 1 weights of 16e-14 and 7e-14 come 16 to 7; beside the head their masses are 1 and 1: refused."""
         row = torch.tensor([1.0, 16e-14, 7e-14], dtype=torch.float64)
         ids = multinomial(row.expand(MANY, 3), 3, generator=seeded(3))
         assert (ids[:, 0] == 0).all()  # 2e-8 that any of them is not: in the rate
