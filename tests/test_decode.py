@@ -30,7 +30,7 @@ from precision_lab.mdm.decode import (
     hitting_times,
     two_stage,
 )
-from precision_lab.mdm.decode.decoded import permutations, uniforms
+from precision_lab.mdm.decode.decoded import Clock, permutations, uniforms
 from precision_lab.mdm.denoiser import START, Denoiser, DenoiserConfig
 from precision_lab.mdm.schedule import COSINE, LINEAR, cancelling, polynomial, unmask_probabilities
 from precision_lab.samplers import Sampler, Stages
@@ -473,9 +473,96 @@ class TestAncestral:
         assert torch.equal(seen.rows[0][:, :3], due)
 
     def test_time_is_kept_by_part(self):
-        done = ancestral(Probe(2, 2), EXACT, batch=2, length=2, steps=3, rng=rng())
-        assert set(done.seconds) == {"network", "categorical"}
-        assert min(done.seconds.values()) > 0
+        for sampler in (EXACT, None):
+            done = ancestral(Probe(2, 2), sampler, batch=2, length=2, steps=3, rng=rng())
+            assert set(done.seconds) == {"network", "categorical"}
+            assert min(done.seconds.values()) > 0
+
+    def test_a_part_within_a_part_counts_for_itself_alone(self):
+        """Seconds by a clock that is read: 1, 2, 4, ... so that every difference is another."""
+        clock = Clock()
+        times = iter([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+        clock.now = lambda: next(times)
+        with clock("categorical"):
+            with clock("network"):
+                pass
+            with clock("network"):
+                pass
+        assert clock.seconds == {"network": 2.0 + 8.0, "categorical": 31.0 - 10.0}
+
+
+class TestFaithfulAncestral:
+    """Without a sampler: coins of exactly r, and a draw for every token that comes."""
+
+    @statistical(false_fail=2 * FALSE_FAIL)
+    @pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=lambda s: s.name)
+    @pytest.mark.parametrize("generator", [lambda: rng(14), lambda: torch.Generator().manual_seed(2)])
+    def test_the_law_of_the_text_and_of_its_times(self, schedule, generator):
+        """As TestTwoStage has it: 40,000 texts against the enumerated law of three steps; of one step is refused."""
+        probe = Probe(2, 3)
+        done = ancestral(probe, batch=40_000, length=2, steps=3, rng=generator(), schedule=schedule)
+        counts = Counts.from_tokens(done.tokens @ torch.tensor([3, 1]), 9)
+        for steps, refused in ((3, False), (1, True)):
+            law = TestTwoStage.law(probe, schedule, steps)
+            assert chi_square_test(counts, law, false_fail=FALSE_FAIL).failed == refused
+        due = -np.diff(schedule.masked(np.linspace(1, 0, 4)))
+        law = Law.from_probs(due, "differences of the schedule", 1e-13, Guarantee.CERTIFIED)
+        assert not chi_square_test(Counts.from_tokens(done.steps[:, 0], 3), law, false_fail=FALSE_FAIL).failed
+
+    @statistical(false_fail=2 * FALSE_FAIL)
+    def test_the_two_ways_have_one_law(self):
+        """Every draw made by a sampler whose law is right to 1e-15, and the default: both against one enumeration, at a
+        temperature of 0.7, which at 1 is refused."""
+        probe, size = Probe(2, 3), {"batch": 40_000, "length": 2, "steps": 4, "temperature": 0.7}
+        cold = replace(probe, asked=[])
+        cold.table = torch.log_softmax(probe.table / 0.7, -1)
+        law, warm = (TestTwoStage.law(p, LINEAR, 4) for p in (cold, probe))
+        for sampler in (None, EXACT):
+            done = ancestral(probe, sampler, rng=rng(3), **size)
+            counts = Counts.from_tokens(done.tokens @ torch.tensor([3, 1]), 9)
+            assert not chi_square_test(counts, law, false_fail=FALSE_FAIL).failed
+            assert chi_square_test(counts, warm, false_fail=FALSE_FAIL).failed
+
+    def test_the_network_runs_where_a_token_comes_and_its_head_there_alone(self):
+        probe, rows = Probe(3, 3), []
+        answered = probe.log_probs
+        probe.log_probs = lambda hidden: rows.append(hidden.shape) or answered(hidden)
+        done = ancestral(probe, batch=4, length=3, steps=50, rng=rng(15))
+        assert done.nfe == len(done.steps.unique()) == len(probe.asked) == len(rows)
+        assert done.draws == sum(shape[0] for shape in rows) == 12
+        state = torch.full((4, 3), 3)
+        for step, (asked, t) in zip(done.steps.unique().tolist(), probe.asked, strict=True):
+            text = (done.steps == step).any(1)
+            assert torch.equal(asked, state[text])
+            assert float(t[0]) == pytest.approx((50 - step) / 50)
+            state[done.steps == step] = done.tokens[done.steps == step]
+
+    @pytest.mark.parametrize("batch", [1, 2, 7])
+    def test_a_text_does_not_depend_on_its_batch(self, batch):
+        """Of a network whose answers do not, and of a generator whose first values are the same: numpy's."""
+        whole = ancestral(Probe(3, 3), batch=9, length=3, steps=20, rng=rng(4))
+        part = ancestral(Probe(3, 3), batch=batch, length=3, steps=20, rng=rng(4))
+        assert torch.equal(part.tokens, whole.tokens[:batch])
+        assert torch.equal(part.steps, whole.steps[:batch])
+        assert len({tuple(text) for text in whole.steps.tolist()}) > 1
+
+    def test_what_is_given_stays_and_steps_have_their_probabilities(self):
+        given = torch.tensor([[0, 3, 3, 1]])
+        done = ancestral(Probe(4, 3), batch=1, length=4, steps=3, rng=rng(), given=given, unmask=[0, 1, 0.5])
+        assert done.tokens[0, [0, 3]].tolist() == [0, 1]
+        assert done.steps.tolist() == [[-1, 1, 1, -1]]
+        last = ancestral(Probe(4, 3), batch=1, length=4, steps=3, rng=rng(), given=given, unmask=[0, 0, 0])
+        assert last.steps.tolist() == [[-1, 2, 2, -1]]
+        assert given.tolist() == [[0, 3, 3, 1]]
+
+    def test_progress(self):
+        seen = []
+        done = ancestral(Probe(2, 2), batch=1, length=2, steps=30, rng=rng(), progress=seen.append)
+        assert seen == list(range(1, int(done.steps.max()) + 2))
+
+    def test_a_temperature_of_the_mask_needs_a_sampler(self):
+        with pytest.raises(InputError, match="temper_the_mask without a sampler"):
+            ancestral(Probe(1, 2), batch=1, length=1, steps=2, rng=rng(), temper_the_mask=True)
 
 
 class TestTwoStage:
@@ -721,6 +808,7 @@ class TestAutoregressive:
 CAUSAL = SimpleNamespace(vocab=2, mask_id=2, causal=True)
 DECODERS = {
     "ancestral": partial(ancestral, steps=2),
+    "faithful": lambda model, _, **options: ancestral(model, **({"steps": 2} | options)),
     "two_stage": partial(two_stage, steps=2),
     "event_driven": lambda model, sampler, **options: event_driven(model, faithful_step, steps=2, **options),
     "first_hitting": first_hitting,
@@ -754,7 +842,10 @@ class TestEveryDecoder:
         assert (decode(Says(-math.inf, 0.0), EXACT, batch=2, length=3, rng=rng()).tokens == 1).all()
 
     def test_a_temperature_that_overflows(self, decode):
-        if decode is not DECODERS["event_driven"]:
+        if decode is DECODERS["faithful"]:  # there is no overflow: the likeliest token
+            done = decode(Says(-3.0, -4.0), EXACT, batch=2, length=3, rng=rng(), temperature=1e-308)
+            assert (done.tokens == 0).all()
+        elif decode is not DECODERS["event_driven"]:
             with pytest.raises(InputError, match="a temperature near 0"):
                 decode(Says(-3.0, -4.0), EXACT, batch=2, length=3, rng=rng(), temperature=1e-308)
 
@@ -766,7 +857,7 @@ class TestEveryDecoder:
             decode(Says(0.0, 0.0), EXACT, **({"batch": 2, "length": 3, "rng": rng()} | size))
 
     def test_fractional_steps(self, decode):
-        if "steps" in getattr(decode, "keywords", ()):
+        if "steps" in getattr(decode, "keywords", ()) or decode is DECODERS["faithful"]:
             with pytest.raises(InputError, match=r"steps 2\.5"):
                 decode(Says(0.0, 0.0), EXACT, batch=2, length=3, rng=rng(), steps=2.5)
 

@@ -6,7 +6,6 @@ words a draw in place of one uniform a token, so it costs less than the samplers
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -17,11 +16,11 @@ from torch import Tensor
 from ..errors import InputError
 from . import masses as mass_maps
 from . import words
+from .threads import over_rows
 from .words import Randomness, keys_of
 
 BLOCK = 256  # tokens whose masses are summed before any is looked at
 CHUNK = 1 << 17  # values of half-precision logits that are widened at once: half a megabyte
-WORTH_A_THREAD = 1 << 19  # values
 
 
 def categorical(
@@ -152,13 +151,7 @@ def _draw(rows: Tensor, top: Tensor, heat: Tensor | None, words_of: _Words, n: i
                 ids[:, chunk],
             )
 
-    lanes = min(torch.get_num_threads(), count, max(1, count * vocab // WORTH_A_THREAD))
-    ends = [count * lane // lanes for lane in range(lanes + 1)]
-    if lanes == 1:
-        part(0, count)
-    else:
-        with ThreadPoolExecutor(lanes) as pool:
-            list(pool.map(part, ends[:-1], ends[1:]))
+    over_rows(part, count, vocab)
     return torch.from_numpy(ids)
 
 
@@ -167,31 +160,8 @@ def _loop() -> Any:
     """The compiled loop over the rows of a chunk."""
     import numba
 
-    mass, pair = mass_maps.compiled(), words.compiled()
+    mass, uniform_below = mass_maps.compiled(), words.below()
     size = BLOCK
-
-    @numba.njit(nogil=True, error_model="numpy")
-    def uniform_below(total, key, row, position, draw):
-        """A whole number below total: the leading bits of one word after another, the first that is below."""
-        shift = np.uint64(64)
-        left = total - 1
-        while left > 0:
-            left >>= 1
-            shift -= np.uint64(1)
-        if shift == np.uint64(64):
-            return np.int64(0)
-        attempt = 0
-        while True:
-            tag = np.uint64(row) | (np.uint64(attempt) << np.uint64(24))
-            place = np.uint64(position)
-            c2 = np.uint64(key[2]) ^ (place & np.uint64(0xFFFFFFFF))
-            c3 = np.uint64(key[3]) ^ (place >> np.uint64(32))
-            first, second = pair(key[0], key[1], draw, tag, c2, c3)
-            if np.int64(first >> shift) < total:
-                return np.int64(first >> shift)
-            if np.int64(second >> shift) < total:
-                return np.int64(second >> shift)
-            attempt += 1
 
     @numba.njit(nogil=True, error_model="numpy")
     def place_in(running, value):

@@ -25,13 +25,13 @@ def draw_eagerly(
     key = torch.from_numpy(keys.astype(np.int64)).to(device)
     number = torch.from_numpy(numbers).to(device)
     position = torch.from_numpy(positions).to(device)
-    left = torch.stack([_uniform_below(total, key, number, position, draw) for draw in range(n)])
+    left = torch.stack([uniform_below(total, key, number, position, draw) for draw in range(n)])
     ids = torch.searchsorted(running, left.T.contiguous(), right=True).T
     first = (rows == rows.amax(-1, keepdim=True)).long().argmax(-1)
     return torch.where(cold, first, ids)
 
 
-def _uniform_below(total: Tensor, key: Tensor, number: Tensor, position: Tensor, draw: int) -> Tensor:
+def uniform_below(total: Tensor, key: Tensor, number: Tensor, position: Tensor, draw: int) -> Tensor:
     """(rows,) whole numbers below ``total``, (rows,) int64 above 0: by rejection, the leading bits of one word after
     another."""
     bits = torch.zeros_like(total)

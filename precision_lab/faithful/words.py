@@ -91,3 +91,36 @@ def compiled() -> Any:
         return (c0 << half) | c1, (c2 << half) | c3
 
     return pair
+
+
+@cache
+def below() -> Any:
+    """``uniform_below(total, key, row, position, draw)``: a whole number below total, uniform, compiled."""
+    import numba
+
+    pair = compiled()
+
+    @numba.njit(nogil=True, error_model="numpy")
+    def uniform_below(total, key, row, position, draw):
+        """A whole number below total: the leading bits of one word after another, the first that is below."""
+        shift = np.uint64(64)
+        left = total - 1
+        while left > 0:
+            left >>= 1
+            shift -= np.uint64(1)
+        if shift == np.uint64(64):
+            return np.int64(0)
+        attempt = 0
+        while True:
+            tag = np.uint64(row) | (np.uint64(attempt) << np.uint64(24))
+            place = np.uint64(position)
+            c2 = np.uint64(key[2]) ^ (place & np.uint64(0xFFFFFFFF))
+            c3 = np.uint64(key[3]) ^ (place >> np.uint64(32))
+            first, second = pair(key[0], key[1], draw, tag, c2, c3)
+            if np.int64(first >> shift) < total:
+                return np.int64(first >> shift)
+            if np.int64(second >> shift) < total:
+                return np.int64(second >> shift)
+            attempt += 1
+
+    return uniform_below

@@ -2,7 +2,7 @@
 
 | decoder | network calls | law |
 |---|---|---|
-| ancestral | at most N, cached | of N steps |
+| ancestral | at most N, cached; without a sampler at most one a token | of N steps; without a sampler exactly |
 | two_stage | at most one a token | of N steps; the sampler never meets the mask |
 | event_driven | at most one a token | of N steps of a sampler known by its law |
 | first_hitting | one a token, or ``per_call`` tokens each | ancestral, N -> infinity; parallel: approximate |

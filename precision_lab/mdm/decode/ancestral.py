@@ -1,4 +1,9 @@
-"""Ancestral sampling with a cache (Eq. 10 of arXiv:2409.02908): every categorical draw of every step is made."""
+"""Ancestral sampling with a cache (Eq. 10 of arXiv:2409.02908).
+
+With a sampler by name every categorical draw of every step is made, against the mask, as public code has it. Without one each
+step is :func:`~precision_lab.faithful.unmask_step`: the same law, to the last bit of r, from a coin for every masked place and
+a draw for every token that comes.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
+from ...faithful import unmask_step
 from ...samplers.sampler import Sampler
 from ...types import Float
-from ...uniforms import Rng
+from ...uniforms import Rng, words
 from ..schedule import LINEAR, Schedule, unmask_probabilities
 from .decoded import (
     Clock,
@@ -22,6 +28,7 @@ from .decoded import (
     check_size,
     check_temperature,
     device_of,
+    drawable,
     rows_at_once,
     tempered,
     timed,
@@ -30,7 +37,7 @@ from .decoded import (
 
 def ancestral(
     model: Network,
-    sampler: Sampler,
+    sampler: Sampler | None = None,
     *,
     batch: int,
     length: int,
@@ -45,6 +52,12 @@ def ancestral(
 ) -> Decoded:
     """At each step every masked position draws from its tokens and the mask: ``r mu`` on tokens, ``1 - r`` on the mask.
 
+    ``sampler`` None, the default: the faithful choice. A place comes by a coin of exactly r, whatever the network says, and its
+    token by :func:`~precision_lab.faithful.categorical`; the network runs only on sequences to which a token comes, in that
+    step, and its head at those places alone. ``nfe``: steps in which a token came; ``draws``: tokens. Every sequence has a
+    seed of its own, taken from ``rng`` at the start, so that what it draws does not hang on the others.
+
+    With a sampler every draw is made, which costs masked x vocab numbers a step:
     r = (alpha_s - alpha_t) / (1 - alpha_t); for the linear schedule 1 / (steps - i). The rows are float64, of what the network
     says in its own format, and the sampler does its own casting. The network runs only on sequences that changed (on all
     where it is told the time); in the last step r = 1 and the mask has no mass, so a draw of the mask is an error of the
@@ -63,6 +76,12 @@ def ancestral(
         (1.0, check_temperature(temperature)) if temper_the_mask else (check_temperature(temperature), 1.0)
     )
     r = unmask_probabilities(steps, schedule) if unmask is None else _given(unmask, steps)
+    if sampler is None:
+        if temper_the_mask:
+            got = "temper_the_mask without a sampler"
+            raise InputError(got, "a sampler that meets the mask", "name one; the faithful choice never does")
+        text = beginning(given, batch, length, model)
+        return _faithful(model, text, r, heat, rng=rng, progress=progress, clock=clock)
     tokens, came = beginning(given, batch, length, model), torch.full((batch, length), -1, device=device)
     log_mu: Tensor | None = None
     stale, nfe, draws = torch.ones(batch, dtype=torch.bool, device=device), 0, 0
@@ -99,6 +118,57 @@ def ancestral(
         if progress is not None:
             progress(step + 1)
     return Decoded(tokens.cpu(), nfe, draws, came.cpu(), clock.seconds)
+
+
+def _faithful(
+    model: Network,
+    tokens: Tensor,
+    r: Float,
+    temperature: float,
+    *,
+    rng: Rng,
+    progress: Progress | None,
+    clock: Clock,
+) -> Decoded:
+    """The steps of probabilities ``r`` from the state ``tokens``, (batch, length), which is filled in place."""
+    steps, device = len(r), tokens.device
+    came = torch.full_like(tokens, -1)
+    head = getattr(model, "logits", None) or model.log_probs
+    seeds = _seeds(len(tokens), rng)
+    nfe = draws = 0
+    masked = tokens == model.config.mask_id
+    for step, p in enumerate(r.tolist()):
+
+        def rows(comes: Tensor, step: int = step) -> Tensor:
+            with clock("network"), torch.no_grad():
+                text = comes.any(1)
+                t = torch.full((int(text.sum()),), (steps - step) / steps, device=device)
+                found = head(ask(model, tokens[text], t)[comes[text]])
+            return drawable(found)
+
+        with clock("categorical"):
+            comes, drawn = unmask_step(
+                rows, p, masked=masked, generator=seeds, temperature=temperature, position=step
+            )
+        if len(drawn):
+            nfe += 1
+            draws += len(drawn)
+            tokens[comes] = drawn
+            came[comes] = step
+            masked &= ~comes
+        if progress is not None:
+            progress(step + 1)
+        if not masked.any():
+            break
+    return Decoded(tokens.cpu(), nfe, draws, came.cpu(), clock.seconds)
+
+
+def _seeds(count: int, rng: Rng) -> list[int]:
+    """A seed of 62 bits for every sequence."""
+    if isinstance(rng, np.random.Generator):
+        return [int(seed) for seed in words((count,), 62, rng=rng)]
+    drawn = torch.randint(0, 1 << 62, (count,), generator=rng, device=rng.device)
+    return [int(seed) for seed in drawn.tolist()]
 
 
 def _given(unmask: Float, steps: int) -> Float:

@@ -50,16 +50,20 @@ class Decoded:
 
 
 class Clock:
-    """Wall seconds by part, until the device is done."""
+    """Wall seconds by part, until the device is done. A part within a part counts for itself alone."""
 
     def __init__(self, device: torch.device = CPU) -> None:
         self.seconds, self.device = {"network": 0.0, "categorical": 0.0}, device
+        self.within = 0.0  # seconds of the parts inside the one that runs
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
-        started = self.now()
+        started, before = self.now(), self.within
+        self.within = 0.0
         yield
-        self.seconds[part] += self.now() - started
+        spent = self.now() - started
+        self.seconds[part] += spent - self.within
+        self.within = before + spent
 
     def now(self) -> float:
         if self.device.type == "cuda":
