@@ -74,13 +74,15 @@ def parse_detect(text: str | Iterable[str]) -> dict[str, float]:
 class Asked:
     """A target and what is wished to be seen on it. ``wished``: sizes by effect; empty: its tests must only not fail.
 
-    ``without``: tests left out.  ``least``: draws that are made whatever is wished; None: as the plan has them.
+    ``without``: tests left out.  ``also``: tests beyond those that its law calls for.  ``least``: draws that are made
+    whatever is wished; None: as the plan has them.
     """
 
     target: Target
     wished: dict[str, float] = field(default_factory=dict)
     without: tuple[str, ...] = ()
     least: int | None = None
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +220,9 @@ def plan(
         if not 1e-9 <= rate < 0.5:
             raise InputError(f"{name} = {rate}", "1e-9 to 0.5", "1e-6 and 1e-3 are the defaults")
     each = [item if isinstance(item, Asked) else Asked(item, wished) for item in targets]
-    asked = [replace(ask(item.target, extra, item.without), wished=item.wished) for item in each]
+    asked = [
+        replace(ask(item.target, (*item.also, *extra), item.without), wished=item.wished) for item in each
+    ]
     level = false_fail / (sum(len(question.tests) for question in asked) + len(BATCH_TESTS))
     values, most = CAPS[budget] if isinstance(budget, Budget) else (budget, CAPS[Budget.FULL][1])
     needed: list[dict[str, int]] = []
