@@ -16,7 +16,6 @@ digits as it takes."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from functools import cache
@@ -28,9 +27,10 @@ from torch import Tensor
 
 from ..errors import InputError
 from . import noise
-from .categorical import CHUNK, WORTH_A_THREAD, _check, _per_row, _rows_of, _whole
+from .categorical import CHUNK, _check, _per_row, _rows_of, _whole
 from .masses import compiled_exponential, exponentials
 from .noise import TILE, Pair
+from .threads import over_rows
 from .words import Randomness, keys_of
 
 LEAST = -60.0  # nats: weights below are 0. A head of E = 45.06 beats E = 2^-65 from 48.9 nats on
@@ -200,19 +200,7 @@ def _compiled(rows: Tensor, top: Tensor, source: _Source, found: Tensor) -> None
                 ids[:, chunk],
             )
 
-    in_lanes(part, count, draws * vocab)
-
-
-def in_lanes(part: Any, rows: int, values: int) -> None:
-    """``part(start, stop)`` for all rows, of so many values each, on as many threads as torch has and the
-    work is worth."""
-    lanes = min(torch.get_num_threads(), rows, max(1, rows * values // WORTH_A_THREAD))
-    ends = [rows * lane // lanes for lane in range(lanes + 1)]
-    if lanes == 1:
-        part(0, rows)
-        return
-    with ThreadPoolExecutor(lanes) as pool:
-        list(pool.map(part, ends[:-1], ends[1:]))
+    over_rows(part, count, draws * vocab)
 
 
 @cache

@@ -35,6 +35,7 @@ from .plan import Plan, Question
 
 FEWEST = 8  # vectors that can return
 FEWEST_TIED = 64  # fewer could not fail at any level asked here
+LIKELY = 0.005  # probability from which a token is judged alone
 RELATIVE = 1e-9  # of the softmax of given logits: vocab 2^-53 and the rounding of a gap of some hundred nats
 
 
@@ -80,6 +81,7 @@ def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generato
         "unmask": unmask,
         "lattice": lambda: None if impossible(counts, law) else lattice(),
         "identity": identity,
+        "tokens": lambda: likely_tokens(counts, law, plan),
         "support": lambda: support(counts, law, plan),
         "rows": lambda: cross_row_test(tokens.reshape(-1, rows), law, **rates),
         "serial": lambda: serial_test(sequences.ravel(), law, **rates),
@@ -89,6 +91,38 @@ def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generato
     }
     results = {name: ways[name]() for name in question.tests if name in ways}
     return {name: result for name, result in results.items() if result is not None}
+
+
+def likely_tokens(counts: Counts, law: Law, plan: Plan) -> TestResult | None:
+    """Every token of probability :data:`LIKELY` or more alone: k times the least of :func:`tail_test` of k such tokens.
+
+    For rows with many tokens and few draws, where the identity test sees nothing. ``detectable``: the relative deviation
+    of the least likely of them. ``note``: the worst, where it fails.
+    """
+    tokens = np.flatnonzero((law.probs >= LIKELY) & (law.probs < 1))
+    if not len(tokens):
+        return None
+    each = plan.level / len(tokens)
+
+    def judged(token: int) -> TestResult:
+        rate = float(law.probs[token])
+        hits = int(counts.counts[token])
+        rates = {"false_fail": each, "false_pass": plan.false_pass}
+        return tail_test(hits, counts.n, rate, p0_error=law.error, **rates)
+
+    found = [judged(int(token)) for token in tokens]
+    place = int(np.argmin([result.p_value for result in found]))
+    worst, token = found[place], int(tokens[place])
+    note = f"token {token}: {counts.counts[token]:,} draws, {counts.n * law.probs[token]:,.0f} expected"
+    return replace(
+        worst,
+        p_value=min(1.0, len(tokens) * worst.p_value),
+        false_fail=plan.level,
+        test="likely_tokens_test",
+        detectable=max(result.detectable for result in found),
+        effect="relative deviation of the rate of one token",
+        note=note if worst.p_value <= each else "",
+    )
 
 
 def impossible(counts: Counts, law: Law) -> bool:

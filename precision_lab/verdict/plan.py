@@ -77,7 +77,8 @@ def parse_detect(text: str | Iterable[str]) -> dict[str, float]:
 class Asked:
     """A target and what is wished to be seen on it. ``wished``: sizes by effect; empty: its tests must only not fail.
 
-    ``without``: tests left out.  ``least``: draws that are made whatever is wished; None: as the plan has them.
+    ``without``: tests left out.  ``also``: tests beyond those that its law calls for.  ``least``: draws that are made
+    whatever is wished; None: as the plan has them.
     """
 
     target: Target
@@ -85,6 +86,7 @@ class Asked:
     without: tuple[str, ...] = ()
     least: int | None = None
     pipeline: Pipeline | None = None  # what the sampler does to the logits before it draws
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,7 +264,7 @@ def plan(
     each = [item if isinstance(item, Asked) else Asked(item, wished) for item in targets]
     asked = []
     for item in each:
-        question = ask(item.target, extra, item.without, pipeline=item.pipeline)
+        question = ask(item.target, (*item.also, *extra), item.without, pipeline=item.pipeline)
         asked.append(replace(question, wished={} if question.lone else item.wished))
     level = false_fail / (sum(len(question.tests) for question in asked) + len(BATCH_TESTS))
     values, most = CAPS[budget] if isinstance(budget, Budget) else (budget, CAPS[Budget.FULL][1])

@@ -20,9 +20,9 @@ SHOWN = 5  # suspects
 UNBOUNDED = 1e3  # ratio of the ends of an interval from which a temperature is not estimable
 LISTED = 100  # impossible tokens in JSON
 # tests of the law, of independence, and of the first those that a dependence can fail
-LAW = {"temperature", "tail"}
+LAW = {"temperature", "tail", "tokens"}
 INDEPENDENCE = {"rows", "serial", "streams", "repeats"}
-SUPPOSING = {"identity", "support", "temperature", "tail", "lattice"}
+SUPPOSING = {"identity", "support", "temperature", "tail", "tokens", "lattice"}
 ALONE = INDEPENDENCE | {"identity"}
 EFFECT_OF = {test: effect for effect, (tests, _) in EFFECTS.items() for test in tests}
 NAMED = {

@@ -23,8 +23,9 @@ RATES = (5.6, 3.1)  # standard deviations: false-fail of one test among dozens, 
 # The row on which the wished effects are looked for, by budget.
 MAIN = {Budget.SMOKE: 8192, Budget.CI: 50_257, Budget.FULL: 50_257}
 # Every check: what samplers break on, few draws of each. {large} and {small}: the user's vocabulary, if there is one.
+ENDS = "ends[vocab={large},share=0.9]"
 SHAPES = (
-    "ends[vocab={large}]",
+    ENDS,
     "shifted[vocab={small},by=1000]",
     "shifted[vocab={small},by=-1000]",
     "spread[vocab={small},nats=180]",
@@ -32,7 +33,8 @@ SHAPES = (
 )
 SMALL_VOCABULARY = 1024
 SHAPE_VALUES = 2**24  # noise values of one shape that has no wish
-SHAPE_DRAWS = 2**9  # and at least so many draws: a token of the ends has a mass of 1 %
+# and at least so many draws: 21 are due to each of the ends' 32 tokens, and one that gets none fails by an exact binomial
+SHAPE_DRAWS = 800
 STEP_VALUES = 9 * 2**29  # noise values: 4.8e9
 # What these rows are not for: their masks and steps leave no temperature to speak of, and no tail.
 OF_MANY_VALUES = ("temperature", "tail", "lattice")
@@ -116,7 +118,10 @@ def asked_in(use: Use, wished: dict[str, float], budget: Budget, vocab: int | No
         if not target_law(target.logits.astype(np.float32)).probs.max() < 1:
             continue  # of few tokens one is certain
         least = max(SHAPE_DRAWS, min(2**14, SHAPE_VALUES // len(target.logits)))
-        asked.append(Asked(target, {}, OF_MANY_VALUES, least))
+        # in fewer draws than tokens the identity test sees nothing
+        without = OF_MANY_VALUES if least >= len(target.logits) else (*OF_MANY_VALUES, "identity")
+        also = ("tokens",) if shape is ENDS else ()
+        asked.append(Asked(target, {}, without, least, also))
     if budget is not Budget.SMOKE and use.steps is None:
         asked.append(Asked(parse_target(f"normal[vocab={vocab or 50_257}]"), wished))
     if use.name == "first-hitting":
