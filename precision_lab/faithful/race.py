@@ -17,8 +17,9 @@ from torch import Tensor
 from ..errors import InputError
 from . import noise
 from .categorical import CHUNK, _check, _rows_of, _whole
-from .certified import _Source, _widened, certified_argmax, in_lanes
+from .certified import _Source, _widened, certified_argmax
 from .noise import TILE
+from .threads import over_rows
 from .words import Randomness
 
 DEAD = -1  # in the place of a token that cannot be drawn
@@ -102,7 +103,7 @@ def _fill(source: _Source, out: Tensor) -> None:
         lane = slice(start, stop)
         loop(source.keys[lane], source.numbers[lane], source.positions[lane], array[lane])
 
-    in_lanes(part, *out.shape)
+    over_rows(part, *out.shape)
 
 
 def _fill_eagerly(source: _Source, out: Tensor) -> None:
@@ -133,7 +134,7 @@ def _topk(rows: Tensor, top: Tensor, source: _Source, found: Tensor) -> None:
                 ids[chunk],
             )
 
-    in_lanes(part, len(rows), vocab)
+    over_rows(part, len(rows), vocab)
 
 
 def _topk_eagerly(rows: Tensor, top: Tensor, source: _Source, found: Tensor) -> None:

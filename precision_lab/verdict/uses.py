@@ -121,7 +121,7 @@ def asked_in(use: Use, wished: dict[str, float], budget: Budget, vocab: int | No
         # in fewer draws than tokens the identity test sees nothing
         without = OF_MANY_VALUES if least >= len(target.logits) else (*OF_MANY_VALUES, "identity")
         also = ("tokens",) if shape is ENDS else ()
-        asked.append(Asked(target, {}, without, least, also))
+        asked.append(Asked(target, {}, without, least, also=also))
     if budget is not Budget.SMOKE and use.steps is None:
         asked.append(Asked(parse_target(f"normal[vocab={vocab or 50_257}]"), wished))
     if use.name == "first-hitting":
