@@ -38,8 +38,9 @@ class Child:
     """A :class:`~.caller.Caller` of ``spec`` in a process of its own; every request within ``timeout`` seconds.
 
     ``call``: how it is called, as by ``Caller.of``.  ``start``: seconds more for the first, which imports the sampler.
-    ``name``, ``code``: of the sampler, and the sha256 of its source, 16 digits. Errors: InputError as by ``Caller.of``; Misbehaved where a call is answered wrongly, in no
-    known form, or not in time, or the process ends.
+    ``name``, ``code``: of the sampler, and the sha256 of its source, 16 digits.
+    Errors: InputError as by ``Caller.of``; Misbehaved where a call is answered wrongly, in no known form, or not in
+    time, or the process ends.
     """
 
     kind = "sampler"  # of the caller on the other side, see server.CALLERS

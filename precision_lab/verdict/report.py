@@ -202,8 +202,9 @@ class Report:
         return f"{name}: {seen}" if not use else f"{name} drew too little: {seen}"
 
     def for_the_use(self) -> str:
-        """Such as "fine for next tokens (tv <= 0.0004 on zipf), not for 4,096 ancestral steps (unmasks ...)": by the sampler's own
-        law; where there is none, what its draws say of the judged use. Empty where neither says anything."""
+        """What the sampler is good for, by its own law: "fine for next tokens (tv <= 0.0004 on zipf), not for 4,096
+        ancestral steps (unmasks ...)"; where there is none, what its draws say of the judged use. Empty where neither says
+        anything."""
         told = {harm.use: harm for harm in reversed(self.harms)}  # the first of each use
         if not told:
             return self.by_draws()
