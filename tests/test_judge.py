@@ -582,7 +582,7 @@ class TestUnmaskRate:
     def test_equal_rates_are_the_tail_test(self) -> None:
         for hits in (0, 3, 20, 25, 60):
             found = unmask_rate_test([hits, 0], [150, 50], [0.1, 0.1])
-            assert found.p_value == pytest.approx(tail_test(hits, 200, 0.1).p_value, rel=1e-9)
+            assert found.p_value == pytest.approx(tail_test(hits, 200, 0.1).p_value, rel=1e-9, abs=0)
         assert detectable_unmask_rate(20_000, 0.01) == pytest.approx(detectable_tail(20_000, 0.01), rel=1e-6)
         assert draws_needed_unmask_rate(0.01, 0.7, 1e-4, 1e-3) == draws_needed_tail(0.01, 0.007, 1e-4, 1e-3)
 

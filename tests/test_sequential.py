@@ -75,6 +75,10 @@ class TestEProcess:
             assert math.exp(process.log_e) == pytest.approx(float(expected), rel=1e-13)
             assert process.n == count
 
+    def test_one_draw_that_the_null_cannot_make_is_enough(self) -> None:
+        never = law(0.0, 1.0)
+        assert EProcess(law(1.0, 0.0), [never]).draws_needed(never) == 1
+
     @pytest.mark.parametrize("bet", [0.5, 1.0, 0.1])
     def test_mean_is_one_at_a_stopping_time_by_enumeration(self, bet: float) -> None:
         """All 3^6 paths; stops at the first token 2 after the second draw: any stopping rule must leave the mean at 1."""

@@ -93,7 +93,7 @@ class EProcess:
         """
         check_rates(false_fail, false_pass)
         best, at = int(self.growth(truth).argmax()), truth.probs > 0
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", divide="ignore"):  # log 0: every draw of the truth is beyond the null
             log_miss = np.log([truth.probs[at] @ np.exp(-s * self.log_factors[best, at]) for s in S])
         aim = math.log(self.weights[best] * false_fail)
 
