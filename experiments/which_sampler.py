@@ -1,13 +1,14 @@
 """Which sampler should I use? What each draws wrongly in four uses, beside what it costs there.
 
-Uses, on logits recorded from real models (SmolLM2-135M, 49,152 tokens; models/mdm, 8,192): a next token at temperature 1, and at
-0.7 with top-p 0.95; a token of first-hitting sampling; an ancestral step of N steps at a place of a half-masked text. Total
-variation is from the laws, no draws: of a step as a share of the probability r that a token comes, so that uses compare.
-Seconds are of a batch of equal rows, the samplers in turn, medians over rounds; of a step the rows with the mask mixed in are
-made beforehand, which favours all but ``unmask_step``: it takes mu, r and 64 masked places, and looks at those that come.
-"whole run": ``decode.ancestral`` without a sampler beside ``decode.first_hitting`` with the same sampler, one sequence of a
-network of fresh weights (4 layers, width 256, 50,257 tokens), in turn. One core; ratios are within a cell.
-Cost: quick two core-minutes, full 40 core-minutes.
+Uses, on logits recorded from real models (SmolLM2-135M, 49,152 tokens; models/mdm, 8,192): a next token at
+temperature 1, and at 0.7 with top-p 0.95; a token of first-hitting sampling; an ancestral step of N steps
+at a place of a half-masked text. Total variation is from the laws, no draws: of a step as a share of the
+probability r that a token comes, so that uses compare. Seconds are of a batch of equal rows, the samplers
+in turn, medians over rounds; of a step the rows with the mask mixed in are made beforehand, which favours
+all but ``unmask_step``: it takes mu, r and 64 masked places, and looks at those that come. "whole run":
+``decode.ancestral`` without a sampler beside ``decode.first_hitting`` with the same sampler, one sequence
+of a network of fresh weights (4 layers, width 256, 50,257 tokens), in turn. One core; ratios are within a
+cell. Cost: quick two core-minutes, full 40 core-minutes.
 """
 
 import time
@@ -125,7 +126,8 @@ def whole_run(cell, rng):
 
 
 def summary(frame):
-    """A row a use and sampler: total variation (the largest of the rows), and time against the rival in the same cell."""
+    """A row a use and sampler: total variation (the largest of the rows), and time against the rival in the
+    same cell."""
     rows, key = [], ["profile", "use", "row", "block"]
     frame = frame.assign(**{k: frame[k].fillna(-1) if k in frame else -1 for k in ("row", "block")})
     whole = frame.use.str.startswith("whole")

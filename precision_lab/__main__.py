@@ -1,7 +1,7 @@
 """The command line. Data on stdout, progress and errors on stderr.
 
-What comes from others, an exception's message or a name in a file, is printed with its control characters escaped,
-in Markdown also what would be markup.
+What comes from others, an exception's message or a name in a file, is printed with its control characters
+escaped, in Markdown also what would be markup.
 
 Exit 0, 1 failed, 2 usage, 3 inconclusive, 130 interrupted.
 
@@ -67,7 +67,8 @@ def _text(value: Any) -> str:
 
 
 def _markdown(text: str) -> str:
-    """One line of Markdown, in a table's cell or outside, that shows the text: no tags, links, images or new cells."""
+    """One line of Markdown, in a table's cell or outside, that shows the text: no tags, links, images or
+    new cells."""
     line = printable(text).replace("\\", "\\\\").replace("|", "\\|").replace("](", "]\\(")
     line = re.sub(r"&(?=#?\w+;)", "&amp;", line)
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line)  # what can begin a tag; a <= stays as it is
@@ -667,7 +668,8 @@ def bench(
     ] = Device.CPU,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Cost beside fidelity: every sampler in one run, as ratios to gumbel_max_fp32; or the cost of exact laws."""
+    """Cost beside fidelity: every sampler in one run, as ratios to gumbel_max_fp32; or the cost of exact
+    laws."""
     from . import bench as measure
 
     emit(
@@ -747,7 +749,8 @@ def measure(
 
 @app.command()
 def doctor(format: FormatOption = Format.TABLE) -> None:
-    """What this machine has, and which word maps its torch is found to take. Exit 1 only where one is unknown."""
+    """What this machine has, and which word maps its torch is found to take. Exit 1 only where one is
+    unknown."""
     from .doctor import checks
 
     rows = checks()

@@ -53,9 +53,9 @@ def compare(
     pipeline: Pipeline | None = None,
 ) -> dict[str, Any]:
     """One row: distances of the sampler's law from softmax of the logits that it is given, and what stands
-    behind them; ``unreachable_tokens``: those with mass in the target that the sampler never draws. For a step of masked
-    diffusion also the unmasking multiplier, the temperature of the token
-    and the entropy lost.
+    behind them; ``unreachable_tokens``: those with mass in the target that the sampler never draws. For a
+    step of masked diffusion also the unmasking multiplier, the temperature of the token and the entropy
+    lost.
 
     ``pipeline``: the specification that the law is held against, at the same logits. A function is given the
     raw logits, as its own processors are inside it; a recipe by name has none, so that the pipeline runs

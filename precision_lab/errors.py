@@ -31,7 +31,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
 
 
 def printable(text: str, kept: str = "") -> str:
-    """The text with every control character but those in ``kept`` written as an escape: a terminal prints it all."""
+    """The text with every control character but those in ``kept`` written as an escape: a terminal prints
+    it all."""
     return "".join(
         char
         if char in kept or char == _JOINER or unicodedata.category(char) not in _UNSAFE

@@ -46,9 +46,9 @@ def atomic(path: Path) -> Iterator[Path]:
 def locked(folder: Path, seconds: float = 60.0) -> Iterator[None]:
     """Only one process, and one thread of it, at a time is inside for a folder, which is made if need be.
 
-    The kernel's lock of the folder itself (flock): nothing is left behind by a process that is killed. Where the system
-    or the file system has none, a file .lock that only one can make, which a killed process leaves. InputError after
-    ``seconds``.
+    The kernel's lock of the folder itself (flock): nothing is left behind by a process that is killed.
+    Where the system or the file system has none, a file .lock that only one can make, which a killed
+    process leaves. InputError after ``seconds``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + seconds
@@ -107,7 +107,8 @@ def _wait_for_lock(what: Path, until: float) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """OSError now, and not after an hour of work, where no file can be made in a folder, which is made if need be."""
+    """OSError now, and not after an hour of work, where no file can be made in a folder, which is made if
+    need be."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
@@ -120,7 +121,8 @@ def write_json(path: Path, value: Any, *, strict: bool = True) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file; InputError if it is missing, not JSON, above 64 MiB, or nested or numbered beyond Python."""
+    """Parse a JSON file; InputError if it is missing, not JSON, above 64 MiB, or nested or numbered beyond
+    Python."""
     try:
         if (size := path.stat().st_size) > JSON_BYTES:
             raise InputError(f"{path} of {size:,} bytes", f"at most {JSON_BYTES:,}", "check what it is")

@@ -1,7 +1,7 @@
 """Arrays in files, read in chunks and never unpickled: safetensors, npz, npy, Parquet, JSON and JSON Lines.
 
-One reader for every command that takes logits or tokens from a file. Headers are checked before anything is read, and no
-more is held than a chunk; JSON is held whole and may have :data:`JSON_BYTES`.
+One reader for every command that takes logits or tokens from a file. Headers are checked before anything is
+read, and no more is held than a chunk; JSON is held whole and may have :data:`JSON_BYTES`.
 """
 
 from __future__ import annotations
@@ -57,11 +57,13 @@ class _Held:
 
 
 class Recorded:
-    """One array of a file: ``shape``, ``dtype``, and ``chunks()`` of its first axis, each time from the beginning.
+    """One array of a file: ``shape``, ``dtype``, and ``chunks()`` of its first axis, each time from the
+    beginning.
 
-    ``name``: of the array; where the file holds no such array but one only, that one. In Parquet the column (of
-    numbers, or of lists of one length), in JSON the key of every object; JSON of bare numbers or lists has no names.
-    Errors: InputError for a missing, empty or broken file, another suffix, no such array, rows of more than
+    ``name``: of the array; where the file holds no such array but one only, that one. In Parquet the column
+    (of numbers, or of lists of one length), in JSON the key of every object; JSON of bare numbers or lists
+    has no names. Errors: InputError for a missing, empty or broken file, another suffix, no such array,
+    rows of more than
     :data:`WIDEST` numbers; of pickles with the lines that convert them.
     """
 
@@ -168,7 +170,8 @@ class Recorded:
 
     # -- safetensors -----------------------------------------------------------------------------------------------
     def _safetensors_header(self) -> _Held:
-        """8 bytes, the length of a JSON object; name -> dtype, shape and the place of its bytes after the object."""
+        """8 bytes, the length of a JSON object; name -> dtype, shape and the place of its bytes after the
+        object."""
         size = os.path.getsize(self.path)
         with open(self.path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -213,7 +216,8 @@ class Recorded:
     # -- npz, npy --------------------------------------------------------------------------------------------------
     @contextmanager
     def _member(self) -> Iterator[tuple[Any, _Held]]:
-        """(file at the first number, what it holds); objects are refused, as they would have to be unpickled."""
+        """(file at the first number, what it holds); objects are refused, as they would have to be
+        unpickled."""
         if self.path.suffix == ".npy":
             with open(self.path, "rb") as file:
                 yield file, _header(file, self.path, os.path.getsize(self.path))

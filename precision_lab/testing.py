@@ -1,4 +1,5 @@
-"""A pytest plug-in: ``assert_categorical(sample, logits)`` fails where a sampler is wrong, or where no draw could tell.
+"""A pytest plug-in: ``assert_categorical(sample, logits)`` fails where a sampler is wrong, or where no draw
+could tell.
 
 Registered by the entry point ``pytest11``; nothing heavy is imported before a test asks for the fixture.
 """
@@ -63,19 +64,21 @@ def check_categorical(
 ) -> Any:
     """The verdict of ``precision-lab check`` on a function at ``logits``, (vocab,).
 
-    The names of its arguments tell how it is called: logits or probs (batch, vocab) first, perhaps n, and generator, rng,
-    key or seed; a function without any of these is judged by the global generators, which are put back. Without n it is
-    called once for each draw. ``call``: how to call it where they do not tell, such as ``"sample(probs, seed=seed).T"``
-    (:data:`~precision_lab.verdict.conventions.GRAMMAR`). ``settings``: arguments that it is given every time, such as
-    ``{"top_k": 50}``. ``expected``: logits (vocab,) of the law that it should then have, where that is not softmax(logits).
+    The names of its arguments tell how it is called: logits or probs (batch, vocab) first, perhaps n, and
+    generator, rng, key or seed; a function without any of these is judged by the global generators, which
+    are put back. Without n it is called once for each draw. ``call``: how to call it where they do not
+    tell, such as ``"sample(probs, seed=seed).T"`` (:data:`~precision_lab.verdict.conventions.GRAMMAR`).
+    ``settings``: arguments that it is given every time, such as ``{"top_k": 50}``. ``expected``: logits
+    (vocab,) of the law that it should then have, where that is not softmax(logits).
 
-    torch tensors are given to samplers with ``generator``, NumPy arrays to those with ``rng``, JAX arrays to those with
-    ``key`` (a new one every call), else arrays of the library of ``logits``, as float32; ids come back as integers
-    (n, batch), or without n as (batch,) or (batch, 1). It runs in this process: no watchdog.
-    ``pipeline``: a :class:`~precision_lab.pipelines.Pipeline` or its text, ``"temperature=0.7 > top_k=50"``, of what
-    the function does to the logits before it draws: it is given the raw row and judged by the law that the steps mean.
-    Raises :class:`SamplerFailed` on a fail *and* where the budget's draws could not show the effect (inconclusive), else
-    returns the report. Errors: InputError for logits that are no row, or another bad argument.
+    torch tensors are given to samplers with ``generator``, NumPy arrays to those with ``rng``, JAX arrays
+    to those with ``key`` (a new one every call), else arrays of the library of ``logits``, as float32; ids
+    come back as integers (n, batch), or without n as (batch,) or (batch, 1). It runs in this process: no
+    watchdog. ``pipeline``: a :class:`~precision_lab.pipelines.Pipeline` or its text, ``"temperature=0.7 >
+    top_k=50"``, of what the function does to the logits before it draws: it is given the raw row and judged
+    by the law that the steps mean. Raises :class:`SamplerFailed` on a fail *and* where the budget's draws
+    could not show the effect (inconclusive), else returns the report. Errors: InputError for logits that
+    are no row, or another bad argument.
     """
     __tracebackhide__ = True
     from .errors import InputError
@@ -142,7 +145,8 @@ def _report(
 class _AtOneRow:
     """A caller that is given one row of logits, whatever the law that its draws should have.
 
-    ``own``: that law is the softmax of what it is given, for all that is known, so that other rows can be judged too.
+    ``own``: that law is the softmax of what it is given, for all that is known, so that other rows can be
+    judged too.
     """
 
     def __init__(self, caller: Any, row: Any, own: bool) -> None:

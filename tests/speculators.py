@@ -23,7 +23,8 @@ def drafted_by(draft_logits, n, generator, dtype=torch.float64):
 
 
 def assembled(drafted, ok, instead, generator):
-    """(ids, accepted): drafts up to the first that is not ok, then a token from ``instead`` (gamma + 1, vocab)."""
+    """(ids, accepted): drafts up to the first that is not ok, then a token from ``instead`` (gamma + 1,
+    vocab)."""
     n, gamma = drafted.shape
     accepted = ok.long().cumprod(1).sum(1)
     ids = torch.full((n, gamma + 1), END)

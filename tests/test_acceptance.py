@@ -109,7 +109,8 @@ class TestWhatRoundingDoes:
         assert acceptance_law(p, q, AcceptanceRule("u < p / q", bits)).leaked == 0
 
     def test_half_precision_keeps_rare_tokens_too_often(self):
-        """r = 2^-13 is below the first of 2^11 words: "u < r" keeps the token at u = 0, four times too often."""
+        """r = 2^-13 is below the first of 2^11 words: "u < r" keeps the token at u = 0, four times too
+        often."""
         p, q = np.array([2.0**-14, 1 - 2.0**-14]), np.array([0.5, 0.5])
         law = acceptance_law(p, q, AcceptanceRule("u < p / q", 11, FP16))
         assert law.accept[0] == 2.0**-11
@@ -127,7 +128,8 @@ class TestWhatRoundingDoes:
         assert law.token.probs.sum() == pytest.approx(1, abs=1e-12)
 
     def test_a_draft_of_another_law_than_it_is_taken_for(self):
-        """Drawn from bfloat16 logits, judged by the float32 ones: the token is off by q'(x) a(x) - q(x) a(x)."""
+        """Drawn from bfloat16 logits, judged by the float32 ones: the token is off by q'(x) a(x) - q(x)
+        a(x)."""
         rng = np.random.default_rng(2)
         logits = rng.normal(0, 3, 500)
         p, q = target_law(logits + rng.normal(0, 1, 500)).probs, target_law(logits).probs
@@ -142,7 +144,8 @@ class TestWhatRoundingDoes:
 
 
 class TestTheTargetsOwnDraw:
-    """Accept if the drafted token equals the target's own draw: the page of ``laws.acceptance``, by enumeration."""
+    """Accept if the drafted token equals the target's own draw: the page of ``laws.acceptance``, by
+    enumeration."""
 
     P = ([Fraction(1, 2), Fraction(1, 3), Fraction(1, 6)], [Fraction(1, 5), Fraction(1, 5), Fraction(3, 5)])
     Q = (Fraction(1, 10), Fraction(1, 10), Fraction(4, 5))

@@ -111,7 +111,8 @@ class TestARowADraw:
         assert found.score - found.cumulant[1, -1] == pytest.approx(expected, rel=1e-9)
 
     def test_the_bound_holds_at_every_n(self):
-        """Chernoff at level 0.2 fails a right sampler in at most a fifth of all runs of 5 draws, enumerated on 2 tokens."""
+        """Chernoff at level 0.2 fails a right sampler in at most a fifth of all runs of 5 draws, enumerated
+        on 2 tokens."""
         logits = np.log(np.array([0.9, 0.1]))
         total = 0.0
         for word in range(2**5):
@@ -234,7 +235,8 @@ class TestWhatIsImpossible:
 
 
 class TestSharedNoise:
-    """Draws of rows of their own that share a vector of noise, or one uniform number; and those that do not (control)."""
+    """Draws of rows of their own that share a vector of noise, or one uniform number; and those that do not
+    (control)."""
 
     COUNT, WIDTH = 4000, 200
 
@@ -256,8 +258,9 @@ class TestSharedNoise:
     @pytest.mark.parametrize("group", [2, 16])
     @pytest.mark.parametrize("kind", ["vector", "uniform"])
     def test_requests_with_one_seed_fail(self, tmp_path, group, kind):
-        """Groups of rows that follow each other: 2,000 pairs agree some 30 times as often as they should, or lie within 1/8
-        of each other on the scale of cumulative sums more often than by 50 standard deviations."""
+        """Groups of rows that follow each other: 2,000 pairs agree some 30 times as often as they should,
+        or lie within 1/8 of each other on the scale of cumulative sums more often than by 50 standard
+        deviations."""
         logits, rng = self.logits(), np.random.default_rng(3)
         if kind == "vector":
             noise = np.repeat(rng.gumbel(size=(self.COUNT // group, self.WIDTH)), group, axis=0)

@@ -1,4 +1,5 @@
-"""Whole batches: each fault of rows is called by its name with a call that shows it; right samplers are left alone."""
+"""Whole batches: each fault of rows is called by its name with a call that shows it; right samplers are
+left alone."""
 
 from __future__ import annotations
 
@@ -239,7 +240,8 @@ class TestPlanted:
         "name", ["one_alone", "reversed_rows", "from_eight_on", "reads_memory", "half_as_integers"]
     )
     def test_the_shown_call_shows_it(self, name, capsys):
-        """Pasted, it prints a row whose likeliest token came otherwise than expected: off by 6 standard deviations."""
+        """Pasted, it prints a row whose likeliest token came otherwise than expected: off by 6 standard
+        deviations."""
         with pytest.raises(Misbehaved) as fault:
             examine_batches(Caller.of(f"{__file__}:{name}"), seed=0, level=LEVEL)
         exec(fault.value.call, {})
@@ -267,8 +269,8 @@ class TestRight:
 
     @pytest.mark.parametrize("name", SAMPLERS)
     def test_no_sampler_of_the_package_mixes_its_rows(self, name):
-        """Their laws can be wrong: that is told by ``row_laws`` as a test. Of rows none is accused: 1e-8 each, 6e-7 in all
-        over the choice of the seed."""
+        """Their laws can be wrong: that is told by ``row_laws`` as a test. Of rows none is accused: 1e-8
+        each, 6e-7 in all over the choice of the seed."""
         found = stage(name)
         assert set(found) == set(TESTS)
         assert not found["company"].failed
@@ -396,8 +398,9 @@ class TestErrorRates:
     @pytest.mark.slow
     @statistical(false_fail=1e-8)
     def test_the_decision_keeps_its_level(self):
-        """10,000 right samplers at a level of 0.05: no more fails of either test than a binomial of that rate has, but for
-        1e-8 in all. Of matched pairs and of the laws of rows there are some: the test is no constant."""
+        """10,000 right samplers at a level of 0.05: no more fails of either test than a binomial of that
+        rate has, but for 1e-8 in all. Of matched pairs and of the laws of rows there are some: the test is
+        no constant."""
         asked, rng = small_design(), np.random.default_rng(1)
         called, laws = 0, 0
         for _ in range(10_000):
@@ -438,7 +441,8 @@ class TestErrorRates:
 
     @pytest.mark.parametrize("rows", SIZES)
     def test_power_against_another_rows_token(self, rows):
-        """One place of a batch that has the law of any other row: exact, by the set of tokens that tells most."""
+        """One place of a batch that has the law of any other row: exact, by the set of tokens that tells
+        most."""
         level = 1e-7 / design(0).decisions
         vocab = SMALL if rows <= SMALL else LARGE
         probs = Batch("own", rows, vocab, 1, 0).probs
@@ -507,8 +511,9 @@ class TestNaming:
 
 
 class Settled:
-    """A sampler with settings by row, by Gumbel-max in NumPy. ``change``: what it makes of the settings that it is given;
-    ``noise``: (seed of the call, seeds of the rows, rows) -> the generator of each row."""
+    """A sampler with settings by row, by Gumbel-max in NumPy. ``change``: what it makes of the settings
+    that it is given; ``noise``: (seed of the call, seeds of the rows, rows) -> the generator of each
+    row."""
 
     spec = "settled"
 
@@ -596,7 +601,8 @@ class TestSettings:
         assert log_e_value(np.array([2]), np.array([0.5, 0.5, 0.0]), others) == math.inf
 
     def test_no_value_lies_on_an_edge(self):
-        """Truncated by any rule of the crossing token, the set of tokens is the same as a little to either side."""
+        """Truncated by any rule of the crossing token, the set of tokens is the same as a little to either
+        side."""
         probs = Batch("own", 1, 16, 1, 0).probs[0]
         for name in ("top_p", "min_p"):
             for value in VALUES[name]:
@@ -703,8 +709,8 @@ def invariant(logits, n, *, generator):
 
 class TestReplay:
     def test_a_fault_deep_in_a_stream_is_repeated_by_its_line(self, tmp_path, monkeypatch, capsys):
-        """One call in 50 answers beyond the vocabulary: 128 calls and more without one have probability 0.07, and then the
-        draws pass; with this seed one has it."""
+        """One call in 50 answers beyond the vocabulary: 128 calls and more without one have probability
+        0.07, and then the draws pass; with this seed one has it."""
         (tmp_path / "mine.py").write_text(RARE)
         monkeypatch.chdir(tmp_path)
         report = check("mine.py:rare", targets=["zipf[vocab=300]"], seed=1, say=lambda line: None)

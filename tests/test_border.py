@@ -1,7 +1,8 @@
-"""The border between the judge and the sampler's process: whatever comes over it is a verdict, in time, and nothing is left.
+"""The border between the judge and the sampler's process: whatever comes over it is a verdict, in time, and
+nothing is left.
 
-Most samplers' sides here are small scripts without torch that speak the protocol by hand, so that each costs a tenth of a
-second; those that must be real run in a real child.
+Most samplers' sides here are small scripts without torch that speak the protocol by hand, so that each
+costs a tenth of a second; those that must be real run in a real child.
 """
 
 from __future__ import annotations
@@ -343,7 +344,8 @@ class TestAnswers:
             Child("fake", timeout)
 
     def test_what_it_prints_is_passed_on_up_to_a_bound(self, speaks, capfd, monkeypatch):
-        """3 MB while it answers: all are read, so that it can go on; 64 kB come out, and a line that says so."""
+        """3 MB while it answers: all are read, so that it can go on; 64 kB come out, and a line that says
+        so."""
         monkeypatch.setattr(border, "MOST_PRINTED", 1 << 16)
         body = r"""
             os.write(1, b"\x1b[31mhello\n")
@@ -409,7 +411,8 @@ class TestNothingIsLeft:
         ids=["an answer", "a timeout", "its end", "a signal to its parent"],
     )
     def test_after_a_verdict(self, speaks, tmp_path, then):
-        """A child, a fork that ignores SIGTERM, and a daemon with a session, files and environment of its own."""
+        """A child, a fork that ignores SIGTERM, and a daemon with a session, files and environment of its
+        own."""
         pids = tmp_path / "pids"
         speaks(leaves(pids) + then)
         with contextlib.suppress(Misbehaved), Child("fake", 1.5) as child:
@@ -645,8 +648,8 @@ class TestTheShownCall:
         [("ends_late", Misbehaved, "ids out of range"), ("raises_late", IndexError, "now and then")],
     )
     def test_shows_what_happens_once_in_ten_thousand_draws(self, tmp_path, monkeypatch, name, error, says):
-        """The generator goes through the calls that led there. 73,280 draws: none is hit with a chance below 1e-3, and the
-        first call alone with 1 % or so."""
+        """The generator goes through the calls that led there. 73,280 draws: none is hit with a chance
+        below 1e-3, and the first call alone with 1 % or so."""
         (tmp_path / "late.py").write_text(NOW_AND_THEN)
         monkeypatch.chdir(tmp_path)
         report = check(f"late.py:{name}", vocab=300, say=lambda line: None)

@@ -1,4 +1,5 @@
-"""``check``: known wrong samplers fail, faithful ones pass, too few draws are inconclusive, misbehaviour is a verdict."""
+"""``check``: known wrong samplers fail, faithful ones pass, too few draws are inconclusive, misbehaviour is
+a verdict."""
 
 from __future__ import annotations
 
@@ -151,7 +152,8 @@ class TestVerdicts:
         assert abs(float(words[2]) - 0.95) < 5 * float(words[4])
 
     def test_what_a_wrong_law_does_to_tests_of_independence_is_said(self):
-        """They compare pairs with the target's own law; a shared vector of noise alone gets no such excuse (control)."""
+        """They compare pairs with the target's own law; a shared vector of noise alone gets no such excuse
+        (control)."""
         report = verdict(cold)
         failed = {j.test for j in report.judged if j.outcome == "fail"}
         assert ({"rows", "serial", "streams"} & failed != set()) is (
@@ -180,7 +182,8 @@ class TestVerdicts:
 
     @pytest.mark.parametrize("value", [-1e9, -1e4, -60.0])
     def test_a_masked_token_that_slips_through_is_named(self, value):
-        """1 in 300 draws: the mask is a large negative number, not -inf. The chance that none slips is below e^-100."""
+        """1 in 300 draws: the mask is a large negative number, not -inf. The chance that none slips is
+        below e^-100."""
         row = np.where(np.arange(300) < 200, -np.log(np.arange(1.0, 301)), value)
 
         def leaky(logits, n, *, generator):
@@ -310,7 +313,8 @@ class TestBlockedIdentity:
         assert not assert_blocked_identity(blocks, self.LAW, rng=rng, false_fail=RATE).failed
 
     def test_the_wished_distance_is_seen(self):
-        """A distance of 0.15 at the planned n: 20 seeds, each missed with 1e-3 or less (asymptotic); none is."""
+        """A distance of 0.15 at the planned n: 20 seeds, each missed with 1e-3 or less (asymptotic); none
+        is."""
         far = tempered_law(self.LAW, 0.62)
         distance = 0.5 * np.abs(far.probs - self.LAW.probs).sum()
         n = draws_needed_blocked_identity(self.LAW, distance, 1e-6, 1e-3)
@@ -496,8 +500,9 @@ class TestInItsOwnProcess:
             pass
 
     def test_a_run_that_is_killed_between_targets_goes_on(self, tmp_path):
-        """The same command again: all tests as of a run that was not killed, each target on the ledger once; then the
-        seed is used up, and that is said before a token is drawn. Another command with the seed is refused as well."""
+        """The same command again: all tests as of a run that was not killed, each target on the ledger
+        once; then the seed is used up, and that is said before a token is drawn. Another command with the
+        seed is refused as well."""
         calls = []
 
         def counted(logits, n, *, generator):
@@ -531,7 +536,8 @@ class TestInItsOwnProcess:
 
     @statistical(false_fail=RATE)
     def test_the_command(self, file, monkeypatch, capfd, tmp_path):
-        """A right sampler that prints: stdout is one JSON object, exit 0; the ledger keeps the run and refuses its seed."""
+        """A right sampler that prints: stdout is one JSON object, exit 0; the ledger keeps the run and
+        refuses its seed."""
         words = [
             "precision-lab",
             "check",
@@ -591,7 +597,8 @@ class TestFloat32:
     TARGET = Target("deep", np.append(0.0, np.full(1 << 12, -17.0)), "")
 
     def test_needed_draws_fail_it_and_pass_the_faithful(self):
-        """The level holds at every n; the needed draws fail the lattice itself with 1 - 1e-3 by Chernoff, 20 of 20 here."""
+        """The level holds at every n; the needed draws fail the lattice itself with 1 - 1e-3 by Chernoff,
+        20 of 20 here."""
         law = ask(self.TARGET).law
         n = lattice_draws(law, 1.0, RATE, 1e-3)
         assert detectable_lattice(n, law, RATE, 1e-3) == 1.0
@@ -624,7 +631,8 @@ class TestFloat32:
 @pytest.mark.slow
 class TestLong:
     def test_float32_is_named_on_a_masked_diffusion_step(self):
-        """2^22 draws: the rarest sixth of the unmaskings comes a fifth as often as it should, 14 times for 68."""
+        """2^22 draws: the rarest sixth of the unmaskings comes a fifth as often as it should, 14 times for
+        68."""
         asked = design("mdm_step[vocab=1024,unmask=0.0001]", detect="float32=1")
         more = Plan(
             tuple(q.planned(q.needed, 1 << 22, q.length) for q in asked.questions),

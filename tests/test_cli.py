@@ -280,7 +280,8 @@ class TestLaw:
         ],
     )
     def test_an_import_that_raises_whatever_is_bad_input(self, cli, tmp_path, monkeypatch, arguments, raised):
-        """A file, and an entry point: each is one line and exit 2, never the exit code of the sampler's choice."""
+        """A file, and an entry point: each is one line and exit 2, never the exit code of the sampler's
+        choice."""
         (tmp_path / "hostile_import.py").write_text(f"import sys\n{raised}\n")
         monkeypatch.syspath_prepend(tmp_path)
         entry = metadata.EntryPoint("hostile", "hostile_import:sample", "precision_lab.samplers")
@@ -368,7 +369,8 @@ class TestFilesThatFail:
 
 
 class TestUnknownTorch:
-    """What can be said of the recipes is still said; the laws of those that torch's own draws feed are refused."""
+    """What can be said of the recipes is still said; the laws of those that torch's own draws feed are
+    refused."""
 
     @pytest.mark.parametrize("arguments", [["ls", "samplers"], ["gallery"]], ids=" ".join)
     def test_lists_are_still_to_be_had(self, cli, unknown_torch, arguments):

@@ -251,7 +251,8 @@ class TestCommands:
         assert "confirmed" not in row["arithmetic"]
 
     def test_an_id_beyond_the_logits_is_in_the_law(self):
-        """A gate that leaves the id 5 of five tokens: the law has six, and the target gives the sixth nothing."""
+        """A gate that leaves the id 5 of five tokens: the law has six, and the target gives the sixth
+        nothing."""
 
         def sample(logits, n, *, generator):
             u = torch.rand(n, *logits.shape, generator=generator, dtype=torch.bfloat16)

@@ -1,4 +1,5 @@
-"""Decoders of masked diffusion on trial: right ones pass, each planted fault is named by its rule and where it shows."""
+"""Decoders of masked diffusion on trial: right ones pass, each planted fault is named by its rule and where
+it shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""How functions are called: by their signature, by a stated call, with seeds, probabilities, settings, global generators."""
+"""How functions are called: by their signature, by a stated call, with seeds, probabilities, settings,
+global generators."""
 
 from __future__ import annotations
 
@@ -243,7 +244,8 @@ class TestBySignature:
             probe(Caller.of(theirs), 50, 0)
 
     def test_a_column_that_is_no_answer_is_a_verdict(self):
-        """A draw a call, of shapes (batch, n) and () among them, is wrong in shape; integers as floats are wrong in dtype."""
+        """A draw a call, of shapes (batch, n) and () among them, is wrong in shape; integers as floats are
+        wrong in dtype."""
         for answer, says in (
             (torch.zeros(2, 2, dtype=torch.long), "wrong shape"),
             (torch.zeros(2), "wrong dtype"),
@@ -523,7 +525,8 @@ class TestSettings:
         assert given["top_k"].dtype == torch.int64
 
     def test_forms_without_a_meaning_are_refused(self):
-        """Half-precision probabilities, and one row as a vector where rows have generators; both are taken otherwise."""
+        """Half-precision probabilities, and one row as a vector where rows have generators; both are taken
+        otherwise."""
         row = self.LOGITS[:1]
         assert Caller.of(by_generators).fresh(0, row, 2, layout="column view").shape == (2, 1)
         assert Caller.of(one_by_seed).fresh(0, row, 2, layout="one row", dtype="float16").shape == (2, 1)
@@ -639,7 +642,8 @@ class TestResolving:
         assert found.tolist() == [1, 1, 1]
 
     def test_its_module_is_known_also_by_a_name_that_is_taken(self, tmp_path):
-        """A file called like a module that is loaded: dataclasses and type hints find their own, and the other stays."""
+        """A file called like a module that is loaded: dataclasses and type hints find their own, and the
+        other stays."""
         text = """
         from __future__ import annotations
         import dataclasses

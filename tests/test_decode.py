@@ -121,7 +121,8 @@ class TestFirstHitting:
         assert_first_hitting_conformance(decode, rng=torch.Generator().manual_seed(1), false_fail=FALSE_FAIL)
 
     def test_hitting_times_are_order_statistics(self):
-        """E[share of the k-th hit of L] = (L + 1 - k) / (L + 1): 200,000 sequences, 8 standard errors (1e-15)."""
+        """E[share of the k-th hit of L] = (L + 1 - k) / (L + 1): 200,000 sequences, 8 standard errors
+        (1e-15)."""
         t = hitting_times(200_000, 5, rng=rng(1)).numpy()
         assert (np.diff(t, axis=1) <= 0).all()
         expected = np.arange(5, 0, -1) / 6
@@ -137,7 +138,8 @@ class TestFirstHitting:
 
     @statistical(false_fail=FALSE_FAIL)
     def test_parallel_decoding_draws_from_one_state(self):
-        """Two tokens of the first call are independent given nothing; the third sees both: the law, enumerated."""
+        """Two tokens of the first call are independent given nothing; the third sees both: the law,
+        enumerated."""
         probe = Probe(3, 2, seed=5)
         mask, law = 2, {}
         at = lambda *state: probe.log_probs(probe.answer(torch.tensor([state])))[0].exp().numpy()  # noqa: E731
@@ -498,7 +500,8 @@ class TestFaithfulAncestral:
     @pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=lambda s: s.name)
     @pytest.mark.parametrize("generator", [lambda: rng(14), lambda: torch.Generator().manual_seed(2)])
     def test_the_law_of_the_text_and_of_its_times(self, schedule, generator):
-        """As TestTwoStage has it: 40,000 texts against the enumerated law of three steps; of one step is refused."""
+        """As TestTwoStage has it: 40,000 texts against the enumerated law of three steps; of one step is
+        refused."""
         probe = Probe(2, 3)
         done = ancestral(probe, batch=40_000, length=2, steps=3, rng=generator(), schedule=schedule)
         counts = Counts.from_tokens(done.tokens @ torch.tensor([3, 1]), 9)
@@ -511,8 +514,8 @@ class TestFaithfulAncestral:
 
     @statistical(false_fail=2 * FALSE_FAIL)
     def test_the_two_ways_have_one_law(self):
-        """Every draw made by a sampler whose law is right to 1e-15, and the default: both against one enumeration, at a
-        temperature of 0.7, which at 1 is refused."""
+        """Every draw made by a sampler whose law is right to 1e-15, and the default: both against one
+        enumeration, at a temperature of 0.7, which at 1 is refused."""
         probe, size = Probe(2, 3), {"batch": 40_000, "length": 2, "steps": 4, "temperature": 0.7}
         cold = replace(probe, asked=[])
         cold.table = torch.log_softmax(probe.table / 0.7, -1)
@@ -786,7 +789,8 @@ class TestAutoregressive:
         assert (done.nfe, done.draws, done.steps.tolist()) == (5, 15, [[0, 1, 2, 3, 4]] * 3)
 
     def test_kept_keys_and_values_change_nothing(self):
-        """Row by row what the whole prefix gives, in float64; a network without a reader decodes the same text."""
+        """Row by row what the whole prefix gives, in float64; a network without a reader decodes the same
+        text."""
         torch.manual_seed(1)
         model = Denoiser(DenoiserConfig(11, 2, 2, 16, causal=True)).double()
         for p in model.parameters():

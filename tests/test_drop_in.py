@@ -73,8 +73,8 @@ class TestFrequencies:
 
     @statistical(false_fail=2 * RATE)
     def test_without_replacement_one_after_another(self):
-        """P(i, then j, then k) from integer masses in whole numbers; independent draws that were sorted out, and the law of a
-        tempered row, are refused."""
+        """P(i, then j, then k) from integer masses in whole numbers; independent draws that were sorted
+        out, and the law of a tempered row, are refused."""
         ids = multinomial(ROW[:4].expand(MANY, 4), 3, generator=seeded(2))
         assert all(len(set(three)) == 3 for three in ids[:1000].tolist())
         places = {three: i for i, three in enumerate(itertools.permutations(range(4), 3))}
@@ -87,7 +87,8 @@ class TestFrequencies:
 
     @statistical(false_fail=4 * RATE)
     def test_what_is_left_is_drawn_as_finely_as_the_head(self):
-        """After a head of 1 weights of 16e-14 and 7e-14 come 16 to 7; beside the head their masses are 1 and 1: refused."""
+        """After a head of 1 weights of 16e-14 and 7e-14 come 16 to 7; beside the head their masses are 1
+        and 1: refused."""
         row = torch.tensor([1.0, 16e-14, 7e-14], dtype=torch.float64)
         ids = multinomial(row.expand(MANY, 3), 3, generator=seeded(3))
         assert (ids[:, 0] == 0).all()  # 2e-8 that any of them is not: in the rate
@@ -258,7 +259,8 @@ class TestSignatures:
         assert torch.equal(found.argmax(-1), categorical(top_two(None, scores / 0.5), generator=seeded(1))[0])
 
     def test_generate_takes_the_drawn_token(self):
-        """A small random network: each new token is the faithful draw from its own logits, whatever generate does after."""
+        """A small random network: each new token is the faithful draw from its own logits, whatever
+        generate does after."""
         transformers = pytest.importorskip("transformers")
         torch.manual_seed(0)
         config = transformers.GPT2Config(

@@ -304,7 +304,8 @@ class TestRun:
         assert len(resumed.frame) == 12
 
     def test_workers_end_with_the_process_that_started_them(self, folder, out):
-        """Two workers, each asleep in a cell, and a SIGKILL to the main process alone; SIGTERM is no other to them."""
+        """Two workers, each asleep in a cell, and a SIGKILL to the main process alone; SIGTERM is no other
+        to them."""
         note = 'open(HERE / f"pid {os.getpid()}", "w").close(); time.sleep(1000)'
         rewritten(folder, "import os, time\n" + FAKE.replace("raise KeyboardInterrupt", note))
         for k in range(4):

@@ -48,7 +48,8 @@ class TestMasses:
 
     @pytest.mark.slow
     def test_every_float_from_minus_32_to_0(self):
-        """All 1.1e9 of them against float64, whose own exponential is right to 2^-52: the worst is below 1.3 units of 2^-23."""
+        """All 1.1e9 of them against float64, whose own exponential is right to 2^-52: the worst is below
+        1.3 units of 2^-23."""
         import numba
 
         mass = compiled()
@@ -145,7 +146,8 @@ class TestDraws:
     @statistical(false_fail=5 * RATE)
     @pytest.mark.parametrize("n", [3, 2000])
     def test_frequencies(self, n):
-        """2e5 draws of rows of 300 tokens against m / M by chi-square; a temperature of 1.05 in place of 1 fails it."""
+        """2e5 draws of rows of 300 tokens against m / M by chi-square; a temperature of 1.05 in place of 1
+        fails it."""
         row = torch.randn(300, generator=seeded(2)) * 2
         rows = row.expand(200_000 // n, 300)
         expected = law("faithful_masses", row).probs
@@ -161,7 +163,8 @@ class TestDraws:
         assert p_value(1.05) < RATE
 
     def test_every_number_below_the_total_has_one_token(self):
-        """A row of masses 2^44, 2^43 and 2^42: the token is decided by the leading bits of the word, three to one."""
+        """A row of masses 2^44, 2^43 and 2^42: the token is decided by the leading bits of the word, three
+        to one."""
         row = torch.tensor([0.0, -math.log(2), -2 * math.log(2)], dtype=torch.float64)
         m = categorical_masses(row).tolist()
         assert [abs(a - b) <= b * 2.0**-23 for a, b in zip(m, [2**44, 2**43, 2**42], strict=True)] == [True] * 3
@@ -196,7 +199,8 @@ class TestDraws:
         )
 
     def test_equal_rows_do_not_share_their_words(self):
-        """500 rows of 64 equal tokens: nearly all pairs differ somewhere in 8 draws, 64^-8 apart from chance."""
+        """500 rows of 64 equal tokens: nearly all pairs differ somewhere in 8 draws, 64^-8 apart from
+        chance."""
         ids = categorical(torch.zeros(500, 64), 8, generator=seeded(1)).T
         assert len({tuple(row) for row in ids.tolist()}) == 500
 

@@ -1,5 +1,6 @@
-"""The judge at the edges of what it accepts. Every public function answers or says InputError, within seconds, with no
-NaN but where one is promised; and what it says agrees with a slow twin: mpmath, fractions or enumeration.
+"""The judge at the edges of what it accepts. Every public function answers or says InputError, within
+seconds, with no NaN but where one is promised; and what it says agrees with a slow twin: mpmath, fractions
+or enumeration.
 
 A few fixed cases in the fast lane; in the slow lane, drawn ones, the same in every run. No test here is random.
 """
@@ -33,7 +34,8 @@ from precision_lab.types import Guarantee
 
 LIMIT = 5.0  # seconds of this process for one call
 DIGITS = 80
-# Where a docstring promises NaN: no power without the laws, a slope of one token, a published statistic of no cells.
+# Where a docstring promises NaN: no power without the laws, a slope of one token, a published statistic of
+# no cells.
 NAN_ALLOWED = {
     "shuffle_test": {"detectable"},
     "log_odds_spectrum": {"slope"},
@@ -156,7 +158,8 @@ def test_every_fixed_case_has_an_answer(name: str) -> None:
 
 
 def drawn(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The test on so many cases, the same in every run; a failing one is not made smaller, which would take hours."""
+    """The test on so many cases, the same in every run; a failing one is not made smaller, which would take
+    hours."""
     budget = settings(
         max_examples=examples,
         derandomize=True,

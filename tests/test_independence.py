@@ -1,7 +1,8 @@
-"""Independence across seeds, positions, rows and models: levels by enumeration, closed forms, and samplers that fail.
+"""Independence across seeds, positions, rows and models: levels by enumeration, closed forms, and samplers
+that fail.
 
-Every random test names its false-fail rate (over the choice of seed; the seed is fixed) and what it can detect. Wrong
-samplers here have perfect marginals: only the joint law is wrong.
+Every random test names its false-fail rate (over the choice of seed; the seed is fixed) and what it can
+detect. Wrong samplers here have perfect marginals: only the joint law is wrong.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def fmix32(x: np.ndarray) -> np.ndarray:
 
 
 def hashed_noise(pairs: int, vocab: int, state_bits: int) -> np.ndarray:
-    """Uniform noise (pairs, vocab) from a hash of (state, token), the state a hash of the pair cut to ``state_bits``."""
+    """Uniform noise (pairs, vocab) from a hash of (state, token), the state a hash of the pair cut to
+    ``state_bits``."""
     state = fmix32(np.arange(pairs) * 2654435761 % 2**32) >> np.uint32(32 - state_bits)
     token = (np.arange(vocab) * 0x9E3779B9 % 2**32).astype(np.uint32)
     return fmix32(state[:, None] ^ fmix32(token)).astype(np.float64) * 2.0**-32
@@ -85,7 +87,8 @@ def hashed_noise(pairs: int, vocab: int, state_bits: int) -> np.ndarray:
 class TestRepeatedVectors:
     @staticmethod
     def law_of_repeats(k: int, weights: list[Fraction]) -> list[Fraction]:
-        """P(k - distinct = r), r = 0..k-1, by the chain over which values were seen, and by the number for equal ones."""
+        """P(k - distinct = r), r = 0..k-1, by the chain over which values were seen, and by the number for
+        equal ones."""
         if len(set(weights)) == 1:
             law = [Fraction(1)] + [Fraction(0)] * k
             for i in range(k):
@@ -122,7 +125,8 @@ class TestRepeatedVectors:
         assert min(ratios) < 1.5  # and says something
 
     def test_p_value_bounds_the_exact_law_of_one_heavy_vector(self) -> None:
-        # Heavy with 1/10, else one of 900: P(R >= 2) is above that of a Poisson of the expected number of pairs.
+        # Heavy with 1/10, else one of 900: P(R >= 2) is above that of a Poisson of the expected number of
+        # pairs.
         k, exact = 5, Fraction(0)
         for heavy in range(k + 1):
             others = self.law_of_repeats(k - heavy, [Fraction(1, 900)] * 900)
@@ -204,8 +208,9 @@ class TestRepeatedVectors:
         assert 1 <= result.statistic < 60  # 13.8 are expected of 2^16 states
         laws = [normal_probs(64, seed, 1.0) for seed in range(12)]
         rows = np.stack([argmax(p, -np.log(-np.log(noise + 2.0**-33))) for p in laws], axis=1)
-        # Twelve rows of logits meet the same noise vector, so their tokens depend on each other; the chance that two
-        # vectors agree is that of equal noise. What is tested here is only that whole vectors come back.
+        # Twelve rows of logits meet the same noise vector, so their tokens depend on each other; the chance
+        # that two vectors agree is that of equal noise. What is tested here is only that whole vectors come
+        # back.
         assert repeated_vector_test(rows, HASH).failed
         with pytest.raises(SamplerRejected, match="repeated_vector_test: p = "):
             assert_repeated_vector(noise, HASH)
@@ -220,7 +225,8 @@ class TestRepeatedVectors:
 class TestAgreementLaw:
     @staticmethod
     def oracle(p: list[Fraction], q: list[Fraction], shift: int) -> tuple[Fraction, Fraction]:
-        """Over the entries of one table: entry t is token t of the first law and token t - shift of the second."""
+        """Over the entries of one table: entry t is token t of the first law and token t - shift of the
+        second."""
         at = range(min(0, shift), len(p) + max(0, shift))
 
         def of(law: list[Fraction], token: int) -> Fraction:
@@ -309,7 +315,8 @@ class TestAgreementTest:
     def test_level_holds_for_every_truth_within_the_errors(
         self, truth: tuple[float, float], shifts: tuple[int, ...], classes: int
     ) -> None:
-        # 8 pairs of two tokens by enumeration; the laws say 0.5 -/+ 0.2, and without their errors the level breaks.
+        # 8 pairs of two tokens by enumeration; the laws say 0.5 -/+ 0.2, and without their errors the level
+        # breaks.
         n, cells = 8, [a * b for a in (truth[0], 1 - truth[0]) for b in (truth[1], 1 - truth[1])]
         broken = []
         for error in (0.2, 0.0):
@@ -391,7 +398,8 @@ class TestAgreementTest:
             draws_needed_sharing(np.array([1.0]), np.array([1.0]))
 
     def test_shared_uniform_of_inverse_cdf_fails_by_the_table_alone(self) -> None:
-        # Laws on disjoint tokens never agree. False fail 1e-6; all of 400 pairs lie on the diagonal of the table.
+        # Laws on disjoint tokens never agree. False fail 1e-6; all of 400 pairs lie on the diagonal of the
+        # table.
         rng, n = np.random.default_rng(5), 400
         p, q = np.r_[flat(50), np.zeros(50)], np.r_[np.zeros(50), zipf(50)]
         u, v = rng.random(n), rng.random(n)
@@ -504,7 +512,8 @@ class TestDraftAndTarget:
         assert not draft_target_test(argmax(self.Q, noise), argmax(self.P, other), self.Q, self.P).failed
 
     def test_resampling_a_rejection_with_the_noise_of_the_draft_fails(self) -> None:
-        # False fail 1e-6. The pair is (rejected draft, token drawn in its place). Sees one cell of 16 off by 3 %.
+        # False fail 1e-6. The pair is (rejected draft, token drawn in its place). Sees one cell of 16 off
+        # by 3 %.
         rng, n = np.random.default_rng(12), 100_000
         noise, other = gumbel(rng, n, 16), gumbel(rng, n, 16)
         draft = argmax(self.Q, noise)
@@ -532,8 +541,9 @@ class TestShuffle:
         assert shared.p_value == 1e-4
 
     def test_level_by_enumeration(self) -> None:
-        # All rows of 4 tokens over 2; every one of 24 shuffles equally likely: the p-value in the limit of many resamples
-        # is P(agreements of a shuffle >= agreements), and the estimate lies within 6 standard errors (false fail 1e-8).
+        # All rows of 4 tokens over 2; every one of 24 shuffles equally likely: the p-value in the limit of
+        # many resamples is P(agreements of a shuffle >= agreements), and the estimate lies within 6
+        # standard errors (false fail 1e-8).
         rng, resamples = np.random.default_rng(14), 2000
         for b in ([0, 0, 0, 1], [0, 0, 1, 1], [0, 0, 0, 0]):
             a = [0, 0, 0, 1]

@@ -1,4 +1,5 @@
-"""Laws against exhaustive enumeration in Fractions, against closed forms, and under exact symmetries. No draws."""
+"""Laws against exhaustive enumeration in Fractions, against closed forms, and under exact symmetries. No
+draws."""
 
 from __future__ import annotations
 
@@ -310,7 +311,8 @@ class TestBadInput:
 def first_index_if_not_finite(
     weights: np.ndarray, atoms: Atoms, combine: str, name: str
 ) -> tuple[list[Fraction], list[Fraction]]:
-    """(law, P(score is NaN or +inf) of each token) where such a score sends the row to index 0, by enumeration."""
+    """(law, P(score is NaN or +inf) of each token) where such a score sends the row to index 0, by
+    enumeration."""
     score, law = reference_score(combine, name), [Fraction(0)] * len(weights)
     lost = [Fraction(0)] * len(weights)
     noise = pairs(atoms)
@@ -1160,7 +1162,8 @@ class TestInverseCdf:
 
     @pytest.mark.parametrize("name", ["fp16", "fp32"])
     def test_absorbed_tokens_are_unreachable(self, name):
-        """1/2, then tokens of a quarter ulp of 1/2: the rounded sum stands still until the last takes the rest."""
+        """1/2, then tokens of a quarter ulp of 1/2: the rounded sum stands still until the last takes the
+        rest."""
         fmt = FORMATS[name]
         tiny = 2.0 ** -(fmt.precision + 2)
         total, cumulative = 0.0, []

@@ -1,4 +1,5 @@
-"""Who may import whom, read from the source with ``ast``: downward only, and the judge never meets the accused."""
+"""Who may import whom, read from the source with ``ast``: downward only, and the judge never meets the
+accused."""
 
 from __future__ import annotations
 

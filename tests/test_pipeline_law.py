@@ -112,7 +112,8 @@ class TestOfANamedSampler:
         assert (row["tokens_kept"], row["tokens_beyond"], row["tokens_lost"]) == (5, 0, 0)
 
     def test_in_bfloat16_the_logits_themselves_are_rounded(self):
-        """The specification is read at the logits as rounded, so that the rounding of the input is not counted."""
+        """The specification is read at the logits as rounded, so that the rounding of the input is not
+        counted."""
         target = parse_target("zipf[vocab=50]")
         row = compare(resolve("gumbel_max_fp64"), target, dtype="bfloat16", pipeline=parse_pipeline("top_k=50"))
         assert row["total_variation"] < 1e-9

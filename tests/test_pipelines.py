@@ -236,7 +236,8 @@ class TestLaw:
         WEIGHTS, st.sampled_from([TopK(3), TopK(2, "all"), MinP(0.3), TopP(0.6, mass="whole"), Temperature(0)])
     )
     def test_twice_is_once(self, weights, step):
-        """Of steps whose edge does not move with the tokens that are left; top-p of the kept mass is not one."""
+        """Of steps whose edge does not move with the tokens that are left; top-p of the kept mass is not
+        one."""
         row = np.log(np.array(weights, dtype=np.float64))
         assert np.array_equal(Pipeline((step,)).kept(row), Pipeline((step, step)).kept(row))
 
@@ -281,7 +282,8 @@ class TestRows:
 
 
 def float32_sets(row: np.ndarray, p: float, temperature: float) -> list[np.ndarray]:
-    """(vocab,) bool: what top-p after a temperature keeps in float32, masses added from either end and in pairs."""
+    """(vocab,) bool: what top-p after a temperature keeps in float32, masses added from either end and in
+    pairs."""
     logits = torch.from_numpy(row.astype(np.float32)) / temperature
     found = []
     for descending in (True, False):
@@ -317,7 +319,8 @@ def by_halves(share: np.ndarray) -> np.ndarray:
 
 @st.composite
 def rows_at_an_edge(draw: st.DrawFn) -> tuple[np.ndarray, float, float]:
-    """A float32 row with ties, a temperature, and a p that is the float32 mass of some tokens, or a step beside it."""
+    """A float32 row with ties, a temperature, and a p that is the float32 mass of some tokens, or a step
+    beside it."""
     vocab = draw(st.integers(2, 40))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     row = (np.round(rng.normal(size=vocab) * 4) / 4).astype(np.float32)

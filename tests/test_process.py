@@ -99,7 +99,8 @@ class TestStepLaws:
 
     @pytest.mark.parametrize("bits", [8, 12])
     def test_fewer_bits_against_enumeration(self, bits):
-        """A coarser lattice, judged by the race over its atoms: -log(-log u), u = k 2^-bits, scores in float32."""
+        """A coarser lattice, judged by the race over its atoms: -log(-log u), u = k 2^-bits, scores in
+        float32."""
         log_p, r = normal(vocab=50, sd=1.0), 0.02
         exact = argmax_law(FP32.round(mdm_step(log_p, r)), coarse(bits), combine="add", score=FP32).probs[:-1]
         # what the lattice costs: the closed form explains all but a few per cent of it
@@ -137,7 +138,8 @@ class TestStepLaws:
         ],
     )
     def test_zipf_at_half_time_is_the_exact_law_of_the_log(self, steps, lattice, truncated):
-        """Multiplier and entropy of the unmasked token at t = 0.5; the exact laws took a race over 2^24 atoms."""
+        """Multiplier and entropy of the unmasked token at t = 0.5; the exact laws took a race over 2^24
+        atoms."""
         log_p, r = zipf(50257), 2 / steps
         for name, (multiplier, nats) in (("lattice", lattice), ("truncated", truncated)):
             assert LAWS[name](log_p, r).sum() / r == pytest.approx(multiplier, abs=6e-4)
@@ -153,7 +155,8 @@ class TestStepLaws:
 
     @pytest.mark.parametrize("bits", [8, 12])
     def test_without_a_mask_it_is_one_draw(self, bits):
-        """r = 1, renormalised, against the race over the atoms: what is left of the deviation is second order."""
+        """r = 1, renormalised, against the race over the atoms: what is left of the deviation is second
+        order."""
         log_p = normal(vocab=60, sd=2.0)
         exact = argmax_law(FP32.round(log_p), coarse(bits), combine="add", score=FP32)
         found = autoregressive_law(log_p, partial(lattice_step, bits=bits)).token
@@ -302,8 +305,8 @@ class TestRunLaw:
 
     def test_zipf_in_1024_steps(self):
         """What "averaged over a 1024-step run" can mean, Zipf(1) over 50,257 tokens, float32. The plain
-        mean over steps is
-        0.8956 and -1.380 nats; what tokens really get is less, because they come later, where less is lost: 0.9047, -1.245.
+        mean over steps is 0.8956 and -1.380 nats; what tokens really get is less, because they come later,
+        where less is lost: 0.9047, -1.245.
         """
         log_p = zipf(50257)
         found, target = run_law(log_p, 1024, lattice_step), target_law(log_p)

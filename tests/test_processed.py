@@ -1,6 +1,7 @@
 """``check``, ``audit`` and the pytest fixture with a pipeline: samplers with processors, right and wrong.
 
-Every verdict here is at a false-fail rate of 1e-6; faults of total variation 0.02 and more are found at thousands of draws.
+Every verdict here is at a false-fail rate of 1e-6; faults of total variation 0.02 and more are found at
+thousands of draws.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ class TestFixture:
 
     @pytest.mark.parametrize("p", [0.65, 0.8])
     def test_a_mass_that_is_p_to_rounding_may_be_cut_either_way(self, p):
-        """0.4 + 0.25 and 0.4 + 0.25 + 0.15 are the p to rounding; a token more or less is in doubt, two are not."""
+        """0.4 + 0.25 and 0.4 + 0.25 + 0.15 are the p to rounding; a token more or less is in doubt, two are
+        not."""
         text = f"top_p={p}"
         count = {0.65: 2, 0.8: 3}[p]
         assert checked(top_k(count), text).exit_code == 0
@@ -186,8 +188,9 @@ class TestQuestion:
 
 class TestTheNull:
     def test_a_right_sampler_of_any_law_in_doubt_fails_no_more_often(self):
-        """At a level of 0.2, 200 sets of draws of each law: no more than 0.2 of them rejected, and 5 standard deviations
-        (false-fail 3e-7 a law). The test of identity, which simulates, is left out for its seconds."""
+        """At a level of 0.2, 200 sets of draws of each law: no more than 0.2 of them rejected, and 5
+        standard deviations (false-fail 3e-7 a law). The test of identity, which simulates, is left out for
+        its seconds."""
         target = Target("tied", TIED.double().numpy(), "a test")
         rates = {"false_fail": 0.2, "false_pass": 0.1}
         asked = plan(

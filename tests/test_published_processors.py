@@ -1,4 +1,5 @@
-"""Published processors: against the library itself where it is installed, against their own rules, and their faults."""
+"""Published processors: against the library itself where it is installed, against their own rules, and
+their faults."""
 
 from __future__ import annotations
 

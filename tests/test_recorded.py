@@ -1,4 +1,5 @@
-"""One reader for every file of logits and tokens: the same numbers from all formats, and every bad file one clear error."""
+"""One reader for every file of logits and tokens: the same numbers from all formats, and every bad file one
+clear error."""
 
 from __future__ import annotations
 

@@ -471,7 +471,8 @@ class TestTorchMultinomial:
 
     @pytest.mark.parametrize("vocab", [10, 2000])
     def test_float16_draws_dead_tokens(self, vocab):
-        """SAMPLERS.md, defect 4: each dead token has E = 0, so 0/0, with probability 2^-25; the first NaN wins."""
+        """SAMPLERS.md, defect 4: each dead token has E = 0, so 0/0, with probability 2^-25; the first NaN
+        wins."""
         logits = torch.full((vocab,), -INF)
         logits[vocab // 2] = 0.0
         law = SAMPLERS["torch_multinomial_fp16"].law(logits)
@@ -513,7 +514,8 @@ class TestTorchMultinomial:
 
 class TestInverseCdf:
     def test_tokens_below_the_resolution_are_unreachable(self):
-        """float16: sums near 1 are 2^-11 apart, so tokens of 2^-13 after a head of 1/2 are absorbed or doubled."""
+        """float16: sums near 1 are 2^-11 apart, so tokens of 2^-13 after a head of 1/2 are absorbed or
+        doubled."""
         logits = torch.log(torch.tensor([0.5, *[2.0**-13] * 64, 0.5 - 64 * 2.0**-13]))
         law = SAMPLERS["inverse_cdf_fp16"].law(logits)
         assert 30 <= len(law.unreachable) <= 63

@@ -1,4 +1,5 @@
-"""The e-process and its ledger: the martingale by full enumeration, power by exact binomials, evidence across runs.
+"""The e-process and its ledger: the martingale by full enumeration, power by exact binomials, evidence
+across runs.
 
 Statistical tests name their false-fail rate (over the choice of seed; the seed is fixed) and what they see.
 """
@@ -81,7 +82,8 @@ class TestEProcess:
 
     @pytest.mark.parametrize("bet", [0.5, 1.0, 0.1])
     def test_mean_is_one_at_a_stopping_time_by_enumeration(self, bet: float) -> None:
-        """All 3^6 paths; stops at the first token 2 after the second draw: any stopping rule must leave the mean at 1."""
+        """All 3^6 paths; stops at the first token 2 after the second draw: any stopping rule must leave the
+        mean at 1."""
         total = 0.0
         p = law(*THIRDS)
         for path in itertools.product(range(3), repeat=6):
@@ -112,7 +114,8 @@ class TestEProcess:
         assume(checked)
 
     def test_error_is_worth_less_than_the_widened_null(self) -> None:
-        """The normaliser gives back most of what p + e takes: without it 200 x 1e-5 nats a draw, more than the growth."""
+        """The normaliser gives back most of what p + e takes: without it 200 x 1e-5 nats a draw, more than
+        the growth."""
         loose = Law(P.log_probs, "test", 1e-5, Guarantee.CERTIFIED)
         plain = (Q.probs @ np.log(Q.probs / (P.probs + 1e-5))).item()
         exact, lost = (EProcess(null, [Q], bet=1.0).growth(Q)[0] for null in (P, loose))
@@ -186,7 +189,8 @@ class TestEProcess:
 
     @statistical(false_fail=5e-8)
     def test_a_mixture_costs_the_log_of_its_size(self) -> None:
-        """The ratio of the two capitals is an e-value of Q, so that it reaches e^17 with a false fail rate of 5e-8."""
+        """The ratio of the two capitals is an e-value of Q, so that it reaches e^17 with a false fail rate
+        of 5e-8."""
         counts = draws(Q, 200_000, np.random.default_rng(4))
         alone, laws = EProcess(P, [Q], bet=1.0).update(counts), [Q, *alternative_laws(P)]
         mixed = EProcess(P, laws, bet=1.0).update(counts)
@@ -488,7 +492,8 @@ def test_bad_input_is_one_clear_error(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @statistical(false_fail=3e-8)
 def test_e_values_have_mean_one_and_ever_reach_a_hundred_one_time_in_a_hundred() -> None:
-    """20,000 right samplers looked at 10 times each. False fail 3e-8. Sees a mean of 1.1, or 1.4 % of rejections at 1 %."""
+    """20,000 right samplers looked at 10 times each. False fail 3e-8. Sees a mean of 1.1, or 1.4 % of
+    rejections at 1 %."""
     rng, runs = np.random.default_rng(5), 20_000
     p = zipf(12)
     e, rejected = np.empty(runs), 0
@@ -505,7 +510,8 @@ def test_e_values_have_mean_one_and_ever_reach_a_hundred_one_time_in_a_hundred()
 @pytest.mark.slow
 @statistical(false_fail=1e-8)
 def test_power_at_draws_needed() -> None:
-    """2,000 biased samplers at false fail and false pass 1e-2: at least 0.99 rejected but for a false fail of 1e-8."""
+    """2,000 biased samplers at false fail and false pass 1e-2: at least 0.99 rejected but for a false fail
+    of 1e-8."""
     rng, process = np.random.default_rng(6), EProcess(P, [Q, tempered_law(P, 0.9)])
     n = process.draws_needed(Q, 1e-2, 1e-2)
     rejected = sum(

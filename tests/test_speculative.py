@@ -1,4 +1,5 @@
-"""``check --speculative``: right rules pass, each planted fault fails by its test, answers no trial can give are named."""
+"""``check --speculative``: right rules pass, each planted fault fails by its test, answers no trial can
+give are named."""
 
 from __future__ import annotations
 
@@ -84,7 +85,8 @@ class TestRightOnes:
         ],
     )
     def test_pass_on_every_pair(self, name, promise):
-        """False-fail 1e-8 over seeds. float32's 24-bit u move rates by 2^-24 at most, and its softmax by 1e-6."""
+        """False-fail 1e-8 over seeds. float32's 24-bit u move rates by 2^-24 at most, and its softmax by
+        1e-6."""
         report = verdict(name, promise)
         assert report.outcome is Outcome.PASS, report.text()
         assert {judged.target.split(", position")[0] for judged in report.judged} == set(PAIRS)
@@ -110,7 +112,8 @@ class TestRightOnes:
         assert shared > 4 * match_rate(pair.p(0).probs, pair.q(0).probs)
 
     def test_a_rule_that_looks_ahead_fails_what_holds_for_others(self):
-        """Given that a place was reached, block verification accepts more than sum min(p, q): by 14 to 21 sigma."""
+        """Given that a place was reached, block verification accepts more than sum min(p, q): by 14 to 21
+        sigma."""
         assert "acceptance" in failing(verdict("block_verification", "ratio", [FLAT, PEAKED]))
 
 
@@ -133,7 +136,8 @@ class TestPlantedFaults:
         ],
     )
     def test_fail_by_their_tests(self, name, asked, tests):
-        """Each is off by far more than its test sees: p below 1e-9 after correction on 300,000 trials or more."""
+        """Each is off by far more than its test sees: p below 1e-9 after correction on 300,000 trials or
+        more."""
         report = verdict(name, "ratio", asked, tv=0.02)
         assert report.exit_code == 1
         assert tests <= failing(report), report.text()
@@ -160,7 +164,8 @@ class TestPlantedFaults:
 
     @pytest.mark.parametrize("promise", ["match", "any"])
     def test_one_noise_for_all_places(self, promise):
-        """The token at a place then knows the one before it: the exact match is right only with noise of each own."""
+        """The token at a place then knows the one before it: the exact match is right only with noise of
+        each own."""
         report = verdict("same_noise_at_every_place", promise, ["equal rows", PEAKED])
         assert "context" in failing(report)
 

@@ -1,4 +1,5 @@
-"""Where logits come from: synthetic families with closed forms, and files of recorded rows. One test is random."""
+"""Where logits come from: synthetic families with closed forms, and files of recorded rows. One test is
+random."""
 
 from __future__ import annotations
 

@@ -203,7 +203,8 @@ class TestTemperatureFromDraws:
         assert covers(covered, repeats, 0.92, 0.98)
 
     def test_firth_takes_the_bias_away_by_enumeration(self) -> None:
-        """25 draws of two tokens: E[b] - 1 is 0.0015; plain maximum likelihood has 0.059, infinite b left out."""
+        """25 draws of two tokens: E[b] - 1 is 0.0015; plain maximum likelihood has 0.059, infinite b left
+        out."""
         n, p = 25, probs(0.8, 0.2)
         hits = np.arange(n + 1)
         weights = stats.binom.pmf(hits, n, 0.8)
@@ -426,7 +427,8 @@ class TestTemperatureOfRows:
         assert parts.passes < 40
 
     def test_memory_is_a_chunk(self) -> None:
-        """24 chunks of 256 kB are read many times; never are more than a dozen chunks' worth of numbers alive."""
+        """24 chunks of 256 kB are read many times; never are more than a dozen chunks' worth of numbers
+        alive."""
 
         def make(i: int) -> Rows:
             return rows_of(np.random.default_rng(i), 32, 1024, 1.0)
@@ -557,7 +559,8 @@ def outcomes(n: int, vocab: int) -> list[np.ndarray]:
 
 
 def power(n: int, p: Law, q: Law, false_fail: float) -> float:
-    """P_q(temperature_test fails) over every outcome; the ends of the mean of log p fail, found by bisection."""
+    """P_q(temperature_test fails) over every outcome; the ends of the mean of log p fail, found by
+    bisection."""
     every = np.array(outcomes(n, p.vocab))
     order = np.argsort(every @ p.log_probs)
     failed = np.zeros(len(every), dtype=bool)
@@ -669,7 +672,8 @@ class TestTemperatureTest:
             assert detectable_temperature(n, p, 1e-4, 1e-3, asymptotic) == pytest.approx(0.05, rel=1e-3)
 
     def test_what_few_draws_cannot_see(self) -> None:
-        """Of 60 draws even one of equal tokens goes unseen; of 200 only one hotter than 2.6 is sure to be seen."""
+        """Of 60 draws even one of equal tokens goes unseen; of 200 only one hotter than 2.6 is sure to be
+        seen."""
         p = zipf(50)
         assert detectable_temperature(60, p) == math.inf
         assert detectable_temperature(200, p) == pytest.approx(1.62, abs=0.01)

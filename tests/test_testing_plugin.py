@@ -182,7 +182,8 @@ def test_usage(assert_categorical, options, says):
 
 @statistical(false_fail=4e-8)
 def test_conventions_in_the_fixture(pytester):
-    """Four right samplers, each failed with 1e-8 at most; a temperature of 0.5 where 1 is meant is seen with 1 - 1e-3."""
+    """Four right samplers, each failed with 1e-8 at most; a temperature of 0.5 where 1 is meant is seen
+    with 1 - 1e-3."""
     pytester.makepyfile(test_theirs=CONVENTIONS)
     result = pytester.runpytest_inprocess("-p", "precision_lab.testing", "-rN")
     outcomes = result.parseoutcomes()
@@ -197,7 +198,8 @@ def test_conventions_in_the_fixture(pytester):
 
 
 def test_the_message_is_no_traceback_of_ours(pytester):
-    """From the test's own line to the report there is no line of this package, of a verdict and of bad input alike."""
+    """From the test's own line to the report there is no line of this package, of a verdict and of bad
+    input alike."""
     pytester.makepyfile(test_theirs=CONVENTIONS)
     result = pytester.runpytest_inprocess(
         "-p", "precision_lab.testing", "-rN", "-k", "test_cold_settings or test_a_batch"

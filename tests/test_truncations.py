@@ -1,4 +1,5 @@
-"""Draws of truncated laws against raw logits: the truncation is named, with its parameter, and not a temperature."""
+"""Draws of truncated laws against raw logits: the truncation is named, with its parameter, and not a
+temperature."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def _probs(law):
 class TestEvidence:
     @pytest.mark.parametrize("size", [1, 2, 5, 9])
     def test_the_likelihood_is_that_of_the_cut_law(self, size):
-        """By definition: the log ratio of the truncated law's probabilities to the whole law's, draw by draw."""
+        """By definition: the log ratio of the truncated law's probabilities to the whole law's, draw by
+        draw."""
         law = target_law(np.log([0.3, 0.05, 0.2, 0.1, 0.1, 0.05, 0.1, 0.06, 0.04]))
         pick = np.argsort(-law.probs, kind="stable")[:size]
         counts = np.zeros(9, dtype=np.int64)

@@ -1,4 +1,5 @@
-"""A step of masked diffusion: coins of exactly r, tokens of the faithful sampler, and only the rows that come are looked at."""
+"""A step of masked diffusion: coins of exactly r, tokens of the faithful sampler, and only the rows that
+come are looked at."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ class TestCoins:
         assert which_come(masked, r + 2.0**-53, generator=[1]).all()
 
     def test_what_a_word_does_not_decide_the_next_does(self):
-        """Where a word W below 2^51 equals floor(r 2^64), r = (W + rest) 2^-64: the second word against rest 2^64."""
+        """Where a word W below 2^51 equals floor(r 2^64), r = (W + rest) 2^-64: the second word against
+        rest 2^64."""
         places = 40_000  # five of them should have such a word
         small = [(i, a, b) for i, (a, b) in enumerate(first_words(2, places)) if a < 2**51]
         assert len(small) > 2
@@ -140,7 +142,8 @@ class TestTokens:
         assert torch.equal(text([3]), whole[[3]])
 
     def test_rows_that_stay_are_not_read(self):
-        """They hold NaN, which ``categorical`` refuses; a function makes the others alone, and where none comes nothing."""
+        """They hold NaN, which ``categorical`` refuses; a function makes the others alone, and where none
+        comes nothing."""
         comes = which_come(ALL, 0.2, generator=seeded(3))
         logits = torch.full((4, 50, 7), math.nan)
         logits[comes] = torch.randn(int(comes.sum()), 7, generator=seeded(4))

@@ -1,4 +1,5 @@
-"""What is asked in a use: the targets that tell recipes apart, what draws of them decide, and what a budget buys."""
+"""What is asked in a use: the targets that tell recipes apart, what draws of them decide, and what a budget
+buys."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ def planned(asked: list[Asked], budget: Budget | int = STEP_VALUES, false_fail: 
 
 
 class Drawing:
-    """A sampler that draws from a law, whatever the logits: the right one times ``ratio`` where the mask goes."""
+    """A sampler that draws from a law, whatever the logits: the right one times ``ratio`` where the mask
+    goes."""
 
     spec = "drawing"
     lanes = 1
@@ -242,8 +244,8 @@ class TestBudget:
         assert default_budget(MDM) == STEP_VALUES > CAPS[Budget.SMOKE][0]
 
     def test_seconds_buy_what_the_slowest_target_allows(self):
-        """A sampler that sleeps 10 ms a call: the values of the pilot's calls in three quarters of the time, to a factor of
-        two on a busy machine."""
+        """A sampler that sleeps 10 ms a call: the values of the pilot's calls in three quarters of the
+        time, to a factor of two on a busy machine."""
 
         class Slow(Drawing):
             def draw(self, stream, logits, n):
@@ -336,7 +338,8 @@ class TestHarm:
 
     @statistical(false_fail=2e-6)
     def test_draws_confirm_a_law_and_contradict_another(self):
-        """40,000 draws of a Zipf row, and of a step: under their own law p is above 1e-6 but once in a million."""
+        """40,000 draws of a Zipf row, and of a step: under their own law p is above 1e-6 but once in a
+        million."""
         rng = np.random.default_rng(0)
         for use, target in (
             rows_of(LM, 50)[0],

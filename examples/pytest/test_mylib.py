@@ -1,7 +1,7 @@
 """Tests of a sampler with seed and top_k. pip install 'precision-lab[testing]', then: pytest test_mylib.py
 
-seed, generator, rng, key, temperature, top_k, top_p, min_p, logits and probs are known by name. Where the arguments have
-other names, call="sample(probs, seed=seed, k=50)" says how it is called.
+seed, generator, rng, key, temperature, top_k, top_p, min_p, logits and probs are known by name. Where the
+arguments have other names, call="sample(probs, seed=seed, k=50)" says how it is called.
 """
 
 import torch

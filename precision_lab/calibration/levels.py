@@ -83,7 +83,8 @@ def unmask_rate(positions: int, rates: Float) -> Simulation:
 
 
 def ties(p: Law, n: int) -> Simulation:
-    """Every token twice: how many draws are of tied tokens is certain for one half of the tokens, random for 2 of 3."""
+    """Every token twice: how many draws are of tied tokens is certain for one half of the tokens, random
+    for 2 of 3."""
     logits = np.concatenate([p.log_probs, p.log_probs[: len(p.log_probs) // 2]])
     mass = np.exp(logits) / np.exp(logits).sum()
     half = p.vocab // 2
@@ -160,8 +161,9 @@ def rows(count: int, vocab: int, test: str) -> Callable[[], Simulation]:
 def failed_in_error(
     adjust: Callable[[Float], Float], *, dependence: float, wrong: int, m: int = 20
 ) -> Simulation:
-    """Of the tests failed at a level one is picked at random: is it of a right sampler? Its mean is the false discovery
-    rate. One-sided normal tests, ``dependence`` their correlation (-1: right samplers come in opposite pairs)."""
+    """Of the tests failed at a level one is picked at random: is it of a right sampler? Its mean is the
+    false discovery rate. One-sided normal tests, ``dependence`` their correlation (-1: right samplers come
+    in opposite pairs)."""
 
     def simulate(runs: int, rng: Rng) -> Array:
         z = rng.standard_normal((runs, m))

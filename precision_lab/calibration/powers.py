@@ -1,4 +1,5 @@
-"""False-pass rates: samplers off by exactly what ``detectable_x`` says, or drawn from as often as ``draws_needed_x`` says."""
+"""False-pass rates: samplers off by exactly what ``detectable_x`` says, or drawn from as often as
+``draws_needed_x`` says."""
 
 from __future__ import annotations
 
@@ -182,7 +183,8 @@ def two_sample_needed(p: Law) -> Simulation:
 
 
 def rare_draws(p: Law, n: int | None) -> Simulation:
-    """A masked token of 1e-12, drawn as seldom as is seen, or in a hundredth of the draws that are needed for that."""
+    """A masked token of 1e-12, drawn as seldom as is seen, or in a hundredth of the draws that are needed
+    for that."""
     rare = law(np.append(p.log_probs, math.log(1e-12)))
     share = 0.01 if n is None else detectable_rare_draws(n, rare, A, B)
     wrong = of_probs(np.append((1 - share) * p.probs, share))
@@ -191,8 +193,8 @@ def rare_draws(p: Law, n: int | None) -> Simulation:
 
 
 def row_sharing(count: int, vocab: int, *, cumulative: bool) -> Simulation:
-    """Pairs of rows that follow each other, in the share that is seen, on one vector of Gumbel noise; or all draws on one
-    uniform number two by two, by a search in the cumulative sum."""
+    """Pairs of rows that follow each other, in the share that is seen, on one vector of Gumbel noise; or
+    all draws on one uniform number two by two, by a search in the cumulative sum."""
 
     def one(rng: Rng) -> TestResult:
         logits = rng.normal(0.0, 2.0, (count, vocab))
@@ -272,7 +274,8 @@ def lack_of_fit(p: Law) -> Simulation:
 
 
 def race(p: Law, q: Law, n: int, share: float, rng: Rng, shift: int = 0) -> tuple[Array, Array]:
-    """n pairs of draws; in a ``share`` of them with one vector of Gumbel noise, read ``shift`` entries further on by q."""
+    """n pairs of draws; in a ``share`` of them with one vector of Gumbel noise, read ``shift`` entries
+    further on by q."""
     noise = rng.gumbel(size=(n, p.vocab + shift))
     other = np.where(rng.random((n, 1)) < share, noise, rng.gumbel(size=noise.shape))
     return (p.log_probs + noise[:, : p.vocab]).argmax(axis=1), (q.log_probs + other[:, shift:]).argmax(axis=1)

@@ -1,7 +1,8 @@
 """Faithful categorical draws: integer masses, one uniform integer below their sum, a block, a token.
 
-The law is m_i / M, a rational number: independent of the order of summation, the block, the threads and the batch. Two random
-words a draw in place of one uniform a token, so it costs less than the samplers whose law is worse.
+The law is m_i / M, a rational number: independent of the order of summation, the block, the threads and the
+batch. Two random words a draw in place of one uniform a token, so it costs less than the samplers whose law
+is worse.
 """
 
 from __future__ import annotations
@@ -31,19 +32,20 @@ def categorical(
     temperature: float | Tensor | None = None,
     position: int | Tensor = 0,
 ) -> Tensor:
-    """``n`` tokens for each row of ``logits``, (..., vocab). Returns (n, ...) int64 on the device of the logits.
+    """``n`` tokens for each row of ``logits``, (..., vocab). Returns (n, ...) int64 on the device of the
+    logits.
 
-    P(i) = m_i / M, M = sum_j m_j, m_i = rint(2^44 exp((l_i - max l) / T)) as :mod:`.masses` computes it. Against softmax:
-    relative error of token i at most 2^-22.6 + 2^-24 gap + 1 / (2 m_i), gap = max l - l_i in nats over T; a token more than
-    31.2 nats down cannot be drawn, in all less than vocab e^-31. Total variation below 1e-7 on Zipf and normal rows of 151,936
-    tokens.
-    ``generator``: a torch.Generator, from which two words are taken; or a generator or seed for every row.  The words
-    of a draw depend on the row's key, its place in the batch (not with generators or seeds of its own), ``position`` and
-    the draw: rows never share them, and a row's tokens do not depend on the others.
-    ``temperature``: a number, or one for each row; 0: the first of the largest logits.  ``position``: a whole number, or
-    one for each row, that sets apart calls with the same seeds: the place in a text.
-    Time: one pass over the logits, about a fifth of float32 Gumbel-max. Memory: 8 vocab / 256 bytes a row.
-    Errors: InputError for NaN or +inf, a row of -inf, more than 2^18 tokens, bad temperatures, or what is no generator.
+    P(i) = m_i / M, M = sum_j m_j, m_i = rint(2^44 exp((l_i - max l) / T)) as :mod:`.masses` computes it.
+    Against softmax: relative error of token i at most 2^-22.6 + 2^-24 gap + 1 / (2 m_i), gap = max l - l_i
+    in nats over T; a token more than 31.2 nats down cannot be drawn, in all less than vocab e^-31. Total
+    variation below 1e-7 on Zipf and normal rows of 151,936 tokens. ``generator``: a torch.Generator, from
+    which two words are taken; or a generator or seed for every row.  The words of a draw depend on the
+    row's key, its place in the batch (not with generators or seeds of its own), ``position`` and the draw:
+    rows never share them, and a row's tokens do not depend on the others. ``temperature``: a number, or one
+    for each row; 0: the first of the largest logits.  ``position``: a whole number, or one for each row,
+    that sets apart calls with the same seeds: the place in a text. Time: one pass over the logits, about a
+    fifth of float32 Gumbel-max. Memory: 8 vocab / 256 bytes a row. Errors: InputError for NaN or +inf, a
+    row of -inf, more than 2^18 tokens, bad temperatures, or what is no generator.
     """
     rows = _rows_of(logits)
     count = _whole("n", n)
@@ -102,7 +104,8 @@ def _per_row(name: str, value: float | Tensor, rows: Tensor, dtype: torch.dtype)
 
 
 def _check(rows: Tensor, top: Tensor) -> None:
-    """InputError with the row's number for NaN, +inf and a row of -inf; the largest value of a row shows all three."""
+    """InputError with the row's number for NaN, +inf and a row of -inf; the largest value of a row shows
+    all three."""
     bad = ~top.isfinite()
     if bool(bad.any()):
         at = int(bad.long().argmax())

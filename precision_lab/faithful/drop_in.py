@@ -10,14 +10,14 @@
 | a Hugging Face ``LogitsProcessor`` | :class:`DrawnToken` |
 | ``numpy.random.Generator.choice`` over logits, row by row | :func:`numpy_categorical` |
 
-The functions take NumPy arrays too, and then give arrays. ``generator``: a torch.Generator, or a numpy.random.Generator, from
-which 62 bits are taken. Where none is given two words are drawn from torch's default generator of the device, as the originals
-draw from it, so that ``torch.manual_seed`` holds; the tokens for a seed are not those of the originals, whose words are used
-otherwise.
+The functions take NumPy arrays too, and then give arrays. ``generator``: a torch.Generator, or a
+numpy.random.Generator, from which 62 bits are taken. Where none is given two words are drawn from torch's
+default generator of the device, as the originals draw from it, so that ``torch.manual_seed`` holds; the
+tokens for a seed are not those of the originals, whose words are used otherwise.
 
-Probabilities need not sum to 1. Their law is m_i / sum m, m_i = rint(p_i 2^s) with the largest in [2^43, 2^44]: total variation
-at most vocab 2^-45 from p / sum p, and exact in whole numbers, independent of order, batch and threads. A token below 2^-45 of
-the largest cannot come. That of logits is :func:`.categorical`'s.
+Probabilities need not sum to 1. Their law is m_i / sum m, m_i = rint(p_i 2^s) with the largest in [2^43,
+2^44]: total variation at most vocab 2^-45 from p / sum p, and exact in whole numbers, independent of order,
+batch and threads. A token below 2^-45 of the largest cannot come. That of logits is :func:`.categorical`'s.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ def multinomial(
 ) -> Any:
     """``torch.multinomial``: (vocab,) or (rows, vocab) -> (num_samples,) or (rows, num_samples) int64.
 
-    With replacement independent draws from m_i / sum m. Without, one after another: each from the masses of the weights that
-    are left, scaled anew, so that P(i, then j) = p_i p_j / (1 - p_i) to within vocab 2^-44.
-    Errors: InputError for NaN, inf, negative weights, a row of zeros, num_samples < 1, and, without replacement, for more than
-    there are weights above 0, where torch draws tokens of probability 0 or fails, by device.
+    With replacement independent draws from m_i / sum m. Without, one after another: each from the masses of
+    the weights that are left, scaled anew, so that P(i, then j) = p_i p_j / (1 - p_i) to within vocab
+    2^-44. Errors: InputError for NaN, inf, negative weights, a row of zeros, num_samples < 1, and, without
+    replacement, for more than there are weights above 0, where torch draws tokens of probability 0 or
+    fails, by device.
     """
     given, back = _tensor("probs", probs)
     if given.dim() not in (1, 2):
@@ -60,8 +61,9 @@ def multinomial(
 
 
 class Categorical(torch.distributions.Categorical):
-    """``torch.distributions.Categorical`` whose draws are faithful: from ``logits`` by :func:`.categorical`, from ``probs`` by
-    their integer masses. ``log_prob``, ``entropy`` and the rest are torch's own. Errors: InputError, which is a ValueError."""
+    """``torch.distributions.Categorical`` whose draws are faithful: from ``logits`` by
+    :func:`.categorical`, from ``probs`` by their integer masses. ``log_prob``, ``entropy`` and the rest are
+    torch's own. Errors: InputError, which is a ValueError."""
 
     def __init__(
         self, probs: Tensor | None = None, logits: Tensor | None = None, validate_args: bool | None = None
@@ -96,11 +98,12 @@ class Categorical(torch.distributions.Categorical):
 def add_gumbel_noise(
     logits: Given, temperature: float, is_mps: bool = False, *, generator: Generator | None = None
 ) -> Any:
-    """LLaDA's: scores of the shape and dtype of ``logits`` whose argmax is a faithful draw from softmax(logits / T).
+    """LLaDA's: scores of the shape and dtype of ``logits`` whose argmax is a faithful draw from
+    softmax(logits / T).
 
-    Only the drawn token's logit is left, all else is -inf: they hold no noise, so a top-k of them is not a Gumbel-top-k.
-    ``temperature`` 0: the logits themselves, as LLaDA has it. ``is_mps``: there in LLaDA's later signature; nothing here
-    depends on it. Errors: InputError, as of :func:`.categorical`.
+    Only the drawn token's logit is left, all else is -inf: they hold no noise, so a top-k of them is not a
+    Gumbel-top-k. ``temperature`` 0: the logits themselves, as LLaDA has it. ``is_mps``: there in LLaDA's
+    later signature; nothing here depends on it. Errors: InputError, as of :func:`.categorical`.
     """
     given, back = _tensor("logits", logits)
     if temperature == 0:
@@ -112,10 +115,11 @@ def add_gumbel_noise(
 
 
 def sample_categorical(categorical_probs: Given, *, generator: Generator | None = None) -> Any:
-    """MDLM's ``_sample_categorical``: (..., vocab) -> (...) int64, a draw for each row. Errors: as of :func:`multinomial`.
+    """MDLM's ``_sample_categorical``: (..., vocab) -> (...) int64, a draw for each row. Errors: as of
+    :func:`multinomial`.
 
-    Where the rows hold r mu and the mask's 1 - r, :func:`~precision_lab.faithful.unmask_step` has the same law and reads only
-    the rows of places that come.
+    Where the rows hold r mu and the mask's 1 - r, :func:`~precision_lab.faithful.unmask_step` has the same
+    law and reads only the rows of places that come.
     """
     given, back = _tensor("categorical_probs", categorical_probs)
     rows = checked_weights(given)
@@ -129,9 +133,10 @@ def random_sample(
 ) -> Any:
     """vLLM's: (rows, vocab) -> (rows,) int64; ``generators``: those of the rows that have one of their own.
 
-    A row with a generator draws the same in any batch and at any place in it; the others share torch's default generator, from
-    which nothing is taken where every row has its own. ``probs`` is left as it is (vLLM divides in place). ``use_fp64_gumbel``:
-    there in vLLM's later signature; nothing here depends on it. Errors: as of :func:`multinomial`, and for a row that is not.
+    A row with a generator draws the same in any batch and at any place in it; the others share torch's
+    default generator, from which nothing is taken where every row has its own. ``probs`` is left as it is
+    (vLLM divides in place). ``use_fp64_gumbel``: there in vLLM's later signature; nothing here depends on
+    it. Errors: as of :func:`multinomial`, and for a row that is not.
     """
     given, back = _tensor("probs", probs)
     if given.dim() != 2:
@@ -153,13 +158,14 @@ def random_sample(
 
 
 class DrawnToken:
-    """A ``LogitsProcessor`` of Hugging Face: (input_ids, scores) -> scores in which only the drawn token is finite, so that
-    whatever ``generate`` does next, argmax or multinomial, takes it.
+    """A ``LogitsProcessor`` of Hugging Face: (input_ids, scores) -> scores in which only the drawn token is
+    finite, so that whatever ``generate`` does next, argmax or multinomial, takes it.
 
-    ``generate`` runs its own temperature, top-k and top-p *after* the processors that it is given; they would come too late.
-    So leave them out there (``temperature=1.0, top_k=0, top_p=1.0``), pass ``temperature`` here, and other processors, such as
-    ``TopPLogitsWarper(0.95)``, as ``before``: they run first, in order, on scores over the temperature.
-    ``generator``: as in this module; torch's default one for the device of the scores where it is None.
+    ``generate`` runs its own temperature, top-k and top-p *after* the processors that it is given; they
+    would come too late. So leave them out there (``temperature=1.0, top_k=0, top_p=1.0``), pass
+    ``temperature`` here, and other processors, such as ``TopPLogitsWarper(0.95)``, as ``before``: they run
+    first, in order, on scores over the temperature. ``generator``: as in this module; torch's default one
+    for the device of the scores where it is None.
     """
 
     def __init__(

@@ -1,4 +1,5 @@
-"""The same draws by torch operations one by one: for a GPU without Triton, and the oracle of the compiled loop."""
+"""The same draws by torch operations one by one: for a GPU without Triton, and the oracle of the compiled
+loop."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ _LOW = 0xFFFFFFFF
 def draw_eagerly(
     rows: Tensor, heat: Tensor | None, keys: np.ndarray, numbers: np.ndarray, positions: np.ndarray, n: int
 ) -> Tensor:
-    """(n, rows) tokens of ``rows``, (rows, vocab), by the words that the compiled loop takes. Arguments as it has them;
-    ``heat``: temperatures, 0 for the first of the largest."""
+    """(n, rows) tokens of ``rows``, (rows, vocab), by the words that the compiled loop takes. Arguments as
+    it has them; ``heat``: temperatures, 0 for the first of the largest."""
     device = rows.device
     cold = torch.zeros(len(rows), dtype=torch.bool, device=device) if heat is None else heat == 0
     temperature = None if heat is None else torch.where(cold, 1.0, heat)
@@ -32,8 +33,8 @@ def draw_eagerly(
 
 
 def uniform_below(total: Tensor, key: Tensor, number: Tensor, position: Tensor, draw: int) -> Tensor:
-    """(rows,) whole numbers below ``total``, (rows,) int64 above 0: by rejection, the leading bits of one word after
-    another."""
+    """(rows,) whole numbers below ``total``, (rows,) int64 above 0: by rejection, the leading bits of one
+    word after another."""
     bits = torch.zeros_like(total)
     left = total - 1
     while bool((left > 0).any()):
@@ -63,7 +64,8 @@ def _leading(high: Tensor, low: Tensor, bits: Tensor) -> Tensor:
 
 
 def philox(counter: tuple[Tensor, ...], k0: Tensor, k1: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10 of int64 tensors that hold words of 32 bits: four counters, two keys, broadcast; four words."""
+    """Philox4x32-10 of int64 tensors that hold words of 32 bits: four counters, two keys, broadcast; four
+    words."""
     c0, c1, c2, c3 = counter
     for _ in range(ROUNDS):
         left_high, left_low = _product(c0, MULTIPLIERS[0])

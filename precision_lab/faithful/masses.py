@@ -5,8 +5,8 @@
     p = sum_k r^k / k!, k to 7, by Horner     float32: products and sums, each rounded, none fused
     m = rint(float64(p 2^(n+22)) 2^22)        exact but for the last rounding
 
-exp is off by at most 1.3 units in the last place (every float32 from -32 to 0 was tried); m is at most 2^44, so that the
-sum of 2^18 of them is an integer below 2^62, whatever the order of summation.
+exp is off by at most 1.3 units in the last place (every float32 from -32 to 0 was tried); m is at most
+2^44, so that the sum of 2^18 of them is an integer below 2^62, whatever the order of summation.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _TERMS = tuple(1 / math.factorial(k) for k in range(7, 1, -1))
 
 
 def masses(logits: Tensor, temperature: Tensor | float | None = None) -> Tensor:
-    """(..., vocab) int64 of real logits, -inf allowed, by torch operations one by one: the oracle of the compiled loop,
-    and what a GPU runs. ``temperature``: broadcast over rows, above 0.
+    """(..., vocab) int64 of real logits, -inf allowed, by torch operations one by one: the oracle of the
+    compiled loop, and what a GPU runs. ``temperature``: broadcast over rows, above 0.
     """
     wide = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
     x = wide - wide.amax(-1, keepdim=True)
@@ -52,8 +52,8 @@ def exponentials(x: Tensor) -> Tensor:
 
 
 def masses_of_weights(weights: Tensor) -> Tensor:
-    """(..., vocab) int64 of weights at least 0, one above 0: rint(w 2^s), s such that the largest mass lies in [2^43, 2^44].
-    Exact but for the last rounding."""
+    """(..., vocab) int64 of weights at least 0, one above 0: rint(w 2^s), s such that the largest mass lies
+    in [2^43, 2^44]. Exact but for the last rounding."""
     wide = weights.double()
     _, exponent = torch.frexp(wide.amax(-1, keepdim=True))
     return torch.round(torch.ldexp(wide, BITS - exponent)).long()

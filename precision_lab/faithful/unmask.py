@@ -1,8 +1,9 @@
 """One step of masked diffusion: which places come, by an exact Bernoulli draw each, and then their tokens.
 
-Drawing "r mu on the tokens, 1 - r on the mask" at every masked place looks at masked x vocab numbers, and asks noise to
-resolve a token of probability r mu against a mask of probability 1 - r. Here the mask is never raced: one word a masked
-place decides whether it comes, and only rows of places that come are looked at.
+Drawing "r mu on the tokens, 1 - r on the mask" at every masked place looks at masked x vocab numbers, and
+asks noise to resolve a token of probability r mu against a mask of probability 1 - r. Here the mask is
+never raced: one word a masked place decides whether it comes, and only rows of places that come are looked
+at.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _COIN = 0xFFFFFFFF  # in the counter's place of the draw, where no draw of a tok
 
 
 class Unmasked(NamedTuple):
-    """``comes``: (...) bool, the places that come. ``tokens``: (k,) int64, theirs, in the order of ``comes.nonzero()``, so
-    that ``text[comes] = tokens`` is the step."""
+    """``comes``: (...) bool, the places that come. ``tokens``: (k,) int64, theirs, in the order of
+    ``comes.nonzero()``, so that ``text[comes] = tokens`` is the step."""
 
     comes: Tensor
     tokens: Tensor
@@ -47,15 +48,15 @@ def unmask_step(
 
     ``logits``: (..., vocab) of every place, of which only the rows that come are read; or a function
     (``comes``, (...) bool) -> (k, vocab) that makes those rows alone, and is not called where none comes.
-    ``unmask_probability``: r, a number or what broadcasts to (...), in float64. P(a place comes) = r exactly, to the last bit
-    of r: see :func:`which_come`. The token's law is that of :func:`.categorical`, m_i / M.
-    ``masked``: (...) bool; all places where it is None, and needed with a function.
-    ``generator``: one torch.Generator (two words are taken for the places, and two more for the tokens if any come); or a
-    generator or seed for every text, that is, for every index of the first axis: a text is then the same in any batch.
-    ``temperature``: of the tokens alone; the probability of coming has none. 0: the likeliest token.
-    ``position``: sets apart calls with the same seeds: the number of the step, below 2^31.
-    Time: a word for each masked place and vocab for each that comes, not masked x vocab.
-    Errors: InputError for r outside [0, 1], shapes that do not fit, and what :func:`.categorical` refuses in a row that comes.
+    ``unmask_probability``: r, a number or what broadcasts to (...), in float64. P(a place comes) = r
+    exactly, to the last bit of r: see :func:`which_come`. The token's law is that of :func:`.categorical`,
+    m_i / M. ``masked``: (...) bool; all places where it is None, and needed with a function. ``generator``:
+    one torch.Generator (two words are taken for the places, and two more for the tokens if any come); or a
+    generator or seed for every text, that is, for every index of the first axis: a text is then the same in
+    any batch. ``temperature``: of the tokens alone; the probability of coming has none. 0: the likeliest
+    token. ``position``: sets apart calls with the same seeds: the number of the step, below 2^31. Time: a
+    word for each masked place and vocab for each that comes, not masked x vocab. Errors: InputError for r
+    outside [0, 1], shapes that do not fit, and what :func:`.categorical` refuses in a row that comes.
     """
     hidden = _masked(logits, masked)
     comes = which_come(hidden, unmask_probability, generator=generator, position=position)
@@ -72,12 +73,13 @@ def unmask_step(
 def which_come(
     masked: Tensor, unmask_probability: float | Tensor, *, generator: Randomness, position: int = 0
 ) -> Tensor:
-    """(...) bool: the masked places that come, each with probability exactly r. Arguments as :func:`unmask_step` has them.
+    """(...) bool: the masked places that come, each with probability exactly r. Arguments as
+    :func:`unmask_step` has them.
 
-    r in float64 is a whole number over a power of two. A word W of 64 bits is compared with r 2^64: below its floor the
-    place comes, above it does not; at it (probability 2^-64) the next word is compared with what is left, (r 2^64 - floor)
-    2^64, until nothing is left. Every product and difference is exact, so the law is r and not its neighbour. Words are made
-    on the CPU, the same for every device.
+    r in float64 is a whole number over a power of two. A word W of 64 bits is compared with r 2^64: below
+    its floor the place comes, above it does not; at it (probability 2^-64) the next word is compared with
+    what is left, (r 2^64 - floor) 2^64, until nothing is left. Every product and difference is exact, so
+    the law is r and not its neighbour. Words are made on the CPU, the same for every device.
     """
     if not isinstance(masked, Tensor) or masked.dtype != torch.bool or masked.dim() < 1:
         got = f"{masked.dtype}, {tuple(masked.shape)}" if isinstance(masked, Tensor) else type(masked).__name__

@@ -1,8 +1,9 @@
-"""Draws from weights, such as probabilities: with replacement, and without as one draw after another from what is left.
+"""Draws from weights, such as probabilities: with replacement, and without as one draw after another from
+what is left.
 
-The masses are m_i = rint(w_i 2^s), s such that the largest lies in [2^43, 2^44] (:func:`.masses.masses_of_weights`). Without
-replacement each draw has the masses of the weights that are left, with an s of their own, so that what remains when the head is
-gone is drawn as finely as the head was.
+The masses are m_i = rint(w_i 2^s), s such that the largest lies in [2^43, 2^44]
+(:func:`.masses.masses_of_weights`). Without replacement each draw has the masses of the weights that are
+left, with an s of their own, so that what remains when the head is gone is drawn as finely as the head was.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ CHUNK = 1 << 17  # values of half-precision weights that are widened at once
 
 
 def checked_weights(weights: Tensor) -> Tensor:
-    """(rows, vocab), detached: finite, at least 0 and one of a row above; InputError with the row's number otherwise."""
+    """(rows, vocab), detached: finite, at least 0 and one of a row above; InputError with the row's number
+    otherwise."""
     if not isinstance(weights, Tensor) or not weights.dtype.is_floating_point:
         got = str(weights.dtype) if isinstance(weights, Tensor) else type(weights).__name__
         raise InputError(
@@ -52,9 +54,9 @@ def checked_weights(weights: Tensor) -> Tensor:
 def draw_weights(
     rows: Tensor, keys: np.ndarray, numbers: np.ndarray, n: int, *, replacement: bool = True
 ) -> Tensor:
-    """(n, rows) tokens of ``rows``, (rows, vocab), checked. ``keys``: (rows, 4) of :func:`.words.keys_of`; ``numbers``: what
-    sets rows of one key apart. Draw j takes the words of draw j; the same on every device. Without replacement InputError
-    where a row has fewer than n weights above 0.
+    """(n, rows) tokens of ``rows``, (rows, vocab), checked. ``keys``: (rows, 4) of :func:`.words.keys_of`;
+    ``numbers``: what sets rows of one key apart. Draw j takes the words of draw j; the same on every
+    device. Without replacement InputError where a row has fewer than n weights above 0.
     """
     count, vocab = rows.shape
     if not replacement and count:
@@ -123,7 +125,8 @@ def _loop() -> Any:
 
     @numba.njit(nogil=True, error_model="numpy")
     def fill(weights, first, second, sums):
-        """The masses of the blocks into ``sums``; returns (their total, how many weights may be the largest)."""
+        """The masses of the blocks into ``sums``; returns (their total, how many weights may be the
+        largest)."""
         total = np.int64(0)
         heads = 0
         for b in range(len(sums)):

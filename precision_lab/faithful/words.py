@@ -1,7 +1,7 @@
 """Random words by counter: Philox4x32-10 (Salmon, Moraes, Dror and Shaw 2011), keyed for every row.
 
-A word is a function of (key, position, row, draw, attempt) and of nothing else: no row sees another's, and a row's words do
-not depend on the batch that it comes in."""
+A word is a function of (key, position, row, draw, attempt) and of nothing else: no row sees another's, and
+a row's words do not depend on the batch that it comes in."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Randomness: TypeAlias = "torch.Generator | Sequence[torch.Generator] | Tensor | 
 def keys_of(generator: Randomness, rows: int) -> np.ndarray:
     """(rows, 4) uint32: two words of key, two of counter.
 
-    One torch.Generator: 126 bits drawn from it, and the row's number in the key's place of the counter keeps rows apart.
-    A sequence of generators, one a row: 126 bits from each. Seeds, one a row, as integers or an int64 tensor: the seed is
-    the key, so that equal seeds draw alike, wherever the rows are.
+    One torch.Generator: 126 bits drawn from it, and the row's number in the key's place of the counter
+    keeps rows apart. A sequence of generators, one a row: 126 bits from each. Seeds, one a row, as integers
+    or an int64 tensor: the seed is the key, so that equal seeds draw alike, wherever the rows are.
     InputError for anything else, and for another number of rows.
     """
     if isinstance(generator, torch.Generator):

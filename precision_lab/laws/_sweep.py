@@ -1,6 +1,7 @@
 """The inner loops of :mod:`.argmax`: find where a threshold cuts every token's atoms, and sweep the events
-between two thresholds. Loops over tokens and events are compiled, in plain IEEE arithmetic, without fast-math
-and with the interpreter lock released. What is done once a window is plain Python, which need not be compiled."""
+between two thresholds. Loops over tokens and events are compiled, in plain IEEE arithmetic, without
+fast-math and with the interpreter lock released. What is done once a window is plain Python, which need not
+be compiled."""
 
 from __future__ import annotations
 
@@ -167,7 +168,8 @@ def next_scores(weights, noise, combine, format, pos, ahead):
 @jit
 def collect(weights, noise, remaining, combine, format, limit, pos, ahead, events):
     """The events of every class that score at or above ``limit``, class by class, each by falling score, as
-    rows (key, fate, class) of ``events``. ``pos``, and ``ahead``, the score of each class's next event, move on.
+    rows (key, fate, class) of ``events``. ``pos``, and ``ahead``, the score of each class's next event,
+    move on.
 
     Returns (how many, atoms read); -1 where there is no room for all."""
     atoms = len(noise)
@@ -253,8 +255,9 @@ def bucket_sort(n, inverse, low, high, bucket, upto, raw, events):
 
 @part
 def sort_tokens(size, tokens, fates, spare_tokens, spare_fates, count):
-    """Put the first ``size`` tokens, which are distinct, in ascending order, each with its fate: by insertion
-    where they are few, else by their digits, the last first. ``count``: (DIGITS + 1,) integers, of any value."""
+    """Put the first ``size`` tokens, which are distinct, in ascending order, each with its fate: by
+    insertion where they are few, else by their digits, the last first. ``count``: (DIGITS + 1,) integers,
+    of any value."""
     if size <= FEW:
         for e in range(1, size):
             token = tokens[e]
@@ -308,7 +311,8 @@ def spend_all(
     gain,
     moments,
 ):
-    """Spend ``product`` on ``n`` ordered events. Returns what is left, in two parts, and the tokens looked at."""
+    """Spend ``product`` on ``n`` ordered events. Returns what is left, in two parts, and the tokens looked
+    at."""
     tokens_seen = 0
     i = 0
     while i < n:

@@ -1,4 +1,5 @@
-"""The law of speculative sampling: a drafted token is kept or replaced, and what comes out must be the target's.
+"""The law of speculative sampling: a drafted token is kept or replaced, and what comes out must be the
+target's.
 
 A draft model draws x from q. The token is kept with probability min(1, p(x) / q(x)); else one is drawn from
 (p - q)+ normalised (Leviathan, Kalman and Matias 2023, arXiv:2211.17192, algorithm 1; Chen et al. 2023,

@@ -123,7 +123,8 @@ def argmax_laws(
     relative: float = 1e-7,
     progress: Progress | None = None,
 ) -> list[Law]:
-    """:func:`argmax_law` of each row of (rows, vocab). The tables are shared, and equal rows are computed once."""
+    """:func:`argmax_law` of each row of (rows, vocab). The tables are shared, and equal rows are computed
+    once."""
     w = _checked(np.asarray(weights, dtype=np.float64), noise, combine, score)
     if tie not in ("first", "last", "highest"):
         raise InputError(f"tie {tie!r}", "first, last or highest", "name which of equal scores wins")

@@ -1,7 +1,7 @@
 """The few sets of tokens that a pipeline may keep where some of them are in doubt.
 
-Rounding can make ties of two logits and never turns them round, and sums of masses cross p a little sooner or later;
-so the sets are nested, but for ties, of which any choice of the right number may be kept.
+Rounding can make ties of two logits and never turns them round, and sums of masses cross p a little sooner
+or later; so the sets are nested, but for ties, of which any choice of the right number may be kept.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ With unit roundoff u (float32 2^-24, bfloat16 2^-8):
   to (log2 V + 1) u, and softmax adds u |l_i - m| a token and 8 u in all;
 * min-p compares two exponentials: u (|l_i - m| + |log ratio| + 8) nats beside the logits' own rounding.
 
-A step after a doubtful one has intervals for masses and ranks: what it may see with the doubtful tokens in, and out.
+A step after a doubtful one has intervals for masses and ranks: what it may see with the doubtful tokens in,
+and out.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat1
 class Doubt:
     """A token that may be in or out.
 
-    ``margin``: its distance from the edge, in ``unit``: nats of its logit, or mass.  ``bound``: the rounding that was
-    allowed for; the token is in doubt because its margin is no larger.  ``inside``: whether it is in, as specified.
+    ``margin``: its distance from the edge, in ``unit``: nats of its logit, or mass.  ``bound``: the
+    rounding that was allowed for; the token is in doubt because its margin is no larger.  ``inside``:
+    whether it is in, as specified.
     """
 
     token: int
@@ -44,7 +46,8 @@ class Doubt:
 class Seen:
     """A row of which some tokens are surely left and some perhaps.
 
-    ``row``: with both.  ``sure``: (vocab,) bool.  ``error``: (vocab,) nats, bound on the rounding of the logits.
+    ``row``: with both.  ``sure``: (vocab,) bool.  ``error``: (vocab,) nats, bound on the rounding of the
+    logits.
     """
 
     row: Row
@@ -54,7 +57,8 @@ class Seen:
 
 @dataclass(frozen=True)
 class Edge:
-    """What one step decides: (vocab,) bool ``inside`` surely and ``perhaps``; (vocab,) ``margin`` and ``bound``."""
+    """What one step decides: (vocab,) bool ``inside`` surely and ``perhaps``; (vocab,) ``margin`` and
+    ``bound``."""
 
     inside: Array
     perhaps: Array
@@ -93,8 +97,8 @@ def after(seen: Seen, found: Edge) -> Seen:
 def _ahead(seen: Seen, ties: str, values: Float, error: Float) -> tuple[Float, Float]:
     """(least, most) of the sum of ``values`` over the tokens ahead of each one in the order of logits.
 
-    Ahead at least are sure tokens that an ``error`` of the logits cannot bring level; at most all that it can, and of
-    equal logits those that the rule puts first; with ``ties=all`` equal ones are not ahead.
+    Ahead at least are sure tokens that an ``error`` of the logits cannot bring level; at most all that it
+    can, and of equal logits those that the rule puts first; with ``ties=all`` equal ones are not ahead.
     """
     row = seen.row
     ranked = order(row.logits, ties)

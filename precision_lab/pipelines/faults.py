@@ -1,4 +1,5 @@
-"""What is wrong with published processors, each fault shown on one row; and what the order of two steps is worth."""
+"""What is wrong with published processors, each fault shown on one row; and what the order of two steps is
+worth."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Fault:
-    """``target``: a name, or logits.  ``meant``: the pipeline that is wanted; None: what the library's own rules mean."""
+    """``target``: a name, or logits.  ``meant``: the pipeline that is wanted; None: what the library's own
+    rules mean."""
 
     what: str
     processor: str
@@ -205,7 +207,8 @@ def between(first: Pipeline, second: Pipeline, rows: Float) -> Float:
 
 
 def order_rows(captures: dict[str, Path]) -> Iterator[dict[str, Any]]:
-    """For each pair of :data:`ORDERS` and each file of real rows: mean and largest total variation between the two."""
+    """For each pair of :data:`ORDERS` and each file of real rows: mean and largest total variation between
+    the two."""
     for model, path in captures.items():
         rows = load_capture(path).logits.astype(np.float64)
         for texts in ORDERS:

@@ -12,9 +12,11 @@ from .steps import MinP, Step, Temperature, TopK, TopP
 
 
 def run(steps: tuple[Step, ...], logits: Tensor) -> Tensor:
-    """(rows, vocab) floating logits, or one row, -> the same shape and dtype; tokens that are dropped become -inf.
+    """(rows, vocab) floating logits, or one row, -> the same shape and dtype; tokens that are dropped
+    become -inf.
 
-    Ties of ``any`` go to the first index. Masses are added from the largest down. Errors: InputError for integers.
+    Ties of ``any`` go to the first index. Masses are added from the largest down. Errors: InputError for
+    integers.
     """
     if not logits.dtype.is_floating_point or logits.ndim not in (1, 2):
         got = f"logits {logits.dtype} of shape {tuple(logits.shape)}"
@@ -67,7 +69,8 @@ def _inside_top_p(step: TopP, ordered: Tensor, ids: Tensor, whole: Tensor) -> Te
 
 
 def descending(logits: Tensor, ties: str = "first") -> tuple[Tensor, Tensor]:
-    """Sorted logits, the largest first, and their ids; of equal ones the last index first where ``ties`` is last."""
+    """Sorted logits, the largest first, and their ids; of equal ones the last index first where ``ties`` is
+    last."""
     if ties == "last":
         ordered, ids = logits.flip(-1).sort(dim=-1, descending=True, stable=True)
         return ordered, logits.shape[-1] - 1 - ids

@@ -42,7 +42,8 @@ class Row:
         return np.isfinite(self.logits)
 
     def at_temperature(self, temperature: float) -> Row:
-        """The row with its logits divided. Of a tiny temperature the quotients may be -inf: such tokens are out."""
+        """The row with its logits divided. Of a tiny temperature the quotients may be -inf: such tokens are
+        out."""
         with np.errstate(over="ignore"):
             tempered = [part / temperature for part in (self.logits, self.whole, self.size)]
         return Row(*tempered)
@@ -87,7 +88,8 @@ def kept(step: Step, row: Row) -> Array:
 
 
 def order(logits: Float, ties: str) -> Int:
-    """The tokens that are left, the largest logit first; of equal ones the last index first where ``ties`` is last."""
+    """The tokens that are left, the largest logit first; of equal ones the last index first where ``ties``
+    is last."""
     if ties == "last":
         ranked = len(logits) - 1 - np.argsort(-logits[::-1], kind="stable")
     else:

@@ -21,9 +21,11 @@ from .steps import STEPS, MinP, Step, Temperature, TopK, TopP
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Steps between logits and a draw, in the order in which they act: ``Pipeline((Temperature(0.7), TopK(50)))``.
+    """Steps between logits and a draw, in the order in which they act: ``Pipeline((Temperature(0.7),
+    TopK(50)))``.
 
-    ``str(pipeline)`` is the text that :func:`parse_pipeline` reads. InputError for what is not a step, and for none.
+    ``str(pipeline)`` is the text that :func:`parse_pipeline` reads. InputError for what is not a step, and
+    for none.
     """
 
     steps: tuple[Step, ...]
@@ -44,10 +46,10 @@ class Pipeline:
     def law(self, logits: Array) -> Law:
         """The law that the steps mean for one row of logits, (vocab,), in float64.
 
-        softmax over the tokens kept, of the logits at the product of the temperatures. At an edge where ``ties=any``
-        the first index is taken; see :meth:`laws_in_doubt`. Probabilities are right to (vocab + 8) ulp of float64,
-        given the set of tokens, and the set to the rounding of float64 (masses that near to p count as p).
-        Errors: InputError for what is no row of logits.
+        softmax over the tokens kept, of the logits at the product of the temperatures. At an edge where
+        ``ties=any`` the first index is taken; see :meth:`laws_in_doubt`. Probabilities are right to (vocab
+        + 8) ulp of float64, given the set of tokens, and the set to the rounding of float64 (masses that
+        near to p count as p). Errors: InputError for what is no row of logits.
         """
         return self._law_of(self._left(_row(logits)))
 
@@ -56,7 +58,8 @@ class Pipeline:
         return ~np.isneginf(self.law(logits).log_probs)
 
     def doubtful(self, logits: Array, dtype: str = "float32") -> list[Doubt]:
-        """The tokens whose place inside or outside depends on rounding where the steps are computed in ``dtype``.
+        """The tokens whose place inside or outside depends on rounding where the steps are computed in
+        ``dtype``.
 
         ``logits`` are taken as they are: round them first if the pipeline does. By token. A tie that the
         specification leaves open is in doubt with margin 0 in every format. Errors: InputError.
@@ -65,7 +68,8 @@ class Pipeline:
         return doubtful_tokens(self.steps, row, _unit(dtype), self._left(row).alive)
 
     def laws_in_doubt(self, logits: Array, dtype: str = "float32", limit: int = MOST) -> list[Law]:
-        """The laws that an implementation in ``dtype`` may have: the doubtful tokens in or out; :meth:`law` first.
+        """The laws that an implementation in ``dtype`` may have: the doubtful tokens in or out; :meth:`law`
+        first.
 
         InputError where there are more than ``limit``.
         """
@@ -78,7 +82,8 @@ class Pipeline:
         return list(found.values())
 
     def apply(self, logits: Tensor) -> Tensor:
-        """(rows, vocab) logits as the steps leave them, computed in the dtype of ``logits``; dropped tokens are -inf."""
+        """(rows, vocab) logits as the steps leave them, computed in the dtype of ``logits``; dropped tokens
+        are -inf."""
         return run(self.steps, logits)
 
     def _left(self, row: Row) -> Row:
@@ -101,7 +106,8 @@ def parse_pipeline(text: str) -> Pipeline:
 
 
 def row_laws(pipelines: Sequence[Pipeline], logits: Array) -> list[Law]:
-    """The law of each row of (rows, vocab) logits by its own pipeline. InputError where their numbers differ."""
+    """The law of each row of (rows, vocab) logits by its own pipeline. InputError where their numbers
+    differ."""
     if np.ndim(logits) != 2 or len(logits) != len(pipelines):
         got = f"{len(pipelines)} pipelines for logits of shape {np.shape(logits)}"
         raise InputError(got, "(rows, vocab) logits and a pipeline for each row", "repeat the pipeline")
@@ -109,10 +115,12 @@ def row_laws(pipelines: Sequence[Pipeline], logits: Array) -> list[Law]:
 
 
 def settings(pipelines: Iterable[Pipeline]) -> dict[str, Array]:
-    """Settings by row, (rows,) each: ``temperature``, ``top_k``, ``top_p`` and ``min_p``, as batched samplers take them.
+    """Settings by row, (rows,) each: ``temperature``, ``top_k``, ``top_p`` and ``min_p``, as batched
+    samplers take them.
 
-    A name that no pipeline has is left out; where only some have it, the others get what changes nothing: temperature
-    1, top_k -1, top_p 1, min_p 0. InputError where a pipeline has a step twice, as settings have no order.
+    A name that no pipeline has is left out; where only some have it, the others get what changes nothing:
+    temperature 1, top_k -1, top_p 1, min_p 0. InputError where a pipeline has a step twice, as settings
+    have no order.
     """
     neutral: dict[str, float] = {"temperature": 1.0, "top_k": -1, "top_p": 1.0, "min_p": 0.0}
     each = [_values(pipeline) for pipeline in pipelines]

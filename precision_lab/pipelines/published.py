@@ -1,10 +1,11 @@
-"""Processors as libraries publish them: torch functions of (rows, vocab) logits, each in the dtype that it is given.
+"""Processors as libraries publish them: torch functions of (rows, vocab) logits, each in the dtype that it
+is given.
 
-The arithmetic is written anew from the sources named, operation by operation, in the published order and dtype; every
-token dropped becomes -inf, so that any sampler can follow. ``meaning`` is the pipeline that the library's rules
-specify, ties and crossing included (their sorts are not stable: ties of top-p are ``any``): what is left between the
-two is rounding, or a fault. Where a library runs on another machine than this one, ``emulated`` says what stands for
-its arithmetic.
+The arithmetic is written anew from the sources named, operation by operation, in the published order and
+dtype; every token dropped becomes -inf, so that any sampler can follow. ``meaning`` is the pipeline that
+the library's rules specify, ties and crossing included (their sorts are not stable: ties of top-p are
+``any``): what is left between the two is rounding, or a fault. Where a library runs on another machine than
+this one, ``emulated`` says what stands for its arithmetic.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Settings:
 class Processor:
     """``apply(logits, settings)`` -> logits.  ``steps(settings)``: what its rules mean, in its order.
 
-    ``source_ref``: repository, file and version that was read.  ``emulated``: what stands for arithmetic that does not
-    run here, None where the operations are torch's own on this machine.
+    ``source_ref``: repository, file and version that was read.  ``emulated``: what stands for arithmetic
+    that does not run here, None where the operations are torch's own on this machine.
     """
 
     name: str
@@ -157,7 +158,8 @@ def hugging_face(logits: Tensor, settings: Settings) -> Tensor:
 
 
 def vllm(logits: Tensor, settings: Settings) -> Tensor:
-    """min-p before the others; top-k and top-p in one ascending sort, their sum compared with float32's 1 - p."""
+    """min-p before the others; top-k and top-p in one ascending sort, their sum compared with float32's 1 -
+    p."""
     logits = _tempered(logits, settings)
     if settings.min_p is not None:
         probs = logits.softmax(dim=-1)
@@ -175,7 +177,8 @@ def vllm(logits: Tensor, settings: Settings) -> Tensor:
 
 
 def llama_cpp(logits: Tensor, settings: Settings) -> Tensor:
-    """top-k, top-p, min-p, and the temperature last; candidates in a sorted list, masses in float32 one after another."""
+    """top-k, top-p, min-p, and the temperature last; candidates in a sorted list, masses in float32 one
+    after another."""
     ordered, ids = logits.float().sort(dim=-1, descending=True, stable=True)
     outside = torch.zeros_like(ordered, dtype=torch.bool)
     if settings.top_k is not None:
@@ -193,7 +196,8 @@ def llama_cpp(logits: Tensor, settings: Settings) -> Tensor:
 
 
 def mlx_lm(logits: Tensor, settings: Settings) -> Tensor:
-    """Of log probabilities in the dtype given: top-p, min-p, top-k, and the temperature as a factor 1 / T at the draw."""
+    """Of log probabilities in the dtype given: top-p, min-p, top-k, and the temperature as a factor 1 / T
+    at the draw."""
     left = logits - logits.logsumexp(dim=-1, keepdim=True)
     if settings.temperature == 0:
         return _tempered(left, settings)
@@ -241,7 +245,8 @@ def flashinfer(logits: Tensor, settings: Settings) -> Tensor:
 
 
 def megatron(logits: Tensor, settings: Settings) -> Tensor:
-    """A temperature, and then top-k or top-p; masses added in the dtype of the logits, each sum rounded to it."""
+    """A temperature, and then top-k or top-p; masses added in the dtype of the logits, each sum rounded to
+    it."""
     logits = _tempered(logits, settings)
     if settings.top_k is not None:
         return _drop(logits, below_the_kth(logits, settings.top_k))
@@ -251,7 +256,8 @@ def megatron(logits: Tensor, settings: Settings) -> Tensor:
 
 
 def dream(logits: Tensor, settings: Settings) -> Tensor:
-    """A temperature, top-p, top-k. The library fills with the least finite value, which softmax makes 0 as well."""
+    """A temperature, top-p, top-k. The library fills with the least finite value, which softmax makes 0 as
+    well."""
     if settings.temperature is not None and settings.temperature > 0:
         logits = logits / settings.temperature
     if settings.top_p is not None and settings.top_p < 1:
@@ -264,7 +270,8 @@ def dream(logits: Tensor, settings: Settings) -> Tensor:
 
 
 def llada(logits: Tensor, settings: Settings) -> Tensor:
-    """log of exp(logits) to the power 1 / T, in float64: the race exp(l) / E^T has the law of softmax(l / T)."""
+    """log of exp(logits) to the power 1 / T, in float64: the race exp(l) / E^T has the law of softmax(l /
+    T)."""
     weights = logits.double().exp()
     if settings.temperature is None or settings.temperature == 0:
         return _tempered(weights.log(), settings)
@@ -272,7 +279,8 @@ def llada(logits: Tensor, settings: Settings) -> Tensor:
 
 
 def gpt_fast(logits: Tensor, settings: Settings) -> Tensor:
-    """A temperature of 1e-5 at the least, so that 0 is not greedy where two logits are nearer than that; then top-k."""
+    """A temperature of 1e-5 at the least, so that 0 is not greedy where two logits are nearer than that;
+    then top-k."""
     if settings.temperature is not None:
         logits = logits / max(settings.temperature, 1e-5)
     if settings.top_k is not None:

@@ -2,11 +2,11 @@
 
 What published code does differently is named here, so that a specification can say which it means:
 
-``ties``, where equal logits meet an edge: ``any`` of them, as many as are wanted (the specification is content
-with each choice); ``first`` or ``last``, by index; ``all``, so that more than k can be kept.
-``crossing``, of top-p, where B is the mass of the tokens before one and A the mass with it: ``kept``, a token is
-in while B < p, which is the smallest set of mass p or more; ``beyond``, while B <= p, the smallest set of more
-than p; ``dropped``, while A <= p, the largest set of at most p. The first token is in by each.
+``ties``, where equal logits meet an edge: ``any`` of them, as many as are wanted (the specification is
+content with each choice); ``first`` or ``last``, by index; ``all``, so that more than k can be kept.
+``crossing``, of top-p, where B is the mass of the tokens before one and A the mass with it: ``kept``, a
+token is in while B < p, which is the smallest set of mass p or more; ``beyond``, while B <= p, the smallest
+set of more than p; ``dropped``, while A <= p, the largest set of at most p. The first token is in by each.
 ``mass``, of top-p: of the tokens ``kept`` so far, renormalised, or of the ``whole`` row at its temperature.
 ``sums``, of top-p: how masses are added where rounding is bounded: in ``any`` order, or ``pairwise``.
 """

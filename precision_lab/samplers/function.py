@@ -38,7 +38,8 @@ class FunctionSampler(Sampler):
 
     @property
     def calling(self) -> Calling:
-        """How the function is called. InputError for a signature that takes no logits, or no torch generator."""
+        """How the function is called. InputError for a signature that takes no logits, or no torch
+        generator."""
         return Calling.of(self.function, self.name, self.takes)
 
     @property

@@ -21,14 +21,16 @@ from .torch_multinomial import as_torch_rng
 @final
 @dataclass(frozen=True)
 class IntegerMasses(Sampler):
-    """:func:`precision_lab.faithful.categorical`. The law of a row is m_i / M, of the very integers that are drawn from."""
+    """:func:`precision_lab.faithful.categorical`. The law of a row is m_i / M, of the very integers that
+    are drawn from."""
 
     @property
     def ceiling(self) -> float:
         return math.nan
 
     def bits_per_draw(self, vocab: int) -> float:
-        """64 for a number below M, and again where it is not below: 1.44 words at most on average of M, 2 at worst."""
+        """64 for a number below M, and again where it is not below: 1.44 words at most on average of M, 2
+        at worst."""
         return 128
 
     @property

@@ -1,4 +1,5 @@
-"""From what a user types to a sampler: a name in the table, ``file.py:fn``, ``module:fn``, or an entry point."""
+"""From what a user types to a sampler: a name in the table, ``file.py:fn``, ``module:fn``, or an entry
+point."""
 
 from __future__ import annotations
 
@@ -71,7 +72,8 @@ def _from_code(spec: str) -> Sampler:
 
 @contextmanager
 def importing(where: str) -> Iterator[None]:
-    """InputError for whatever the user's code raises here: SystemExit and KeyboardInterrupt too, but not Ctrl-C."""
+    """InputError for whatever the user's code raises here: SystemExit and KeyboardInterrupt too, but not
+    Ctrl-C."""
     pressed: list[int] = []
     handler = signal.getsignal(signal.SIGINT)
     watched = callable(handler) and threading.current_thread() is threading.main_thread()
@@ -97,8 +99,8 @@ def importing(where: str) -> Iterator[None]:
 
 
 def _attribute(module: ModuleType, dotted: str) -> Any:
-    """``module.a.b`` for "a.b"; None where there is none. A method of a class is that of an instance made without
-    arguments; InputError where it cannot be made so."""
+    """``module.a.b`` for "a.b"; None where there is none. A method of a class is that of an instance made
+    without arguments; InputError where it cannot be made so."""
     found: Any = module
     for name in dotted.split("."):
         owner, found = found, getattr(found, name, None)
@@ -120,8 +122,8 @@ def _instance(owner: type) -> Any:
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """The modules of a folder before all others, as ``python file.py`` has it; afterwards behind all others, because a
-    function may import its neighbours when it is called."""
+    """The modules of a folder before all others, as ``python file.py`` has it; afterwards behind all
+    others, because a function may import its neighbours when it is called."""
     place = str(folder.resolve())
     sys.path.insert(0, place)
     try:
@@ -140,8 +142,8 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """The file as a module of its own, known by the file's name where no other module has it; files beside it can be
-    imported by it, then and later."""
+    """The file as a module of its own, known by the file's name where no other module has it; files beside
+    it can be imported by it, then and later."""
     other = sys.modules.get(path.stem)
     taken = other is not None and Path(getattr(other, "__file__", None) or ".").resolve() != path.resolve()
     name = f"{path.stem}_of_precision_lab" if taken else path.stem

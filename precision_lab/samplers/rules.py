@@ -243,7 +243,8 @@ class Overflowing(LawRule):
 
 
 def log_normalised(weights: Float, combine: Combine) -> Float:
-    """(vocab,) natural-log probabilities: softmax of the weights that are added, or the share of those divided."""
+    """(vocab,) natural-log probabilities: softmax of the weights that are added, or the share of those
+    divided."""
     with np.errstate(divide="ignore"):
         log = weights if combine == "add" else np.log(weights)
     shifted = log - log.max()

@@ -1,4 +1,5 @@
-"""The judge: counts, estimates, divergences, temperatures, diversity and tests. Knows laws, knows no sampler."""
+"""The judge: counts, estimates, divergences, temperatures, diversity and tests. Knows laws, knows no
+sampler."""
 
 from .alternatives import alternative_laws, lattice_law, tempered_law
 from .counts import Counts

@@ -26,10 +26,10 @@ def lattice_weight(p, step):
 def row_sums(rows, tokens, least, first, steps, cumulant, p, own_log_p, own_y, variance, rare, lattice):
     """Of every row of logits, (k, vocab), and the token drawn from it; filled in place:
 
-    ``p``: (k, vocab) softmax.  ``own_log_p``: (k,) log p of the token.  ``own_y``, ``variance``: (k,) y of the token and
-    Var y.  ``cumulant``: (2, m), sums over the rows of log E e^(t y) are added, t = -/+ first 2^0, 2^1, ...  ``rare``: (k,)
-    sum of the p_j <= p of the token.  ``lattice``: (len(steps), k) log q / p of the token, q the lattice of each step.
-    y = log p - E log p; 0 where p < least.
+    ``p``: (k, vocab) softmax.  ``own_log_p``: (k,) log p of the token.  ``own_y``, ``variance``: (k,) y of
+    the token and Var y.  ``cumulant``: (2, m), sums over the rows of log E e^(t y) are added, t = -/+ first
+    2^0, 2^1, ...  ``rare``: (k,) sum of the p_j <= p of the token.  ``lattice``: (len(steps), k) log q / p
+    of the token, q the lattice of each step. y = log p - E log p; 0 where p < least.
     """
     count, vocab = rows.shape
     sizes = cumulant.shape[1]

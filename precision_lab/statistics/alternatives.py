@@ -1,4 +1,5 @@
-"""Laws to bet on: what a race of too few bits draws, with and without centring, and what a wrong temperature draws.
+"""Laws to bet on: what a race of too few bits draws, with and without centring, and what a wrong
+temperature draws.
 
 They steer a test's power only; its level holds whatever they are.
 """
@@ -17,10 +18,12 @@ from ._checks import check_whole
 
 
 def lattice_law(target: Law, bits: int = 24, *, centred: bool = False) -> Law:
-    """q_i ~ p_i y / (e^y - 1), y = 2^-bits (1 - p_i) / p_i: uniforms k / 2^bits; or p_i y / (2 sinh(y / 2)), centred ones.
+    """q_i ~ p_i y / (e^y - 1), y = 2^-bits (1 - p_i) / p_i: uniforms k / 2^bits; or p_i y / (2 sinh(y /
+    2)), centred ones.
 
-    Closed form of an argmax race in which token i meets the continuum of all others; ties and the rounding of the
-    logarithms are left out, so it is no certified law: ``error`` is 1. Tokens far below 2^-bits get log q_i ~ -y.
+    Closed form of an argmax race in which token i meets the continuum of all others; ties and the rounding
+    of the logarithms are left out, so it is no certified law: ``error`` is 1. Tokens far below 2^-bits get
+    log q_i ~ -y.
     """
     bits, p = check_whole("bits", bits, 1), target.probs
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -46,6 +49,7 @@ def alternative_laws(
     bits: Sequence[int] = (8, 11, 16, 23, 24, 32),
     temperatures: Sequence[float] = (0.9, 0.95, 0.98, 0.995, 1.005, 1.02, 1.05, 1.1),
 ) -> list[Law]:
-    """Lattices of each width, plain and centred, and tilts: the alternatives of an e-process that expects nothing yet."""
+    """Lattices of each width, plain and centred, and tilts: the alternatives of an e-process that expects
+    nothing yet."""
     lattices = [lattice_law(target, width, centred=centred) for width in bits for centred in (False, True)]
     return lattices + [tempered_law(target, temperature) for temperature in temperatures]

@@ -1,7 +1,7 @@
 """How far a sampler's law q is from its target p. Every sum keeps its digits when q and p nearly agree.
 
-q and p: two Laws over one vocabulary, or two arrays of probabilities (vocab,) that sum to 1. The laws' own errors are
-not propagated. Errors: InputError for unequal vocabularies or arrays that are no distribution.
+q and p: two Laws over one vocabulary, or two arrays of probabilities (vocab,) that sum to 1. The laws' own
+errors are not propagated. Errors: InputError for unequal vocabularies or arrays that are no distribution.
 """
 
 from __future__ import annotations

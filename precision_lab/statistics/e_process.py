@@ -4,11 +4,11 @@ Against alternatives q_k with prior weights w_k, after draws x_1, x_2, ... the c
 
     e_t = sum_k w_k prod_{s <= t} f_k(x_s),   f_k(i) = ((1 - b) p_i + b q_k,i) / (p_i + e) / c_k,
 
-a nonnegative martingale from 1 under the null p (supermartingale for every truth within e = Law.error of p, where
-c_k <= 1 is the worst truth's mean, see ``testing._widen``). By Ville's inequality P(ever e_t >= 1/a) <= a: no sampler that
-is right is rejected more than ``false_fail`` often, however often one looks. With the safe bet b = 1/2 no factor is below
-1/2 where e = 0, so that one draw loses log 2 at most and (p + q) / 2 gains on every truth more than about a quarter
-of the way from p to q.
+a nonnegative martingale from 1 under the null p (supermartingale for every truth within e = Law.error of p,
+where c_k <= 1 is the worst truth's mean, see ``testing._widen``). By Ville's inequality P(ever e_t >= 1/a)
+<= a: no sampler that is right is rejected more than ``false_fail`` often, however often one looks. With the
+safe bet b = 1/2 no factor is below 1/2 where e = 0, so that one draw loses log 2 at most and (p + q) / 2
+gains on every truth more than about a quarter of the way from p to q.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from .testing._widen import worst_mean
 
 
 class EProcess:
-    """``EProcess(null, alternatives, weights=None, bet=0.5)``; memory (alternatives, vocab) float64 and no draws.
+    """``EProcess(null, alternatives, weights=None, bet=0.5)``; memory (alternatives, vocab) float64 and no
+    draws.
 
-    ``n``: draws so far.  ``log_wealth``: (alternatives,) log prod f_k.  ``log_e``: log e_t, nats.  ``peak``: the largest
-    log e_t at the end of any update.
-    Errors: InputError for no alternatives, other vocabularies, weights that are no distribution, a bet outside (0, 1].
+    ``n``: draws so far.  ``log_wealth``: (alternatives,) log prod f_k.  ``log_e``: log e_t, nats.
+    ``peak``: the largest log e_t at the end of any update. Errors: InputError for no alternatives, other
+    vocabularies, weights that are no distribution, a bet outside (0, 1].
     """
 
     def __init__(
@@ -51,7 +52,8 @@ class EProcess:
         self.n, self.log_wealth, self.peak = 0, np.zeros(len(self.alternatives)), 0.0
 
     def update(self, tokens: ArrayLike | Counts) -> EProcess:
-        """Bet on further draws: token ids of any shape, or their Counts. Their order within one update does not matter."""
+        """Bet on further draws: token ids of any shape, or their Counts. Their order within one update does
+        not matter."""
         counts = tokens if isinstance(tokens, Counts) else Counts.from_tokens(tokens, self.null.vocab)
         check_same_vocab(counts.vocab, self.null.vocab)
         drawn = np.flatnonzero(counts.counts)
@@ -80,7 +82,8 @@ class EProcess:
         return self.peak >= -math.log(check_open_unit("false_fail", false_fail))
 
     def growth(self, truth: Law) -> Float:
-        """(alternatives,) E log f_k, nats a draw, under ``truth``; where it is positive for some k the null will fall."""
+        """(alternatives,) E log f_k, nats a draw, under ``truth``; where it is positive for some k the null
+        will fall."""
         check_same_vocab(truth.vocab, self.null.vocab)
         at = truth.probs > 0
         return self.log_factors[:, at] @ truth.probs[at]
@@ -88,8 +91,8 @@ class EProcess:
     def draws_needed(self, truth: Law, false_fail: float = 1e-6, false_pass: float = 1e-6) -> int:
         """Draws by which a sampler of law ``truth`` is rejected with 1 - ``false_pass``. Certified.
 
-        Chernoff on the best single bet: P(w_k prod f_k < 1/a) <= min_s (E f_k^-s)^n (w_k a)^-s. The median stop is near
-        log(1 / (a w_k)) / growth, about a third of it at equal rates.
+        Chernoff on the best single bet: P(w_k prod f_k < 1/a) <= min_s (E f_k^-s)^n (w_k a)^-s. The median
+        stop is near log(1 / (a w_k)) / growth, about a third of it at equal rates.
         """
         check_rates(false_fail, false_pass)
         best, at = int(self.growth(truth).argmax()), truth.probs > 0

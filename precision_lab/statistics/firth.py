@@ -19,7 +19,8 @@ from .tempered import root
 class Moments:
     """Sums over the draws at excess t. ``log_likelihood``: nats, up to a constant.  ``score``: its slope in t.
 
-    ``information``: minus its curvature, sum Var_{p_b}[log p].  ``third``: slope of that, the third central moments.
+    ``information``: minus its curvature, sum Var_{p_b}[log p].  ``third``: slope of that, the third central
+    moments.
     """
 
     log_likelihood: float
@@ -45,11 +46,12 @@ def fit(
 ) -> Estimate:
     """b at the maximum of l + 1/2 log I, with the b that fall short of it by less than ``limit / 2``.
 
-    ``limit``: independent draws: the chi-square quantile with one degree of freedom. Clusters: D F, F the quantile with
-    1 and G - 1 degrees, D = G / (G - 1) sum_g S_g^2 / I the design effect (the sandwich variance over the model's), S_g
-    the score of cluster g at b. Where the draws are separated no D can be seen, and D is the one of clusters that repeat
-    one draw, sum_g n_g^2 / n. ``cluster_scores(t)``: S_g and n_g, (clusters,).
-    ``widest``: a step in t that changes no weight e-fold.  ``accuracy``: of t, in standard errors.
+    ``limit``: independent draws: the chi-square quantile with one degree of freedom. Clusters: D F, F the
+    quantile with 1 and G - 1 degrees, D = G / (G - 1) sum_g S_g^2 / I the design effect (the sandwich
+    variance over the model's), S_g the score of cluster g at b. Where the draws are separated no D can be
+    seen, and D is the one of clusters that repeat one draw, sum_g n_g^2 / n. ``cluster_scores(t)``: S_g and
+    n_g, (clusters,). ``widest``: a step in t that changes no weight e-fold.  ``accuracy``: of t, in
+    standard errors.
     """
     moments = cache(moments)
 

@@ -18,8 +18,9 @@ from .resampling import check_resamples
 
 @dataclass(frozen=True)
 class Region:
-    """The points x with (x - centre)' covariance^-1 (x - centre) <= square: an ellipse for two numbers. It holds all of
-    the true numbers *together* with probability ``confidence``; a box of marginal intervals holds them less often."""
+    """The points x with (x - centre)' covariance^-1 (x - centre) <= square: an ellipse for two numbers. It
+    holds all of the true numbers *together* with probability ``confidence``; a box of marginal intervals
+    holds them less often."""
 
     centre: Float  # (p,)
     covariance: Float  # (p, p), of the centre
@@ -43,9 +44,10 @@ class Region:
 def joint_region(statistic: Callable[[Int], ArrayLike], clusters: int, confidence: float = 0.95) -> Region:
     """``statistic(cluster indices)`` -> (p,), smooth; its ellipsoid over whole clusters.
 
-    Covariance: jackknife, (G-1)/G sum_g (s_g - mean)(s_g - mean)', s_g without cluster g. Square: that of Hotelling's T^2,
-    p (G-1) / (G-p) F_{p, G-p}. For means of normal clusters it covers exactly; otherwise as G grows.
-    Errors: InputError unless G > p, or for numbers that do not vary or vary as one (no ellipsoid has a volume of 0).
+    Covariance: jackknife, (G-1)/G sum_g (s_g - mean)(s_g - mean)', s_g without cluster g. Square: that of
+    Hotelling's T^2, p (G-1) / (G-p) F_{p, G-p}. For means of normal clusters it covers exactly; otherwise
+    as G grows. Errors: InputError unless G > p, or for numbers that do not vary or vary as one (no
+    ellipsoid has a volume of 0).
     """
     check_open_unit("confidence", confidence)
     every = np.arange(check_whole("clusters", clusters, 2))
@@ -74,12 +76,14 @@ def stratified_bootstrap(
     resamples: int = 1000,
     confidence: float = 0.95,
 ) -> list[Estimate]:
-    """Numbers of several independent samples: each sample is drawn again by itself, clusters with replacement; percentiles.
+    """Numbers of several independent samples: each sample is drawn again by itself, clusters with
+    replacement; percentiles.
 
-    ``statistic``: one int64 array of cluster indices a sample, ``sizes`` long -> (p,) or a number; one Estimate each. NaN
-    where it is undefined on a resample: that resample counts as lying beyond both ends, so that many of them make the
-    interval all numbers. ``n``: all clusters. Errors: InputError if one is undefined on the samples themselves, or for
-    fewer resamples than have a quantile of (1 - confidence) / 2.
+    ``statistic``: one int64 array of cluster indices a sample, ``sizes`` long -> (p,) or a number; one
+    Estimate each. NaN where it is undefined on a resample: that resample counts as lying beyond both ends,
+    so that many of them make the interval all numbers. ``n``: all clusters. Errors: InputError if one is
+    undefined on the samples themselves, or for fewer resamples than have a quantile of (1 - confidence) /
+    2.
     """
     resamples = check_resamples(resamples, confidence)
     sizes = [check_whole("sizes", size, 1) for size in sizes]

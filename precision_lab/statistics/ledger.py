@@ -1,18 +1,21 @@
 """Evidence that outlives a run: an e-process on disk, so that every run adds draws and none is repeated.
 
-One JSON file for each (sampler, code hash), written atomically, never unpickled. Numbers are hexadecimal floats, so a
-resumed process has the very same capital. A changed null, family, weight or bet has another sha256 and is refused.
+One JSON file for each (sampler, code hash), written atomically, never unpickled. Numbers are hexadecimal
+floats, so a resumed process has the very same capital. A changed null, family, weight or bet has another
+sha256 and is refused.
 
-Writers at once: everything that writes reads the file, compares and replaces it under one lock of the folder, so that a
-record which was written is never lost. ``add`` bets on counts from whatever capital is on disk then, and so takes in what
-others recorded while the draws were made; ``record`` refuses a process that was resumed before that.
+Writers at once: everything that writes reads the file, compares and replaces it under one lock of the
+folder, so that a record which was written is never lost. ``add`` bets on counts from whatever capital is on
+disk then, and so takes in what others recorded while the draws were made; ``record`` refuses a process that
+was resumed before that.
 
-A run that is killed: each draw of words (a seed) may be counted once. An entry holds the run's name, the ``key`` of the
-command that draws (what decides which words are used for what) and whether the run is ``complete``, which the run writes
-last of all, with its verdict in hand. ``begun``, asked before the first draw, refuses a run that is complete and one of
-another key, for that would count some of the words twice; a run of the same key that is not complete goes on: it makes
-the same draws again, and ``add`` counts only what is not recorded. Entries of ledgers that know no keys are complete.
-Another code hash is another file: the same seed is new there, as other code turns the same words into other draws.
+A run that is killed: each draw of words (a seed) may be counted once. An entry holds the run's name, the
+``key`` of the command that draws (what decides which words are used for what) and whether the run is
+``complete``, which the run writes last of all, with its verdict in hand. ``begun``, asked before the first
+draw, refuses a run that is complete and one of another key, for that would count some of the words twice; a
+run of the same key that is not complete goes on: it makes the same draws again, and ``add`` counts only
+what is not recorded. Entries of ledgers that know no keys are complete. Another code hash is another file:
+the same seed is new there, as other code turns the same words into other draws.
 """
 
 from __future__ import annotations
@@ -35,12 +38,14 @@ _VERSION = 1
 
 
 class Ledger:
-    """``Ledger(folder, sampler, code)``: the file folder/sampler-code.json. ``code``: hash of what made the draws.
+    """``Ledger(folder, sampler, code)``: the file folder/sampler-code.json. ``code``: hash of what made the
+    draws.
 
-    ``begun(run, key)`` before the draws, ``add(process, counts, run, key)`` after them, ``finish(run)`` at the
-    end. Or ``resume(process)``, which gives a fresh process the recorded capital, and ``record(process, run)``, which
-    writes it back. A run's name must be new: it names the words (a seed, a counter range), as the same words twice are
-    no evidence. A new code hash opens a new account, with an error rate of its own.
+    ``begun(run, key)`` before the draws, ``add(process, counts, run, key)`` after them, ``finish(run)`` at
+    the end. Or ``resume(process)``, which gives a fresh process the recorded capital, and ``record(process,
+    run)``, which writes it back. A run's name must be new: it names the words (a seed, a counter range), as
+    the same words twice are no evidence. A new code hash opens a new account, with an error rate of its
+    own.
     """
 
     def __init__(self, folder: Path | str, sampler: str, code: str) -> None:
@@ -52,16 +57,16 @@ class Ledger:
         self._resumed: int | None = None  # n of the record that the process goes on from
 
     def begun(self, run: str, key: str) -> bool:
-        """Whether this very run has been recorded and not finished. InputError for a run that is finished, or was begun
-        with another key."""
+        """Whether this very run has been recorded and not finished. InputError for a run that is finished,
+        or was begun with another key."""
         found = _entry(self._sound(), run) if self.path.exists() else None
         if found is not None and not _goes_on(found, key):
             raise _used(run)
         return found is not None
 
     def add(self, process: EProcess, counts: Counts, run: str, key: str) -> EProcess:
-        """The fresh process with all that is recorded and, once, ``counts``, which are recorded with it. InputError for
-        a run that is finished, or was begun with another key."""
+        """The fresh process with all that is recorded and, once, ``counts``, which are recorded with it.
+        InputError for a run that is finished, or was begun with another key."""
         with locked(self.path.parent):
             kept = self._read(process)
             self._load(process, kept)
@@ -85,7 +90,8 @@ class Ledger:
                 self._seal(kept)
 
     def resume(self, process: EProcess) -> EProcess:
-        """The process, with the recorded n, capital and peak if there is a record. InputError unless it is fresh."""
+        """The process, with the recorded n, capital and peak if there is a record. InputError unless it is
+        fresh."""
         self._load(process, self._read(process))
         return process
 
@@ -97,7 +103,8 @@ class Ledger:
         self._resumed = process.n
 
     def record(self, process: EProcess, run: str) -> None:
-        """Write the process. InputError for a run that is recorded, no new draws, or a record that has moved on."""
+        """Write the process. InputError for a run that is recorded, no new draws, or a record that has
+        moved on."""
         with locked(self.path.parent):
             self._record(process, run)
 

@@ -156,7 +156,8 @@ def _scaled(left_out: Float, weights: Float) -> tuple[Float, int]:
 
 
 def check_resamples(resamples: int, confidence: float) -> int:
-    """At least 2 / (1 - confidence) - 1: with fewer, no resampled statistic stands for a quantile so far out."""
+    """At least 2 / (1 - confidence) - 1: with fewer, no resampled statistic stands for a quantile so far
+    out."""
     least = math.ceil(2 / (1 - check_open_unit("confidence", confidence)) * (1 - 1e-12)) - 1
     if check_whole("resamples", resamples, 1) < least:
         raise InputError(

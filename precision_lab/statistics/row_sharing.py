@@ -14,8 +14,9 @@ from .testing import TestResult
 from .testing._binomial import smallest
 from .testing._chernoff import bernoulli_sum_upper, pooled
 
-# Tokens below are left out of temperatures, likelihoods and agreements: 2^24 of them hold less than 2e-13, and one
-# draw of them fails the support test. A masked token of logit -1e4 would otherwise outweigh all other draws.
+# Tokens below are left out of temperatures, likelihoods and agreements: 2^24 of them hold less than 2e-13,
+# and one draw of them fails the support test. A masked token of logit -1e4 would otherwise outweigh all
+# other draws.
 LEAST = 1e-20
 NEAR = (1 / 64, 1 / 8)  # distances of two uniforms that count as near
 FARTHEST = 4096  # lag that is thought of
@@ -47,7 +48,8 @@ def likely_lag(tokens: Array, vocab: int) -> int | None:
 
 @dataclass
 class _Lag:
-    """The pairs (t, t + lag), t >= start and in the first half of a block of 2 lag draws, so that none shares a draw."""
+    """The pairs (t, t + lag), t >= start and in the first half of a block of 2 lag draws, so that none
+    shares a draw."""
 
     lag: int
     start: int
@@ -58,13 +60,15 @@ class _Lag:
 
 
 class Sharing:
-    """Agreements, and nearness on the scale of cumulative sums, of draws ``lag`` apart; gathered block by block.
+    """Agreements, and nearness on the scale of cumulative sums, of draws ``lag`` apart; gathered block by
+    block.
 
-    ``uniforms``: (n,) uniform numbers of our own, one a draw. With v of them, u_i = F_i(x_i - 1) + v p_i(x_i), F the
-    cumulative sums, is uniform whatever the row. Two draws are then independent only if they agree with probability
-    sum_k p_ik p_jk, and if |u_i - u_j| <= d with probability 2 d - d^2. Gumbel-max and exponential races on one vector of
-    noise agree more often, searches in a cumulative sum by one uniform are nearer.
-    ``lags``: of any pairs, and ``searched``, a lag found in the first half of the draws and tried on the second.
+    ``uniforms``: (n,) uniform numbers of our own, one a draw. With v of them, u_i = F_i(x_i - 1) + v
+    p_i(x_i), F the cumulative sums, is uniform whatever the row. Two draws are then independent only if
+    they agree with probability sum_k p_ik p_jk, and if |u_i - u_j| <= d with probability 2 d - d^2.
+    Gumbel-max and exponential races on one vector of noise agree more often, searches in a cumulative sum
+    by one uniform are nearer. ``lags``: of any pairs, and ``searched``, a lag found in the first half of
+    the draws and tried on the second.
     """
 
     def __init__(self, uniforms: Float, lags: tuple[int, ...] = (1, 2), searched: int | None = None) -> None:
@@ -81,7 +85,8 @@ class Sharing:
         self.rows = 0
 
     def update(self, p: Float, tokens: Int, index: Int) -> None:
-        """``p``: (k, vocab) probabilities; ``tokens``: (k,) draws of them; ``index``: (k,) their places, ascending."""
+        """``p``: (k, vocab) probabilities; ``tokens``: (k,) draws of them; ``index``: (k,) their places,
+        ascending."""
         if self._left < p.size:
             return
         self._left -= p.size
@@ -119,12 +124,13 @@ class Sharing:
         self._shared.update(p, q)
 
     def test(self, false_fail: float, false_pass: float) -> TestResult:
-        """p = min(1, events x the least): by lag, the agreements (Chernoff and Hoeffding for coins of different rates)
-        and the near pairs (exact binomial). Valid at every n.
+        """p = min(1, events x the least): by lag, the agreements (Chernoff and Hoeffding for coins of
+        different rates) and the near pairs (exact binomial). Valid at every n.
 
-        ``statistic``: pairs that agree beyond the number due, at the lag of the least p.  ``n``: pairs at that lag.
-        ``detectable``: share of the pairs of the first lag with one vector of noise, of Gumbel-max or a race, by their
-        agreements alone; those pairs taken for like the first ones. inf: no share is seen.
+        ``statistic``: pairs that agree beyond the number due, at the lag of the least p.  ``n``: pairs at
+        that lag. ``detectable``: share of the pairs of the first lag with one vector of noise, of
+        Gumbel-max or a race, by their agreements alone; those pairs taken for like the first ones. inf: no
+        share is seen.
         """
         asked = [lag for lag in self.lags if lag.pairs]
         events = len(asked) * (1 + len(NEAR))
@@ -154,9 +160,11 @@ class Sharing:
         )
 
     def evidence(self) -> tuple[str, float] | None:
-        """How the lag that says most agrees or is near beyond chance, and the nats it says against independence.
+        """How the lag that says most agrees or is near beyond chance, and the nats it says against
+        independence.
 
-        Of k events where m are due: k log(k / m) - (k - m), less log(pairs) / 2 for the choice of the share. None below 0.
+        Of k events where m are due: k log(k / m) - (k - m), less log(pairs) / 2 for the choice of the
+        share. None below 0.
         """
         found: list[tuple[float, str]] = []
         for lag in self.lags:
@@ -239,7 +247,8 @@ class _Shared:
 
 
 def shared_agreement(p: Float, q: Float) -> Float:
-    """(k,) sum_i 1 / sum_j max(p_j / p_i, q_j / q_i): both rows of a pair draw one token from one vector of noise."""
+    """(k,) sum_i 1 / sum_j max(p_j / p_i, q_j / q_i): both rows of a pair draw one token from one vector of
+    noise."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log(q) - np.log(p)
     order = np.argsort(np.where(np.isnan(ratio), 0.0, ratio), axis=1)

@@ -1,4 +1,5 @@
-"""Draws that each come from another row of logits, seen once and in chunks: temperature, tail, support and likelihoods."""
+"""Draws that each come from another row of logits, seen once and in chunks: temperature, tail, support and
+likelihoods."""
 
 from __future__ import annotations
 
@@ -32,15 +33,16 @@ class DeadRow:
 
 
 class RowEvidence:
-    """``update(logits, tokens)``, then the tests. Memory: a block of rows, 17 bytes a draw, and what ``sharing`` keeps.
+    """``update(logits, tokens)``, then the tests. Memory: a block of rows, 17 bytes a draw, and what
+    ``sharing`` keeps.
 
-    With log p_i = log softmax of row i, y_i = log p_i(x_i) - E_{p_i}[log p_i], 0 for tokens of p_i below LEAST,
-    and K_i(t) = log E_{p_i} e^(t y): ``score`` = sum y_i, ``variance`` = sum Var y_i, ``cumulant`` = sum K_i(t) on the
-    grid -t, t of :data:`EXCESS`. ``lattice``: bits -> sum log q_i(x_i) - log p_i(x_i) of the closed-form lattice of so
-    many bits. ``rare``: the chance of each draw, see :class:`~.testing.RareDraws`.
-    ``dead``: rows that are all -inf, NaN or +inf; with their draws they are set aside. ``n``: the draws judged.
-    ``sharing``: pairs of draws that are looked at, see :class:`~.row_sharing.Sharing`.
-    Errors: InputError for tokens outside the vocabulary.
+    With log p_i = log softmax of row i, y_i = log p_i(x_i) - E_{p_i}[log p_i], 0 for tokens of p_i below
+    LEAST, and K_i(t) = log E_{p_i} e^(t y): ``score`` = sum y_i, ``variance`` = sum Var y_i, ``cumulant`` =
+    sum K_i(t) on the grid -t, t of :data:`EXCESS`. ``lattice``: bits -> sum log q_i(x_i) - log p_i(x_i) of
+    the closed-form lattice of so many bits. ``rare``: the chance of each draw, see
+    :class:`~.testing.RareDraws`. ``dead``: rows that are all -inf, NaN or +inf; with their draws they are
+    set aside. ``n``: the draws judged. ``sharing``: pairs of draws that are looked at, see
+    :class:`~.row_sharing.Sharing`. Errors: InputError for tokens outside the vocabulary.
     """
 
     def __init__(self, bits: tuple[int, ...] = (23, 24), sharing: Sharing | None = None) -> None:
@@ -132,9 +134,11 @@ class RowEvidence:
         return TestResult(p_value, float(found), self.n, seen, false_fail, name, effect)
 
     def temperature_test(self, false_fail: float, false_pass: float) -> TestResult:
-        """p = 2 min over sides of min_t exp(sum K_i(t) - t sum y_i): Chernoff, at every n. ``statistic``: log of its inverse.
+        """p = 2 min over sides of min_t exp(sum K_i(t) - t sum y_i): Chernoff, at every n. ``statistic``:
+        log of its inverse.
 
-        ``detectable`` and ``estimate`` (one Newton step from T = 1) by the normal law with ``variance``: asymptotic.
+        ``detectable`` and ``estimate`` (one Newton step from T = 1) by the normal law with ``variance``:
+        asymptotic.
         """
         side = [np.min(c - s * EXCESS * self.score) for s, c in zip((-1, 1), self.cumulant, strict=True)]
         bound = min(0.0, float(min(side)))
@@ -153,7 +157,8 @@ class RowEvidence:
         )
 
     def tail_test(self, false_fail: float, false_pass: float) -> TestResult:
-        """:func:`~.unmask_rate.unmask_rate_test` of the rarest :data:`TAIL_MASS` of each row (strictly below an edge)."""
+        """:func:`~.unmask_rate.unmask_rate_test` of the rarest :data:`TAIL_MASS` of each row (strictly
+        below an edge)."""
         hits, trials, rates = pooled(np.concatenate(self._hits), np.minimum(np.concatenate(self._rates), 1.0))
         return unmask_rate_test(
             hits, trials, rates, predicted_error=1e-12, false_fail=false_fail, false_pass=false_pass
@@ -166,7 +171,8 @@ class RowEvidence:
 
 
 def _edge(p: Float) -> Float:
-    """(k, 1) the largest value of each row such that the tokens strictly below it hold at most :data:`TAIL_MASS`."""
+    """(k, 1) the largest value of each row such that the tokens strictly below it hold at most
+    :data:`TAIL_MASS`."""
     ordered = np.sort(p, axis=1)
     inside = (np.cumsum(ordered, axis=1) <= TAIL_MASS).sum(axis=1)
     return np.take_along_axis(ordered, np.minimum(inside, p.shape[1] - 1)[:, None], 1)

@@ -22,10 +22,12 @@ from .tempered import NEVER, Tempered
 
 @dataclass(frozen=True)
 class Band:
-    """Tokens with ``low`` <= log p < ``high`` (nats): their target ``mass`` and the ``slope`` of log q against log p.
+    """Tokens with ``low`` <= log p < ``high`` (nats): their target ``mass`` and the ``slope`` of log q
+    against log p.
 
-    Slope 1: the odds inside the band are right; NaN without two different log p, or where all but one underflow.
-    ``unreachable``: the part of ``mass`` on tokens that q cannot draw; the slope leaves them out.
+    Slope 1: the odds inside the band are right; NaN without two different log p, or where all but one
+    underflow. ``unreachable``: the part of ``mass`` on tokens that q cannot draw; the slope leaves them
+    out.
     """
 
     low: float
@@ -39,7 +41,8 @@ class Band:
 class DrawnBand:
     """What draws say of the tokens with ``low`` <= log p < ``high`` (nats), of target ``mass``.
 
-    ``rate``: how much of the mass was drawn over how much should be.  ``slope``: b of the nearest p^b inside the band.
+    ``rate``: how much of the mass was drawn over how much should be.  ``slope``: b of the nearest p^b
+    inside the band.
     """
 
     low: float
@@ -52,7 +55,8 @@ class DrawnBand:
 def log_odds_spectrum(q: Law, p: Law, edges: ArrayLike) -> list[Band]:
     """Slope of log q against log p, least squares with weights p, in each band of log p between two ``edges``.
 
-    slope = 1 + Cov_p(log q - log p, log p) / Var_p(log p). ``edges``: (bands + 1,) increasing, nats, -/+ inf allowed.
+    slope = 1 + Cov_p(log q - log p, log p) / Var_p(log p). ``edges``: (bands + 1,) increasing, nats, -/+
+    inf allowed.
     """
     check_same_vocab(q.vocab, p.vocab)
     return [_band(q, p, low, high) for low, high in _pairs(edges)]
@@ -61,12 +65,14 @@ def log_odds_spectrum(q: Law, p: Law, edges: ArrayLike) -> list[Band]:
 def spectrum_from_draws(
     draws: Counts | ArrayLike, p: Law, edges: ArrayLike, confidence: float = 0.95
 ) -> list[DrawnBand]:
-    """In each band, what :func:`~.temperature.temperature_from_draws` does over the vocabulary; each interval by itself.
+    """In each band, what :func:`~.temperature.temperature_from_draws` does over the vocabulary; each
+    interval by itself.
 
-    The slope is that of the tempered law nearest to q inside the band, which for a small deviation on tokens that q can
-    all draw is the slope of :func:`log_odds_spectrum`; tokens it cannot draw steepen it. Undetermined (value 1, all
-    numbers) without draws or two different log p. Rates: Clopper and Pearson over p's mass for Counts, Student's t over
-    the rates of sequences for token ids (sequences, length). Draws outside the support of p are in no band.
+    The slope is that of the tempered law nearest to q inside the band, which for a small deviation on
+    tokens that q can all draw is the slope of :func:`log_odds_spectrum`; tokens it cannot draw steepen it.
+    Undetermined (value 1, all numbers) without draws or two different log p. Rates: Clopper and Pearson
+    over p's mass for Counts, Student's t over the rates of sequences for token ids (sequences, length).
+    Draws outside the support of p are in no band.
     """
     check_open_unit("confidence", confidence)
     counts, rows = counted(draws, p)

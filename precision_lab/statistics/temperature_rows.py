@@ -20,7 +20,8 @@ _ENTRIES = 1 << 20  # of one block of rows in float64: 8 MiB, with six such arra
 
 
 class Rows(NamedTuple):
-    """``logits``: (k, vocab) floats, -inf where a token cannot be drawn.  ``tokens``: (k,) the one drawn from each row.
+    """``logits``: (k, vocab) floats, -inf where a token cannot be drawn.  ``tokens``: (k,) the one drawn
+    from each row.
 
     ``sequences``: (k,) whole numbers: rows of one number may depend on each other, also across chunks.
     """
@@ -31,13 +32,15 @@ class Rows(NamedTuple):
 
 
 def temperature_from_rows(chunks: Iterable[Rows], confidence: float = 0.95) -> Estimate:
-    """1/b with b maximising sum_i log p_{i,b}(x_i) + 1/2 log I(b), p_{i,b} = softmax(b logits_i), I = sum_i Var_{i,b}.
+    """1/b with b maximising sum_i log p_{i,b}(x_i) + 1/2 log I(b), p_{i,b} = softmax(b logits_i), I = sum_i
+    Var_{i,b}.
 
-    As :func:`~.temperature.temperature_from_draws` of sequences, ``n`` of them, but every draw has its own target, the
-    one its logits had when it was drawn. b is found to 1e-6 standard errors in about 15 passes over ``chunks``, which
-    must therefore begin anew at every ``iter()``; memory: a chunk and one number a sequence.
-    Rows that are flat add nothing; all flat: value 1, interval [0, inf]. Errors: InputError for no rows, a one-shot
-    iterator, NaN or +inf, a row that is all -inf, a token outside the vocabulary or of logit -inf.
+    As :func:`~.temperature.temperature_from_draws` of sequences, ``n`` of them, but every draw has its own
+    target, the one its logits had when it was drawn. b is found to 1e-6 standard errors in about 15 passes
+    over ``chunks``, which must therefore begin anew at every ``iter()``; memory: a chunk and one number a
+    sequence. Rows that are flat add nothing; all flat: value 1, interval [0, inf]. Errors: InputError for
+    no rows, a one-shot iterator, NaN or +inf, a row that is all -inf, a token outside the vocabulary or of
+    logit -inf.
     """
     check_open_unit("confidence", confidence)
     if isinstance(chunks, Iterator):
@@ -83,7 +86,8 @@ def temperature_from_rows(chunks: Iterable[Rows], confidence: float = 0.95) -> E
 
 
 def _moments(gaps: Float, token: Int, t: float) -> tuple[Float, Float, Float, Float]:
-    """Each (k,): log p_b of the token, log p of it against its mean, variance and third moment of log p, under p_b."""
+    """Each (k,): log p_b of the token, log p of it against its mean, variance and third moment of log p,
+    under p_b."""
     finite = np.where(np.isneginf(gaps), 0.0, gaps)
     tilted = np.where(np.isneginf(gaps), -np.inf, (1 + t) * finite)
     tilted -= tilted.max(axis=1, keepdims=True)

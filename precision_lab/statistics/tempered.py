@@ -43,7 +43,8 @@ class Tempered:
         return Tempered(tokens, log_p, log_p - centre, centre)
 
     def tilting(self, log_q: Float) -> Tempered:
-        """The family q e^(t y - log Z(t)) of another law q, (support,) nats, tilted by the log p of this one."""
+        """The family q e^(t y - log Z(t)) of another law q, (support,) nats, tilted by the log p of this
+        one."""
         drawn = ~np.isneginf(log_q)
         log_p, log_q = (self.y + self.centre)[drawn], log_q[drawn]
         centre = math.fsum(np.exp(log_q) * log_p)
@@ -82,8 +83,8 @@ class Tempered:
         return float(logsumexp(self.log_p + t * self.y))
 
     def cumulants(self, t: float, origin: float | None = None) -> tuple[float, float, float]:
-        """Mean of y less ``origin``, by default that of the mode, variance and third central moment of log p under
-        p_b, each to relative accuracy; the mean where origin is the least or the largest y."""
+        """Mean of y less ``origin``, by default that of the mode, variance and third central moment of log
+        p under p_b, each to relative accuracy; the mean where origin is the least or the largest y."""
         probs = np.exp(self.log_p + self.log_ratio(t))
         gap = self.y - (self.y.max() if origin is None else origin)
         centre = float(np.sum(probs * gap))
@@ -98,7 +99,8 @@ class Tempered:
         return Law(log_probs, f"tempered by {1 + t:.6g}", 0.0, Guarantee.EXACT)
 
     def mean(self, t: float) -> float:
-        """E_{p_b}[y], increasing in t and 0 at 0: near 0 taken as a difference from E_p, to relative accuracy."""
+        """E_{p_b}[y], increasing in t and 0 at 0: near 0 taken as a difference from E_p, to relative
+        accuracy."""
         if self._small(t):
             grown = np.exp(self.log_p) * np.expm1(t * self.y)
             return float(np.sum(grown * self.y) / (1 + np.sum(grown)))

@@ -72,11 +72,12 @@ def save_capture(path: Path | str, capture: Capture) -> None:
 
 
 def load_capture(path: Path | str) -> Capture:
-    """Read a capture, or any file with (rows, vocab) or (vocab,) floating ``logits``, see :class:`..recorded.Recorded`.
+    """Read a capture, or any file with (rows, vocab) or (vocab,) floating ``logits``, see
+    :class:`..recorded.Recorded`.
 
-    A neighbour ``.json`` with a ``sha256`` is its manifest, and the file must be the one it names. Rows are checked where
-    they are asked for, so that a dead one spoils itself alone.
-    Raises InputError for a missing, corrupt or altered file, wrong shapes, or more than 2^28 numbers.
+    A neighbour ``.json`` with a ``sha256`` is its manifest, and the file must be the one it names. Rows are
+    checked where they are asked for, so that a dead one spoils itself alone. Raises InputError for a
+    missing, corrupt or altered file, wrong shapes, or more than 2^28 numbers.
     """
     path = Path(path)
     manifest = _manifest(path)
@@ -89,7 +90,8 @@ def load_capture(path: Path | str) -> Capture:
 
 
 def load_row(path: Path | str, index: int = 0) -> Target:
-    """Row ``index`` of a file of logits, the only one that is read and checked. Errors: as :func:`load_capture`."""
+    """Row ``index`` of a file of logits, the only one that is read and checked. Errors: as
+    :func:`load_capture`."""
     path = Path(path)
     name = str(_manifest(path)["model"])
     logits = _logits(path)

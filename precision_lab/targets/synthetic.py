@@ -1,4 +1,5 @@
-"""Synthetic rows of logits. Each returns (vocab,) float64 natural-log values; random ones take their seed as data."""
+"""Synthetic rows of logits. Each returns (vocab,) float64 natural-log values; random ones take their seed
+as data."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def geometric(vocab: int = 1000, ratio: float = 0.9) -> Float:
 
 
 def dirichlet(vocab: int = 1000, concentration: float = 0.1, seed: int = 0) -> Float:
-    """p ~ Dirichlet(concentration, ...): log-gamma variates computed in logs, so that no token underflows to zero."""
+    """p ~ Dirichlet(concentration, ...): log-gamma variates computed in logs, so that no token underflows
+    to zero."""
     _positive(vocab=vocab, concentration=concentration)
     rng = _generator(seed)
     # Gamma(a) = Gamma(a + 1) U^(1/a) (Marsaglia and Tsang 2000)
@@ -75,8 +77,9 @@ def head_and_tail(gap: float = 15.0, tail_mass: float = 0.1) -> Float:
 
 
 def mdm_step(log_probs: Float, unmask: float) -> Float:
-    """One ancestral step of masked diffusion (Eq. 10) at a masked position: each token keeps ``unmask`` of its mass and
-    the mask, appended last, has the rest. ``unmask`` = (alpha_s - alpha_t) / (1 - alpha_t), in (0, 1]."""
+    """One ancestral step of masked diffusion (Eq. 10) at a masked position: each token keeps ``unmask`` of
+    its mass and the mask, appended last, has the rest. ``unmask`` = (alpha_s - alpha_t) / (1 - alpha_t), in
+    (0, 1]."""
     if not 0 < unmask <= 1:
         raise InputError(
             f"unmask = {unmask}", "a probability in (0, 1]", "use (alpha_s - alpha_t) / (1 - alpha_t)"
@@ -91,8 +94,8 @@ def mdm_step_of_zipf(vocab: int = 50257, exponent: float = 1.0, unmask: float = 
 
 
 def ends(vocab: int = 151_936, share: float = 0.5) -> Float:
-    """``share`` of the mass in equal parts on the first token, the last, and those beside every power of two from 256
-    on, where ids wrap and buffers end; the rest of the tokens as in :func:`zipf`."""
+    """``share`` of the mass in equal parts on the first token, the last, and those beside every power of
+    two from 256 on, where ids wrap and buffers end; the rest of the tokens as in :func:`zipf`."""
     _positive(vocab=vocab)
     if not 0 < share < 1:
         raise InputError(f"share = {share}", "between 0 and 1", "0.5 is the default")
@@ -124,8 +127,9 @@ def spread(vocab: int = 1024, nats: float = 180.0) -> Float:
 
 
 def masked(vocab: int = 1024) -> Float:
-    """A peaked row with what samplers stumble over, not normalised: token 0 and the last share nine tenths, the others
-    tie in fours; of every eight tokens one is -inf, one -10,000, one -1e9 and one the least float32."""
+    """A peaked row with what samplers stumble over, not normalised: token 0 and the last share nine tenths,
+    the others tie in fours; of every eight tokens one is -inf, one -10,000, one -1e9 and one the least
+    float32."""
     _positive(vocab=vocab)
     row = -np.log(np.arange(vocab) // 4 + 2.0)
     inside = np.arange(1, vocab - 1)

@@ -23,7 +23,8 @@ class Target:
     mask: int | None = None
 
     def at_temperature(self, temperature: float) -> Target:
-        """Logits divided by ``temperature``. InputError where that is not above 0, and for a step with a mask."""
+        """Logits divided by ``temperature``. InputError where that is not above 0, and for a step with a
+        mask."""
         if self.mask is not None:
             raise InputError(
                 "a temperature of a step with a mask", "one of its tokens", "temper the logits first"
@@ -49,7 +50,8 @@ TARGETS: dict[str, Callable[..., Float]] = {
 
 
 def parse_target(spec: str) -> Target:
-    """``name`` or ``name[parameter=value,...]`` -> :class:`Target`. InputError names the parameters it knows."""
+    """``name`` or ``name[parameter=value,...]`` -> :class:`Target`. InputError names the parameters it
+    knows."""
     match = re.fullmatch(r"(\w+)(?:\[(.*)\])?", spec.strip())
     if not match:
         raise InputError(f"target {spec!r}", "name[parameter=value,...]", "for example zipf[vocab=50257]")

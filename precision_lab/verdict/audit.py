@@ -101,17 +101,18 @@ def audit(
     slow: bool = False,
     pipeline: str | Pipeline | None = None,
 ) -> Report:
-    """``draws``: ``tokens`` (n,) integers in the order they were drawn. ``logits``: ``logits`` (n, vocab), the row that
-    each was drawn from, or one row, (vocab,) or (1, vocab), of them all. Files as :class:`..recorded.Recorded` reads them.
+    """``draws``: ``tokens`` (n,) integers in the order they were drawn. ``logits``: ``logits`` (n, vocab),
+    the row that each was drawn from, or one row, (vocab,) or (1, vocab), of them all. Files as
+    :class:`..recorded.Recorded` reads them.
 
-    Rows are read in chunks, each once. One shared row is judged as by ``check``, except for what needs batches and seeds;
-    a row for each draw by temperature, tail, support, and by shared noise of draws some rows apart. The draws must be
-    independent given their rows.
-    ``pipeline``: the logits are raw, and these steps, in float32 or better, are between them and the draws; with a row a
-    draw, draws of tokens in doubt at an edge are set aside.
-    Ids beyond the vocabulary, and draws of tokens too rare to be drawn, fail and are named. Rows that are no law (all -inf,
-    NaN, +inf) are set aside with their draws, and the report says how many.
-    Errors: InputError for files that are missing, empty, broken or of unequal length, and where no row is a law.
+    Rows are read in chunks, each once. One shared row is judged as by ``check``, except for what needs
+    batches and seeds; a row for each draw by temperature, tail, support, and by shared noise of draws some
+    rows apart. The draws must be independent given their rows. ``pipeline``: the logits are raw, and these
+    steps, in float32 or better, are between them and the draws; with a row a draw, draws of tokens in doubt
+    at an edge are set aside. Ids beyond the vocabulary, and draws of tokens too rare to be drawn, fail and
+    are named. Rows that are no law (all -inf, NaN, +inf) are set aside with their draws, and the report
+    says how many. Errors: InputError for files that are missing, empty, broken or of unequal length, and
+    where no row is a law.
     """
     wished = parse_detect(detect)
     for name, rate in (("false_fail", false_fail), ("false_pass", false_pass)):
@@ -323,7 +324,8 @@ def _read(
     temperature: float | None = None,
     cut: RowTruncations | None = None,
 ) -> RowEvidence:
-    """All rows once, with their draws; at another temperature for the fit of it, and then without likelihoods."""
+    """All rows once, with their draws; at another temperature for the fit of it, and then without
+    likelihoods."""
     sharing = None
     if temperature is None:
         rng = np.random.default_rng(asked.seed)
@@ -362,7 +364,8 @@ def _set_aside(dead: list[DeadRow]) -> list[str]:
 def _fit_of_temperature(
     best: Suspect, drawn: Array, inside: Array, rows: Recorded, asked: _Asked
 ) -> float | None:
-    """P-value of the tail and the support under the best temperature; None where there is too much to read again."""
+    """P-value of the tail and the support under the best temperature; None where there is too much to read
+    again."""
     if math.prod(rows.shape) > REFITTED:
         return None
     temperature = float(best.how.split()[2].rstrip(","))
@@ -374,8 +377,8 @@ def _fit_of_temperature(
 
 
 def _row_suspects(evidence: RowEvidence, cut: RowTruncations) -> list[Suspect]:
-    """Faithful, lattices in closed form, one temperature for all rows (Laplace, T uniform in its logarithm), and shared
-    noise. Draws of tokens too rare to be drawn are in none of them."""
+    """Faithful, lattices in closed form, one temperature for all rows (Laplace, T uniform in its
+    logarithm), and shared noise. Draws of tokens too rare to be drawn are in none of them."""
     found = {FAITHFUL: ("softmax in float64", 0.0)}
     names = {24: "float32 noise, truncated", 23: "23-bit noise (JAX, TensorFlow GPU)"}
     for bits, log in evidence.lattice.items():

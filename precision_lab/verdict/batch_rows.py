@@ -21,7 +21,8 @@ SHOWN = 8  # rows that show() prints
 def rank_of(row: int, vocab: int) -> Int:
     """(vocab,) ranks of the tokens in row ``row``, 0 the likeliest: (k + 1)(row + 1) mod (vocab + 1), less 1.
 
-    With vocab + 1 prime, every row below ``vocab`` is another permutation, and no two rows give a token the same rank.
+    With vocab + 1 prime, every row below ``vocab`` is another permutation, and no two rows give a token the
+    same rank.
     """
     return (np.arange(1, vocab + 1) * (row % vocab + 1)) % (vocab + 1) - 1
 
@@ -60,10 +61,11 @@ MADE: dict[str, Callable[[int, int], Float]] = {"masked": _masked, "alike": _ali
 def batch_logits(kind: str, rows: int, vocab: int, first: int = 0) -> np.ndarray:
     """(rows, vocab) float32, exact in float16 and bfloat16 too; vocab + 1 is a prime.
 
-    own: row i gives token k minus :func:`rank_of` nats, i from ``first`` on.  masked: the unlikelier half of each at
+    own: row i gives token k minus :func:`rank_of` nats, i from ``first`` on.  masked: the unlikelier half
+    of each at
     -inf.  permuted: the rows of "own" in another order.  equal: its first row, again and again.  padded: half of it,
-    then as many rows of zeros.  joined: half of it, after as many rows that lie :data:`LIFT` nats higher.  alike: nearly
-    flat rows that hardly differ.
+    then as many rows of zeros.  joined: half of it, after as many rows that lie :data:`LIFT` nats higher.
+    alike: nearly flat rows that hardly differ.
     """
     if kind not in PLACES:
         raise unknown_name("kind of batch", kind, PLACES)
@@ -113,7 +115,8 @@ class Batch:
 
     @property
     def probs(self) -> Float:
-        """(rows, vocab): what each row must be drawn from, softmax of its logits in float64 under its settings."""
+        """(rows, vocab): what each row must be drawn from, softmax of its logits in float64 under its
+        settings."""
         probs = special.softmax(self.logits.astype(np.float64), axis=1)
         for name, values in self.settings.items():
             if name != "seed":
@@ -156,7 +159,8 @@ class Batch:
 
 
 def with_setting(probs: Float, name: str, value: float) -> Float:
-    """The law of one row under one setting. Values must not lie on an edge, where rules of truncation differ."""
+    """The law of one row under one setting. Values must not lie on an edge, where rules of truncation
+    differ."""
     if name == "temperature":
         with np.errstate(divide="ignore"):
             return special.softmax(np.log(probs) / value)
@@ -176,7 +180,8 @@ def with_setting(probs: Float, name: str, value: float) -> Float:
 
 
 def show(sampler: str, batch: Batch, device: str = "cpu", call: str | None = None) -> Array:
-    """Draws the batch and prints, by row, its first ids, how often its likeliest token came, and what came most.
+    """Draws the batch and prints, by row, its first ids, how often its likeliest token came, and what came
+    most.
 
     Of many rows those that are furthest from their laws. Returns the ids, (n, rows)."""
     from .caller import Caller

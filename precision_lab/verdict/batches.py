@@ -1,4 +1,5 @@
-"""Whole batches: rows that differ, in every number, order, company, layout and dtype, each as it is drawn alone."""
+"""Whole batches: rows that differ, in every number, order, company, layout and dtype, each as it is drawn
+alone."""
 
 from __future__ import annotations
 
@@ -62,8 +63,9 @@ class Drawer(Protocol):
 class Design:
     """Every call of a stage, fixed before the first.
 
-    ``alone``: one row each.  ``again``: the first of them, from other seeds.  ``company``: what is compared with them.
-    ``optional``: of ``company``, what a sampler may refuse.  ``settings``: rows with settings of their own.
+    ``alone``: one row each.  ``again``: the first of them, from other seeds.  ``company``: what is compared
+    with them. ``optional``: of ``company``, what a sampler may refuse.  ``settings``: rows with settings of
+    their own.
     """
 
     alone: tuple[Batch, ...]
@@ -78,10 +80,11 @@ class Design:
 
 
 def design(seed: int, takes: frozenset[str] = frozenset(), compiled: bool = False) -> Design:
-    """The calls of a stage; their seeds are consecutive from a 32-bit number that ``seed`` gives, but for EXTREME.
+    """The calls of a stage; their seeds are consecutive from a 32-bit number that ``seed`` gives, but for
+    EXTREME.
 
-    ``compiled``: few shapes, for a library that compiles each. Without 1-D and strided arrays, two tokens, and padding to
-    16 rows."""
+    ``compiled``: few shapes, for a library that compiles each. Without 1-D and strided arrays, two tokens,
+    and padding to 16 rows."""
     seeds = iter(range(int(np.random.SeedSequence(seed).generate_state(1)[0]), 2**62))
     sizes, wide = (COMPILED_SIZES, ROWS) if compiled else (SIZES, 2 * ROWS)
     rows_alone = {row: max(n for rows, n in sizes.items() if row < rows) for row in range(SMALL)}
@@ -125,19 +128,22 @@ def examine_batches(
     identity: bool = False,
     say: Say = lambda line: None,
 ) -> dict[str, TestResult]:
-    """Results by name, :data:`TESTS`, each valid at ``level``; raises Misbehaved for the faults that it can name.
+    """Results by name, :data:`TESTS`, each valid at ``level``; raises Misbehaved for the faults that it can
+    name.
 
-    Rows of 2 to 66 tokens, each with a law of its own, are drawn alone and in batches: of the numbers in :data:`SIZES`; in
-    another order; before rows of zeros, after rows 100 nats higher, among equal rows; as a column view, a strided and an
-    expanded view, a 1-D row; as float16 and bfloat16; from the seeds 0 and 2^63 - 1. Layouts and dtypes that a sampler
-    refuses by an exception are left out, and said; so is the whole stage where it refuses a vocabulary of 16.
-    ``company``: matched pairs of a row's draws alone and in a batch; pairs of rows that agree in one draw and in two; and
-    e-values of rows under their own settings, where ``drawer.takes`` any. Exact, by a union bound over all of them.
-    ``row_laws``: the ranks of all plain draws against their law, exact binomials.
-    ``identity``: also whether (seed, row, position) -> token depends on nothing else, see :mod:`.invariance`.
+    Rows of 2 to 66 tokens, each with a law of its own, are drawn alone and in batches: of the numbers in
+    :data:`SIZES`; in another order; before rows of zeros, after rows 100 nats higher, among equal rows; as
+    a column view, a strided and an expanded view, a 1-D row; as float16 and bfloat16; from the seeds 0 and
+    2^63 - 1. Layouts and dtypes that a sampler refuses by an exception are left out, and said; so is the
+    whole stage where it refuses a vocabulary of 16. ``company``: matched pairs of a row's draws alone and
+    in a batch; pairs of rows that agree in one draw and in two; and e-values of rows under their own
+    settings, where ``drawer.takes`` any. Exact, by a union bound over all of them. ``row_laws``: the ranks
+    of all plain draws against their law, exact binomials. ``identity``: also whether (seed, row, position)
+    -> token depends on nothing else, see :mod:`.invariance`.
 
-    Power at least 1 - 1e-6 at the level of a check at 1e-6: rows mixed up, in any batch; noise that two rows share;
-    temperature 0.7 or 1.5 from a number of 8 rows on; 0.5 or 2.5 in any batch, or of its last row alone.
+    Power at least 1 - 1e-6 at the level of a check at 1e-6: rows mixed up, in any batch; noise that two
+    rows share; temperature 0.7 or 1.5 from a number of 8 rows on; 0.5 or 2.5 in any batch, or of its last
+    row alone.
     """
     try:
         Batch("own", 2, SMALL, 1, seed).draw(drawer)
@@ -208,8 +214,8 @@ def decide(
 def row_laws(alone: Alone, drawn: Sequence[Drawn], level: float, false_pass: float) -> TestResult:
     """How often the tokens of each rank were drawn, by vocabulary, over all rows in plain float32 arrays.
 
-    Exact two-sided binomials, times their number. ``statistic``: z of the least.  ``detectable``: of the temperature, by
-    the likeliest tokens of the smaller rows.
+    Exact two-sided binomials, times their number. ``statistic``: z of the least.  ``detectable``: of the
+    temperature, by the likeliest tokens of the smaller rows.
     """
     counts = {vocab: np.zeros(CLASSES, dtype=np.int64) for vocab in (SMALL, LARGE)}
     for (kind, row, vocab), ids in alone.items():
@@ -250,9 +256,11 @@ def row_laws(alone: Alone, drawn: Sequence[Drawn], level: float, false_pass: flo
 
 @functools.cache
 def detectable_in_company(pairs: int, level: float, false_pass: float) -> float:
-    """Smallest d such that so many pairs of draws see rows at temperatures 1 + d or more, and 1 - d or less, in company.
+    """Smallest d such that so many pairs of draws see rows at temperatures 1 + d or more, and 1 - d or
+    less, in company.
 
-    By the likeliest token alone, at ``level`` for its p-value. Exact power; inf where none up to :data:`WIDEST` is seen.
+    By the likeliest token alone, at ``level`` for its p-value. Exact power; inf where none up to
+    :data:`WIDEST` is seen.
     """
     own = _likeliest(1.0)
 
@@ -266,7 +274,8 @@ def detectable_in_company(pairs: int, level: float, false_pass: float) -> float:
 
 
 def depends(ids: Int, again: Int) -> bool:
-    """Whether a draw agrees with the next of its call more often than with those of other calls of the same row.
+    """Whether a draw agrees with the next of its call more often than with those of other calls of the same
+    row.
 
     So much that it is no evidence for or against the company: the test of consecutive draws will tell."""
     half = len(again)

@@ -42,8 +42,8 @@ class Drawing(Protocol):
 
 
 def parse_budget(text: str | Spend) -> Spend:
-    """``smoke``, ``ci``, ``full``; ``20s``, ``1.5m``, ``1h``: seconds; ``3e9``: noise values. InputError for anything
-    else."""
+    """``smoke``, ``ci``, ``full``; ``20s``, ``1.5m``, ``1h``: seconds; ``3e9``: noise values. InputError
+    for anything else."""
     if not isinstance(text, str) or isinstance(text, Budget):
         return text
     if text in [str(each) for each in Budget]:
@@ -65,8 +65,8 @@ def parse_budget(text: str | Spend) -> Spend:
 
 
 def affordable(drawer: Drawing, questions: tuple[Question, ...], seconds: float) -> int:
-    """Noise values that ``seconds`` allow: the time of a pilot on each target, every lane at once, at the slowest
-    target's speed.
+    """Noise values that ``seconds`` allow: the time of a pilot on each target, every lane at once, at the
+    slowest target's speed.
 
     The number depends on the clock and not on what is drawn, so that no level is lost by it.
     """

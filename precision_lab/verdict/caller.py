@@ -1,4 +1,5 @@
-"""Calls of a sampler, each watched: torch, NumPy and JAX functions behind one door, ids out as (n, rows) int64."""
+"""Calls of a sampler, each watched: torch, NumPy and JAX functions behind one door, ids out as (n, rows)
+int64."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ PER_ROW = {"seeds", "generators"}  # randomness that a row has for itself
 
 
 class Misbehaved(Exception):
-    """A call that no sampler may answer so. ``what``: the fault in a few words; ``call``: Python that shows it."""
+    """A call that no sampler may answer so. ``what``: the fault in a few words; ``call``: Python that shows
+    it."""
 
     def __init__(self, what: str, detail: str, call: str = "") -> None:
         super().__init__(f"{what}: {detail}")
@@ -40,11 +42,13 @@ class Caller:
     on from call to call.
 
     ``arrays``: torch, numpy or jax, whose arrays the function is given; house: a Sampler of this package.
-    ``spec``: what a user would type to get the sampler.  ``device``: where its tensors and its generator are.
-    ``convention``: how the function is called; None for a Sampler of this package.  ``stated``: its text, if the user said it.
+    ``spec``: what a user would type to get the sampler.  ``device``: where its tensors and its generator
+    are. ``convention``: how the function is called; None for a Sampler of this package.  ``stated``: its
+    text, if the user said it.
 
-    A function that is not told a number of draws is called once for each, with the rows as they are: draws of one row then
-    come from calls of their own, so that what rows share within a call is not taken for a dependence of draws.
+    A function that is not told a number of draws is called once for each, with the rows as they are: draws
+    of one row then come from calls of their own, so that what rows share within a call is not taken for a
+    dependence of draws.
     """
 
     sampler: Any
@@ -73,8 +77,9 @@ class Caller:
         call: str | None = None,
         constants: Mapping[str, Any] | None = None,
     ) -> Caller:
-        """``library``: torch, numpy or jax, where the arguments' names do not tell. ``call``: how the function is called,
-        see :data:`~.conventions.GRAMMAR`; else its signature is read, and ``constants`` are given by name every time.
+        """``library``: torch, numpy or jax, where the arguments' names do not tell. ``call``: how the
+        function is called, see :data:`~.conventions.GRAMMAR`; else its signature is read, and ``constants``
+        are given by name every time.
 
         InputError where there is no such sampler, no way known to call it, or no such device.
         """
@@ -102,7 +107,8 @@ class Caller:
 
     @property
     def random(self) -> str:
-        """generator, generators, rng, key, seed, seeds, or global: where the sampler has its randomness from."""
+        """generator, generators, rng, key, seed, seeds, or global: where the sampler has its randomness
+        from."""
         return "generator" if self.convention is None else self.convention.random
 
     @property
@@ -118,7 +124,8 @@ class Caller:
 
     @property
     def note(self) -> str:
-        """How the sampler is called, where that is more than ``sample(logits, n, generator=generator)``; else empty."""
+        """How the sampler is called, where that is more than ``sample(logits, n, generator=generator)``;
+        else empty."""
         convention = self.convention
         if convention is None:
             return ""
@@ -150,8 +157,9 @@ class Caller:
         """``n`` tokens for each row of ``logits``, (rows, vocab) float32. Returns (n, rows) int64, or
         raises Misbehaved.
 
-        ``settings``: values (rows,) of temperature, top_k, top_p, min_p and seed. Seeds begin every row anew, with the
-        first draw of this call. InputError for a setting that the sampler does not take, or not for each row.
+        ``settings``: values (rows,) of temperature, top_k, top_p, min_p and seed. Seeds begin every row
+        anew, with the first draw of this call. InputError for a setting that the sampler does not take, or
+        not for each row.
         """
         if stream not in self._streams:
             self._streams[stream] = self._stream(stream, self._seeds)
@@ -167,12 +175,14 @@ class Caller:
         layout: str = "plain",
         dtype: str = "float32",
     ) -> Int:
-        """One call with a fresh source seeded ``seed``, that very number where the sampler takes a seed: (n, rows) int64,
-        for logits (rows, vocab) float32. A sampler that is not told ``n`` is called that often, the source going on.
+        """One call with a fresh source seeded ``seed``, that very number where the sampler takes a seed:
+        (n, rows) int64, for logits (rows, vocab) float32. A sampler that is not told ``n`` is called that
+        often, the source going on.
 
-        ``settings``: as for :meth:`draw`.  ``layout``: one of :data:`LAYOUTS`; "one row" gives the first row as (vocab,),
-        "expanded" gives the first row to all.  ``dtype``: one of :data:`DTYPES`, the logits rounded to it.
-        Raises Misbehaved for a wrong answer; InputError for what the library or the sampler has no way to take.
+        ``settings``: as for :meth:`draw`.  ``layout``: one of :data:`LAYOUTS`; "one row" gives the first
+        row as (vocab,), "expanded" gives the first row to all.  ``dtype``: one of :data:`DTYPES`, the
+        logits rounded to it. Raises Misbehaved for a wrong answer; InputError for what the library or the
+        sampler has no way to take.
         """
         return self.call(self.source(seed), logits, n, seed, settings, layout, dtype)
 
@@ -182,8 +192,8 @@ class Caller:
         return 1
 
     def law(self, logits: np.ndarray) -> tuple[Float, float, str, str]:
-        """The sampler's own law at one row, (vocab,) float32: log probabilities, their error, how, and what stands
-        behind it. InputError where it cannot be had."""
+        """The sampler's own law at one row, (vocab,) float32: log probabilities, their error, how, and what
+        stands behind it. InputError where it cannot be had."""
         if self.arrays not in ("torch", "house"):
             raise InputError(f"a {self.arrays} function", "torch operations, which can be read", "draws alone")
         if self.stated is not None:
@@ -198,7 +208,8 @@ class Caller:
         probe(self, vocab, seed)
 
     def source(self, seed: int) -> Any:
-        """A fresh source of randomness of the sampler's kind; a function that takes a number gets ``seed`` first."""
+        """A fresh source of randomness of the sampler's kind; a function that takes a number gets ``seed``
+        first."""
         if self.random == "seed":
             return Seeds(seed, set(), first=seed)
         return self._stream(seed, set())
@@ -229,7 +240,8 @@ class Caller:
         layout: str = "plain",
         dtype: str = "float32",
     ) -> Int:
-        """Calls enough for ``n`` draws, their answers and their arguments checked. ``seed``: for the report only."""
+        """Calls enough for ``n`` draws, their answers and their arguments checked. ``seed``: for the report
+        only."""
         if not self._library_tried:
             self._try_libraries()
         self._refuse_form(layout, dtype, settings or {})
@@ -270,8 +282,9 @@ class Caller:
         )
 
     def _refuse_form(self, layout: str, dtype: str, settings: Mapping[str, np.ndarray]) -> None:
-        """InputError for a form that has no meaning for the convention: half-precision probabilities, of which rare tokens
-        are lost before the sampler sees them, and one row as (vocab,) where each row has a generator or a setting."""
+        """InputError for a form that has no meaning for the convention: half-precision probabilities, of
+        which rare tokens are lost before the sampler sees them, and one row as (vocab,) where each row has
+        a generator or a setting."""
         if (
             self.convention is not None
             and self.convention.given != "logits"
@@ -411,8 +424,8 @@ class Caller:
         return self.convention.optional - set(asked) if self.convention is not None else frozenset()
 
     def _forms_of_settings(self) -> dict[str, str]:
-        """Each setting as "row" or "one": by its annotation, else the first that three small rows of seven tokens can be
-        drawn with, "row" tried before "one"."""
+        """Each setting as "row" or "one": by its annotation, else the first that three small rows of seven
+        tokens can be drawn with, "row" tried before "one"."""
         if self._forms is None:
             assert self.convention is not None
             names = sorted(self.convention.settings)
@@ -447,7 +460,8 @@ class Caller:
         return True
 
     def _try_libraries(self) -> None:
-        """torch's arrays where the function can draw from them, else NumPy's, where nothing else tells which it takes."""
+        """torch's arrays where the function can draw from them, else NumPy's, where nothing else tells
+        which it takes."""
         self._library_tried = True
         for arrays in ("torch", "numpy"):
             self.arrays = arrays
@@ -665,7 +679,8 @@ def _integers(ids: Any) -> np.ndarray:
 
 
 def _draws(ids: Any, n: int, rows: int, flat: bool = False) -> np.ndarray:
-    """(n, rows) of a function that is told ``n``; ``flat``: of one that is given (vocab,), whose answer may be (n,)."""
+    """(n, rows) of a function that is told ``n``; ``flat``: of one that is given (vocab,), whose answer may
+    be (n,)."""
     found = _integers(ids)
     if flat and found.shape == (n,):
         found = found[:, None]
@@ -678,8 +693,8 @@ def _draws(ids: Any, n: int, rows: int, flat: bool = False) -> np.ndarray:
 
 
 def _column(ids: Any, rows: int, flat: bool = False) -> np.ndarray:
-    """(rows,) of a function that makes one draw a call, whose answer may also be (rows, 1); ``flat``: of one that is given
-    (vocab,), whose answer may be a number."""
+    """(rows,) of a function that makes one draw a call, whose answer may also be (rows, 1); ``flat``: of
+    one that is given (vocab,), whose answer may be a number."""
     found = _integers(ids)
     if found.shape not in ((rows,), (rows, 1)) and not (flat and found.shape == ()):
         raise _WrongAnswer("wrong shape", f"{found.shape} instead of (batch,) or (batch, 1), batch = {rows}")

@@ -44,8 +44,8 @@ Say = Callable[[str], None]
 
 
 class Drawer(Protocol):
-    """A Caller, here or in a child process, or a Crew of these. ``lanes``: streams s and t may be drawn at once where
-    they differ modulo ``lanes``.  ``note``: how the sampler is called, known after the probe."""
+    """A Caller, here or in a child process, or a Crew of these. ``lanes``: streams s and t may be drawn at
+    once where they differ modulo ``lanes``.  ``note``: how the sampler is called, known after the probe."""
 
     spec: str
 
@@ -61,7 +61,8 @@ class Drawer(Protocol):
 
 
 def targets_of(specs: Sequence[str], vocab: int | None = None) -> list[Target]:
-    """Targets by name, or every row of a file of logits (``FILE:ROW``: one row). ``vocab``: of the named ones."""
+    """Targets by name, or every row of a file of logits (``FILE:ROW``: one row). ``vocab``: of the named
+    ones."""
     found: list[Target] = []
     for spec in specs:
         path, _, row = spec.rpartition(":")
@@ -204,7 +205,8 @@ def examine(
     ends: float = math.inf,
     say: Say = lambda line: None,
 ) -> Report:
-    """Probe, whole batches, draw, judge. ``drawer``: a Caller, a Child or a Crew.  ``own_law``: at work meanwhile.
+    """Probe, whole batches, draw, judge. ``drawer``: a Caller, a Child or a Crew.  ``own_law``: at work
+    meanwhile.
 
     ``until``: when, by ``time.monotonic``, to stop drawing; what was not drawn by then lacks, and the tests
     are judged at the draws that there are.  ``ends``: when no law is waited for any more.
@@ -353,7 +355,8 @@ class Progress:
 def _replayable(
     fault: Misbehaved, drawer: Drawer, question: Question, seed: int, calls: Sequence[int]
 ) -> Misbehaved:
-    """The fault with the calls of its stream that led to it, where the target can be made again from its name."""
+    """The fault with the calls of its stream that led to it, where the target can be made again from its
+    name."""
     name = named(question.target, question.logits)
     if name is None:
         return fault

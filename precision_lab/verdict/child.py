@@ -3,15 +3,17 @@
     judge  --CONTROL-->  supervisor  --starts-->  sampler's process
       \\________________PROTOCOL________________________/
 
-What is defended, whatever the sampler does with its pipes, signals and forks: nothing that it sends is run or unpickled
-here (:mod:`.wire`: JSON and plain arrays of the dtype and shape that the request implies); writing to it, reading from it
-and half a message all have the one deadline; and when the judge has its verdict, or ends in whatever way, SIGTERM, Ctrl-C
-and SIGKILL included, its process group and every descendant are killed (:mod:`.supervisor`; only the group where there is
-no /proc). What it prints goes to stderr, escaped, up to :data:`.line.MOST_PRINTED` bytes.
+What is defended, whatever the sampler does with its pipes, signals and forks: nothing that it sends is run
+or unpickled here (:mod:`.wire`: JSON and plain arrays of the dtype and shape that the request implies);
+writing to it, reading from it and half a message all have the one deadline; and when the judge has its
+verdict, or ends in whatever way, SIGTERM, Ctrl-C and SIGKILL included, its process group and every
+descendant are killed (:mod:`.supervisor`; only the group where there is no /proc). What it prints goes to
+stderr, escaped, up to :data:`.line.MOST_PRINTED` bytes.
 
-What is not: the sampler runs with the user's rights, in the interpreter that answers for it (:mod:`.server`). One that is
-written to cheat can read the ticket of a request from our frames and answer with draws of its own making, as it could by
-drawing well only when it is judged; it can kill the judge, or its supervisor first and then leave its group.
+What is not: the sampler runs with the user's rights, in the interpreter that answers for it
+(:mod:`.server`). One that is written to cheat can read the ticket of a request from our frames and answer
+with draws of its own making, as it could by drawing well only when it is judged; it can kill the judge, or
+its supervisor first and then leave its group.
 """
 
 from __future__ import annotations
@@ -37,9 +39,9 @@ START = 60.0  # seconds for Python, torch and the user's own imports
 class Child:
     """A :class:`~.caller.Caller` of ``spec`` in a process of its own; every request within ``timeout`` seconds.
 
-    ``call``: how it is called, as by ``Caller.of``.  ``start``: seconds more for the first, which imports the sampler.
-    ``name``, ``code``: of the sampler, and the sha256 of its source, 16 digits.
-    Errors: InputError as by ``Caller.of``; Misbehaved where a call is answered wrongly, in no known form, or not in
+    ``call``: how it is called, as by ``Caller.of``.  ``start``: seconds more for the first, which imports
+    the sampler. ``name``, ``code``: of the sampler, and the sha256 of its source, 16 digits. Errors:
+    InputError as by ``Caller.of``; Misbehaved where a call is answered wrongly, in no known form, or not in
     time, or the process ends.
     """
 
@@ -108,7 +110,8 @@ class Child:
         return printable(said)
 
     def ids(self, method: str, logits: np.ndarray, n: int, *arguments: Any, **options: Any) -> Int:
-        """A method that draws ``n`` tokens for each row of ``logits``: (n, rows) int64, looked at again on this side."""
+        """A method that draws ``n`` tokens for each row of ``logits``: (n, rows) int64, looked at again on
+        this side."""
         shape = (n, len(np.atleast_2d(logits)))
         found = self.ask(method, *arguments, _bytes=8 * shape[0] * shape[1], **options)
         if not isinstance(found, np.ndarray) or found.dtype != np.int64 or found.shape != shape:
@@ -127,10 +130,12 @@ class Child:
         _calls: int = 0,
         **options: Any,
     ) -> Any:
-        """Any method, or attribute, of the Caller: JSON, arrays, and lists and mappings of them, there and back.
+        """Any method, or attribute, of the Caller: JSON, arrays, and lists and mappings of them, there and
+        back.
 
-        ``_bytes``: of the arrays of the answer, at most.  ``_calls`` of the sampler that it may take, each of which has
-        the time of one and is told (``called``).  A set comes back as a sorted list, a tuple as a list.
+        ``_bytes``: of the arrays of the answer, at most.  ``_calls`` of the sampler that it may take, each
+        of which has the time of one and is told (``called``).  A set comes back as a sorted list, a tuple
+        as a list.
         """
         seconds = self.timeout if _seconds is None else _seconds
         ticket = secrets.token_hex(8)

@@ -1,8 +1,9 @@
 """Does a row draw in company as it draws alone? Matched pairs of draws, and what their difference is called.
 
-A draw of a row alone and one of the same row in company come from one law, whatever it is, unless the company matters: of
-the pairs in which one is in a set of tokens and the other is not, each half is as likely (McNemar's exact test). So a
-sampler whose law is wrong everywhere alike passes here, and is left to the tests of its law.
+A draw of a row alone and one of the same row in company come from one law, whatever it is, unless the
+company matters: of the pairs in which one is in a set of tokens and the other is not, each half is as
+likely (McNemar's exact test). So a sampler whose law is wrong everywhere alike passes here, and is left to
+the tests of its law.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """One batch against its rows alone. ``places``: of its rows.  ``first``, ``second``: (places, EVENTS) pairs of
-    draws with company's alone in the set, and with the other alone in it.  ``pairs``: of each place."""
+    """One batch against its rows alone. ``places``: of its rows.  ``first``, ``second``: (places, EVENTS)
+    pairs of draws with company's alone in the set, and with the other alone in it.  ``pairs``: of each
+    place."""
 
     drawn: Drawn
     places: Int
@@ -53,13 +55,15 @@ class Compared:
 
 
 def events(row: int, vocab: int) -> Array:
-    """(EVENTS, vocab) bool: the likeliest token; all but two; all but four; the tokens of the upper half by number."""
+    """(EVENTS, vocab) bool: the likeliest token; all but two; all but four; the tokens of the upper half by
+    number."""
     rank = rank_of(row, vocab)
     return np.stack([rank < 1, rank >= 2, rank >= 4, np.arange(vocab) >= vocab // 2])
 
 
 def compare(drawn: Drawn, alone: Alone) -> Compared:
-    """``alone``: (kind, row, vocab) -> ids of that row alone. A row at several places takes new draws for each."""
+    """``alone``: (kind, row, vocab) -> ids of that row alone. A row at several places takes new draws for
+    each."""
     used: dict[int, int] = {}
     places, first, second, pairs = [], [], [], []
     for place, row in enumerate(drawn.batch.rows_at):
@@ -86,8 +90,8 @@ def sign_p_values(first: Int, second: Int) -> Float:
 def agreements(ids: Int) -> tuple[Int, Int]:
     """Pairs of rows i < j, as a list: how often they agree in one draw and not in two, and the other way round.
 
-    Of three draws t, t + 1, t + 2 the first gives the pair (i, t), (j, t), the others (i, t + 1), (j, t + 2): as likely
-    to agree where the draws of all rows are independent, whatever their laws.
+    Of three draws t, t + 1, t + 2 the first gives the pair (i, t), (j, t), the others (i, t + 1), (j, t +
+    2): as likely to agree where the draws of all rows are independent, whatever their laws.
     """
     whole = ids[: len(ids) // 3 * 3].reshape(-1, 3, ids.shape[1])
     i, j = np.triu_indices(ids.shape[1], 1)
@@ -165,8 +169,9 @@ def _plain(batch: Batch) -> bool:
 def fault(evidence: Evidence, drawer: object, reserved: Sequence[int] = ()) -> Misbehaved | None:
     """The fault that the evidence shows at its level, called by its name, or None.
 
-    ``reserved``: seeds that stand for themselves, and not for chance. In this order: rows mixed up; noise shared; then
-    what every batch shows from some size on; a place; the company; the layout; the dtype; the seed.
+    ``reserved``: seeds that stand for themselves, and not for chance. In this order: rows mixed up; noise
+    shared; then what every batch shows from some size on; a place; the company; the layout; the dtype; the
+    seed.
     """
     for each in evidence.compared:
         ordinary = _plain(each.drawn.batch) and each.drawn.batch.seed not in reserved
@@ -212,10 +217,12 @@ def mixed_up(each: Compared, drawer: object) -> Misbehaved | None:
 
 
 def explained(ids: Int, probs: Float, place: int) -> tuple[int, float]:
-    """(row, share): whose law the ids of ``place`` follow, and in what share of the draws; (place, 1) if their own.
+    """(row, share): whose law the ids of ``place`` follow, and in what share of the draws; (place, 1) if
+    their own.
 
-    Another row's law, mixed with the own in the likeliest share, must explain them MARGIN nats better than the own law at
-    any of TEMPERATURES or the flat law do, and about as well as the frequencies themselves. Of rows with one law the first.
+    Another row's law, mixed with the own in the likeliest share, must explain them MARGIN nats better than
+    the own law at any of TEMPERATURES or the flat law do, and about as well as the frequencies themselves.
+    Of rows with one law the first.
     """
     counts = np.bincount(ids, minlength=probs.shape[1]).astype(np.float64)
     seen = counts > 0
@@ -234,7 +241,8 @@ def explained(ids: Int, probs: Float, place: int) -> tuple[int, float]:
 
 
 def _likeliest_shares(drawn: Float, own: Float, others: Float) -> tuple[Float, Float]:
-    """(rows,) shares of each other law in a mixture with the own, by expectation and maximisation; log-likelihoods.
+    """(rows,) shares of each other law in a mixture with the own, by expectation and maximisation;
+    log-likelihoods.
 
     Laws of the tokens that were seen, ``drawn`` times each."""
     shares = np.full(len(others), 0.5)
@@ -269,7 +277,8 @@ def shared_noise(drawn: Drawn, level: float, drawer: object) -> Misbehaved | Non
 
 
 def _by_size(evidence: Evidence, drawer: object) -> Misbehaved | None:
-    """Plain batches of different rows draw otherwise than their rows alone: at a place, from a size on, or in company."""
+    """Plain batches of different rows draw otherwise than their rows alone: at a place, from a size on, or
+    in company."""
     sizes = evidence.sizes()
     off = [each for each in sizes if evidence.wrong(each)]
     last = bool(evidence.last_rows().min() <= evidence.level)
@@ -306,7 +315,8 @@ def _by_size(evidence: Evidence, drawer: object) -> Misbehaved | None:
 
 
 def _one_place(evidence: Evidence, off: list[Compared], last: bool) -> str:
-    """A sentence where one place is wrong and the others together are right, in all batches that have enough rows to tell."""
+    """A sentence where one place is wrong and the others together are right, in all batches that have
+    enough rows to tell."""
     wide = [each for each in off if each.drawn.batch.rows >= WIDE]
     if last and all(_right_without(evidence, each, len(each.places) - 1) for each in wide):
         return "the last row of a batch draws otherwise than alone, the others as alone"

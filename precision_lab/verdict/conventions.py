@@ -98,11 +98,12 @@ _OFF = {"temperature": (1,), "top_k": (0, -1), "top_p": (1,), "min_p": (0,)}
 class Convention:
     """How one function is called, and what its answer is.
 
-    ``text``: the call.  ``random``: generator, generators, rng, key, seed, seeds, or global where it is given none.
-    ``arrays``: torch, numpy or jax.  ``counted``: whether it is told how many draws; else it makes one a call.
-    ``settings``: those it can be given.  ``optional``: those of them that are left out unless asked for.
-    ``forms``: "row" or "one" where the annotation says whether a setting is a value for each row or one for all.
-    ``rows_as``: list, tensor or dict, of seeds and generators.  ``library_known``: whether ``arrays`` is more than a guess.
+    ``text``: the call.  ``random``: generator, generators, rng, key, seed, seeds, or global where it is
+    given none. ``arrays``: torch, numpy or jax.  ``counted``: whether it is told how many draws; else it
+    makes one a call. ``settings``: those it can be given.  ``optional``: those of them that are left out
+    unless asked for. ``forms``: "row" or "one" where the annotation says whether a setting is a value for
+    each row or one for all. ``rows_as``: list, tensor or dict, of seeds and generators.  ``library_known``:
+    whether ``arrays`` is more than a guess.
     """
 
     text: str
@@ -139,7 +140,8 @@ class Convention:
     def arguments(
         self, scope: Mapping[str, Callable[[], Any]], without: frozenset[str] = frozenset()
     ) -> tuple[list[Any], dict[str, Any]]:
-        """Positional and keyword arguments. ``scope``: what each name stands for. ``without``: settings left out.
+        """Positional and keyword arguments. ``scope``: what each name stands for. ``without``: settings
+        left out.
 
         InputError where a form such as ``.softmax(-1)`` does not exist for what it is applied to.
         """
@@ -159,7 +161,8 @@ class Convention:
         return found
 
     def written(self, function: str, code: Mapping[str, str], without: frozenset[str] = frozenset()) -> str:
-        """The call as Python, ``function`` in place of its name and ``code`` in place of the grammar's names."""
+        """The call as Python, ``function`` in place of its name and ``code`` in place of the grammar's
+        names."""
         call, steps = self._tree
         parts = [_code(node, code) for node in call.args]
         for keyword in call.keywords:
@@ -172,9 +175,11 @@ class Convention:
 
 
 def of_call(call: str, function: Callable[..., Any], name: str) -> Convention:
-    """The convention that a user states. InputError, quoting :data:`GRAMMAR`, for anything else than such a call.
+    """The convention that a user states. InputError, quoting :data:`GRAMMAR`, for anything else than such a
+    call.
 
-    ``name``: what the function is called by, the last part of which, or the function's own name, the call must bear.
+    ``name``: what the function is called by, the last part of which, or the function's own name, the call
+    must bear.
     """
     tree, _ = _parse(call)
     written = ast.get_source_segment(call.strip(), tree.func) or ""
@@ -220,11 +225,12 @@ def of_signature(
     library: str | None = None,
     constants: Mapping[str, Any] | None = None,
 ) -> Convention:
-    """The convention that the names of the arguments tell. ``library``: where they do not tell it (any keyword).
-    ``constants``: arguments with which it is called every time, numbers, strings and lists of them.
+    """The convention that the names of the arguments tell. ``library``: where they do not tell it (any
+    keyword). ``constants``: arguments with which it is called every time, numbers, strings and lists of
+    them.
 
-    The first argument's name says whether it is logits (the default), probabilities or their logarithms. InputError where
-    an argument without a default is not known, which a stated call then has to give.
+    The first argument's name says whether it is logits (the default), probabilities or their logarithms.
+    InputError where an argument without a default is not known, which a stated call then has to give.
     """
     called = getattr(function, "__name__", "sample")
     called = called if called.isidentifier() else "sample"
@@ -415,7 +421,8 @@ def _rows_as(signature: inspect.Signature | None, random: str) -> str:
 
 
 def _library_of(function: Callable[..., Any]) -> str | None:
-    """torch, numpy or jax: by the annotations, else by the modules that the function's own code names. None: unknown."""
+    """torch, numpy or jax: by the annotations, else by the modules that the function's own code names.
+    None: unknown."""
     plain: Any = function
     while isinstance(plain, functools.partial):
         plain = plain.func
@@ -442,7 +449,8 @@ def _refused(call: str, why: str) -> InputError:
 
 
 def _parse(call: str) -> tuple[ast.Call, list[ast.expr]]:
-    """The call itself, and what is done to its answer, in order. InputError for anything outside the grammar."""
+    """The call itself, and what is done to its answer, in order. InputError for anything outside the
+    grammar."""
     if len(call) > LONGEST:
         raise _refused(call, f"has {len(call)} characters, more than {LONGEST}")
     try:

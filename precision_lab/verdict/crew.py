@@ -96,7 +96,8 @@ class Crew:
 
 
 def by_lane(work: Callable[[int], T], lanes: int) -> list[T]:
-    """``work(lane)`` of every lane, at once; the first error of the lowest lane is raised after all have ended."""
+    """``work(lane)`` of every lane, at once; the first error of the lowest lane is raised after all have
+    ended."""
     if lanes == 1:
         return [work(0)]
     with ThreadPoolExecutor(lanes) as pool:

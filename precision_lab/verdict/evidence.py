@@ -12,10 +12,12 @@ from .plan import Plan, Question
 
 
 class Evidence:
-    """The accounts in ``folder`` of sampler ``name`` with ``code``, for one run: ``begin``, ``add`` each target, ``finish``.
+    """The accounts in ``folder`` of sampler ``name`` with ``code``, for one run: ``begin``, ``add`` each
+    target, ``finish``.
 
-    A run is a seed. Its key is what decides which of the seed's words are drawn for what: the targets in order, and the
-    draws of each. A run that was killed goes on by the same command; see :mod:`~precision_lab.statistics.ledger`.
+    A run is a seed. Its key is what decides which of the seed's words are drawn for what: the targets in
+    order, and the draws of each. A run that was killed goes on by the same command; see
+    :mod:`~precision_lab.statistics.ledger`.
     """
 
     def __init__(self, folder: Path, name: str, code: str, asked: Plan, seed: int) -> None:

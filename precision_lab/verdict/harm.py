@@ -23,9 +23,9 @@ RELIABLE = {Guarantee.EXACT, Guarantee.CERTIFIED, Guarantee.EMULATED}
 
 @dataclass(frozen=True)
 class Harm:
-    """``quantity``: total variation from the target, or the unmasking multiplier of a step. ``error``: of the law.
-    ``guarantee``, ``how``: what stands behind it.  ``agreement``: p-value of the draws under that very law, None where
-    none were made of this target.  ``mask``: of a step, the mask's index."""
+    """``quantity``: total variation from the target, or the unmasking multiplier of a step. ``error``: of
+    the law. ``guarantee``, ``how``: what stands behind it.  ``agreement``: p-value of the draws under that
+    very law, None where none were made of this target.  ``mask``: of a step, the mask's index."""
 
     use: Use
     target: str
@@ -80,8 +80,8 @@ class Harm:
         return f"{said} for {self.use.described} ({found} on {self.target})"
 
     def confirmed_by(self, counts: Counts, rng: np.random.Generator) -> Harm:
-        """The harm with the p-value of the draws of its target under its own law: of a step, of how often the mask went
-        (exact binomial); else of all tokens (identity test)."""
+        """The harm with the p-value of the draws of its target under its own law: of a step, of how often
+        the mask went (exact binomial); else of all tokens (identity test)."""
         assert self.law is not None
         if self.mask is None:
             p_value = identity_test(counts, self.law, rng=rng, false_fail=CONTRADICTED).p_value
@@ -93,7 +93,8 @@ class Harm:
 
 
 def rows_of(use: Use, vocab: int) -> list[tuple[Use, Target]]:
-    """(use, what is drawn from) of the laws that are asked: the use itself, and one of the other kind beside it."""
+    """(use, what is drawn from) of the laws that are asked: the use itself, and one of the other kind
+    beside it."""
     uses = [use] if use.steps is not None else [use, ALSO]
     found = []
     for each in uses:

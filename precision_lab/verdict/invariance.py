@@ -1,4 +1,5 @@
-"""Batch invariance: (seed, row, position) -> token, whatever the company, the order, the padding and the number of rows."""
+"""Batch invariance: (seed, row, position) -> token, whatever the company, the order, the padding and the
+number of rows."""
 
 from __future__ import annotations
 
@@ -20,10 +21,11 @@ IDS = 6  # that a message shows
 def examine_identity(drawer: Any, *, seed: int, say: Callable[[str], None] = lambda line: None) -> None:
     """Raises Misbehaved where the ids of a row change with what is around it.
 
-    With seeds by row ("seed" in ``drawer.takes``) a row keeps its ids alone, in every order and company, and under
-    another generator; rows of one seed and one law have the same ids, of other seeds others; 0 and 2^63 - 1 are seeds
-    like others. Without, a row keeps its place: before other rows, before padding, and in a smaller batch.
-    A sampler that keeps the promise is never failed; unrelated rows pass as equal with 2^-71.
+    With seeds by row ("seed" in ``drawer.takes``) a row keeps its ids alone, in every order and company,
+    and under another generator; rows of one seed and one law have the same ids, of other seeds others; 0
+    and 2^63 - 1 are seeds like others. Without, a row keeps its place: before other rows, before padding,
+    and in a smaller batch. A sampler that keeps the promise is never failed; unrelated rows pass as equal
+    with 2^-71.
     """
     by_row = "seed" in drawer.takes
     whole = _batch("own", ROWS, seed, by_row)

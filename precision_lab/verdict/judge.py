@@ -42,8 +42,8 @@ RELATIVE = 1e-9  # of the softmax of given logits: vocab 2^-53 and the rounding 
 def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generator) -> dict[str, TestResult]:
     """``tokens``: (streams, calls, rows), all of one law. The tests of the question that so many draws allow.
 
-    A test of ties with fewer than 64 draws of a tied token, and of returning vectors with fewer than 8 vectors, are left
-    out: that loses no level, as the level of each was set before.
+    A test of ties with fewer than 64 draws of a tied token, and of returning vectors with fewer than 8
+    vectors, are left out: that loses no level, as the level of each was set before.
     """
     law = question.law
     rates: dict[str, Any] = {"false_fail": plan.level, "false_pass": plan.false_pass}
@@ -94,10 +94,11 @@ def judge(question: Question, tokens: Array, plan: Plan, rng: np.random.Generato
 
 
 def likely_tokens(counts: Counts, law: Law, plan: Plan) -> TestResult | None:
-    """Every token of probability :data:`LIKELY` or more alone: k times the least of :func:`tail_test` of k such tokens.
+    """Every token of probability :data:`LIKELY` or more alone: k times the least of :func:`tail_test` of k
+    such tokens.
 
-    For rows with many tokens and few draws, where the identity test sees nothing. ``detectable``: the relative deviation
-    of the least likely of them. ``note``: the worst, where it fails.
+    For rows with many tokens and few draws, where the identity test sees nothing. ``detectable``: the
+    relative deviation of the least likely of them. ``note``: the worst, where it fails.
     """
     tokens = np.flatnonzero((law.probs >= LIKELY) & (law.probs < 1))
     if not len(tokens):
@@ -126,8 +127,8 @@ def likely_tokens(counts: Counts, law: Law, plan: Plan) -> TestResult | None:
 
 
 def impossible(counts: Counts, law: Law) -> bool:
-    """Whether a token below :data:`~..statistics.row_sharing.LEAST` was drawn: the support test fails then, and it would
-    outweigh all others in a likelihood."""
+    """Whether a token below :data:`~..statistics.row_sharing.LEAST` was drawn: the support test fails then,
+    and it would outweigh all others in a likelihood."""
     return bool(counts.counts[law.log_probs < math.log(LEAST)].any())
 
 
@@ -144,7 +145,8 @@ def support(counts: Counts, law: Law, plan: Plan) -> TestResult:
 
 
 def impossible_draws(tokens: Array, law: Law, level: float) -> list[RareToken]:
-    """The tokens whose draws alone fail the support test at ``level``. ``tokens``: any shape, in the order drawn."""
+    """The tokens whose draws alone fail the support test at ``level``. ``tokens``: any shape, in the order
+    drawn."""
     drawn, each = tokens.ravel(), chances(law, RELATIVE)
     found = RareDraws()
     index = np.flatnonzero(each[drawn] <= level)

@@ -1,4 +1,5 @@
-"""The sockets between the judge and the sampler's process, and the pipe of what that prints, all with one deadline.
+"""The sockets between the judge and the sampler's process, and the pipe of what that prints, all with one
+deadline.
 
 Imports no torch: what is here knows bytes and processes only. Who talks to whom: :mod:`.child`.
 """
@@ -82,8 +83,8 @@ class Line:
         return unpacked(lambda n: self._take(n, deadline), most)
 
     def send(self, data: bytes, most: int, deadline: float) -> None:
-        """All of ``data`` by ``deadline``. ``most``: bytes of arrays of an answer. Errors as of :meth:`receive`; Malformed
-        where something came unasked."""
+        """All of ``data`` by ``deadline``. ``most``: bytes of arrays of an answer. Errors as of
+        :meth:`receive`; Malformed where something came unasked."""
         if self._closed:
             raise EOFError("the process has ended")
         if self._buffer:
@@ -196,7 +197,8 @@ class Line:
         return f"the process was ended by signal {-self._exit_code}"
 
     def close(self) -> None:
-        """The supervisor kills all that it started when its line closes; where it cannot any more, we kill what we can."""
+        """The supervisor kills all that it started when its line closes; where it cannot any more, we kill
+        what we can."""
         if self._closed:
             return
         self._closed = True

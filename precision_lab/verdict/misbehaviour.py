@@ -25,9 +25,9 @@ def probe(caller: Caller, vocab: int, seed: int, called: Callable[[], None] = la
 
     ``called`` is told after each of the :data:`CALLS` calls, as each of them has the time of one.
 
-    Two rows of :func:`~.caller.ramp`. The same seed must give the
-    same ids, another seed and a second call others, and the global generators of Python, NumPy and torch must stay as
-    they were. Two independent answers agree with probability 2^-64 at most. The global states are put back.
+    Two rows of :func:`~.caller.ramp`. The same seed must give the same ids, another seed and a second call
+    others, and the global generators of Python, NumPy and torch must stay as they were. Two independent
+    answers agree with probability 2^-64 at most. The global states are put back.
     """
     logits = ramp(2, vocab)
     alike = float((target_law(logits[0]).probs ** 2).sum())

@@ -1,4 +1,5 @@
-"""What is asked of a sampler: which tests, at which level each, on how many draws. Everything here precedes the draws."""
+"""What is asked of a sampler: which tests, at which level each, on how many draws. Everything here precedes
+the draws."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ OF_ANY_LAW = ("identity", "support", "rows", "serial", "streams", "repeats")
 UNIT = 2 * STREAMS * ROWS  # draws in two calls of every stream: consecutive draws are compared in pairs
 TAIL_MASS = 0.1  # the tail: the rarest tokens that hold at most this together
 DEFAULT_DETECT = "temperature=0.02"
-# noise values (draws x vocabulary) of all targets together, and draws of one target. 2^26 values: about a second of a core
+# noise values (draws x vocabulary) of all targets together, and draws of one target. 2^26 values: about a
+# second of a core
 CAPS = {Budget.SMOKE: (2**30, 2**21), Budget.CI: (2**33, 2**23), Budget.FULL: (2**36, 2**25)}
 CHEAP = 2**25  # noise values that are drawn whatever is wished
 
@@ -52,7 +54,8 @@ EFFECTS = {
 
 
 def parse_detect(text: str | Iterable[str]) -> dict[str, float]:
-    """``temperature=0.02,tail=0.1`` -> sizes by effect; ``sharing`` is 1 unless named. InputError for anything else."""
+    """``temperature=0.02,tail=0.1`` -> sizes by effect; ``sharing`` is 1 unless named. InputError for
+    anything else."""
     wished = {"sharing": 1.0}
     for item in [text] if isinstance(text, str) else text:
         for part in filter(None, (part.strip() for part in item.split(","))):
@@ -75,10 +78,11 @@ def parse_detect(text: str | Iterable[str]) -> dict[str, float]:
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """A target and what is wished to be seen on it. ``wished``: sizes by effect; empty: its tests must only not fail.
+    """A target and what is wished to be seen on it. ``wished``: sizes by effect; empty: its tests must only
+    not fail.
 
-    ``without``: tests left out.  ``also``: tests beyond those that its law calls for.  ``least``: draws that are made
-    whatever is wished; None: as the plan has them.
+    ``without``: tests left out.  ``also``: tests beyond those that its law calls for.  ``least``: draws
+    that are made whatever is wished; None: as the plan has them.
     """
 
     target: Target
@@ -93,10 +97,11 @@ class Asked:
 class Question:
     """One row of logits and what is asked of its draws.
 
-    ``logits``: (vocab,) as the sampler is given them.  ``law``: their softmax.  ``tests``: names, fixed before the draws.
-    ``tail``: (vocab,) bool, the rarest :data:`TAIL_MASS`.  ``wished``: sizes by effect.  ``needed``: draws by effect.
-    ``n``: draws that will be made.  ``length``: of the vectors that should not come back.
-    ``pipeline``: the steps inside the sampler.  ``laws``: those that rounding at its edges allows, :attr:`law` first.
+    ``logits``: (vocab,) as the sampler is given them.  ``law``: their softmax.  ``tests``: names, fixed
+    before the draws. ``tail``: (vocab,) bool, the rarest :data:`TAIL_MASS`.  ``wished``: sizes by effect.
+    ``needed``: draws by effect. ``n``: draws that will be made.  ``length``: of the vectors that should not
+    come back. ``pipeline``: the steps inside the sampler.  ``laws``: those that rounding at its edges
+    allows, :attr:`law` first.
     """
 
     target: Target
@@ -118,7 +123,8 @@ class Question:
 
     @property
     def recipe_logits(self) -> np.ndarray:
-        """(vocab,) what a recipe without processors of its own draws from: with a pipeline, the law's logarithms."""
+        """(vocab,) what a recipe without processors of its own draws from: with a pipeline, the law's
+        logarithms."""
         return self.logits if self.pipeline is None else self.law.log_probs
 
     @property
@@ -183,9 +189,10 @@ def ask(
 ) -> Question:
     """The question of one target. ``extra``, ``without``: tests beyond those its law calls for, and left out.
 
-    ``dtype``: of the logits as the sampler has them. ``pipeline``: the steps that it is to take from there; what is
-    judged is their law. Where they leave one token (greedy, or a target that is nearly certain), every draw must be
-    that token, and only that is asked. InputError for a target whose draws say nothing, and for too many doubts.
+    ``dtype``: of the logits as the sampler has them. ``pipeline``: the steps that it is to take from there;
+    what is judged is their law. Where they leave one token (greedy, or a target that is nearly certain),
+    every draw must be that token, and only that is asked. InputError for a target whose draws say nothing,
+    and for too many doubts.
     """
     given = target.logits.astype(dtype)
     if pipeline is not None:
@@ -228,7 +235,8 @@ def ask_pipeline(
 
 
 def rarest(probs: Float) -> Array:
-    """(vocab,) bool: the rarest tokens that hold at most :data:`TAIL_MASS` together; none where the rarest holds more."""
+    """(vocab,) bool: the rarest tokens that hold at most :data:`TAIL_MASS` together; none where the rarest
+    holds more."""
     order = np.argsort(probs, kind="stable")
     tail = np.zeros(len(probs), dtype=bool)
     tail[order[np.cumsum(probs[order]) <= TAIL_MASS]] = True
@@ -252,11 +260,12 @@ def plan(
     false_pass: float,
     extra: Sequence[str] = (),
 ) -> Plan:
-    """For every target as many draws as its wished effects need at the level of one test, but no more than the budget.
+    """For every target as many draws as its wished effects need at the level of one test, but no more than
+    the budget.
 
-    ``wished``: of every target that comes without wishes of its own.  ``budget``: a name, or noise values (draws times
-    vocabulary) of all targets together. Targets without a wish take their least first; the others share what is left, and
-    none takes more than it needs.
+    ``wished``: of every target that comes without wishes of its own.  ``budget``: a name, or noise values
+    (draws times vocabulary) of all targets together. Targets without a wish take their least first; the
+    others share what is left, and none takes more than it needs.
     """
     for name, rate in (("false_fail", false_fail), ("false_pass", false_pass)):
         if not 1e-9 <= rate < 0.5:

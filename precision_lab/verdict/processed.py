@@ -1,4 +1,5 @@
-"""Samplers with a pipeline inside: the targets on which it is judged, and the null where its edges are in doubt."""
+"""Samplers with a pipeline inside: the targets on which it is judged, and the null where its edges are in
+doubt."""
 
 from __future__ import annotations
 
@@ -21,8 +22,9 @@ from .judge import judge
 from .misbehaviour import CHANCE_BITS
 from .plan import Asked, Plan, Question, rarest
 
-# The rows that are tried for a pipeline, the one most like a model's first. {vocab}: the user's, or few, so that the draws
-# that a temperature takes after a truncation fit the smallest budget; the shapes bring the large vocabulary.
+# The rows that are tried for a pipeline, the one most like a model's first. {vocab}: the user's, or few, so
+# that the draws that a temperature takes after a truncation fit the smallest budget; the shapes bring the
+# large vocabulary.
 VOCAB = 1024
 CANDIDATES = (
     "zipf[vocab={vocab}]",
@@ -45,9 +47,9 @@ SHAPE_VOCAB = 151_936
 def asked_for(pipeline: Pipeline, wished: dict[str, float], vocab: int | None = None) -> list[Asked]:
     """The questions of a pipeline without targets of the user's.
 
-    The wishes go to the first candidate with nothing in doubt at its edges in float32, two tokens left or more and
-    unequal ones among them; else to the first whose doubts are few. Shapes that samplers break on come without a wish,
-    those whose edges are too doubtful left out. InputError where no row will do.
+    The wishes go to the first candidate with nothing in doubt at its edges in float32, two tokens left or
+    more and unequal ones among them; else to the first whose doubts are few. Shapes that samplers break on
+    come without a wish, those whose edges are too doubtful left out. InputError where no row will do.
     """
     candidates = [parse_target(text.format(vocab=vocab or VOCAB)) for text in CANDIDATES]
     main = next((t for t in candidates if _telling(pipeline, t) and not _doubts(pipeline, t)), None)
@@ -97,9 +99,10 @@ def judge_each(
 ) -> tuple[Question, dict[str, TestResult]]:
     """The tests under the law in doubt that the draws contradict least, and the question with that law.
 
-    The null is that *some* law of the few is the sampler's. The law is chosen whose smallest p-value is largest; under
-    the true one of them that value is no larger, so that a right sampler fails no more often than by one law alone
-    (an intersection of rejections: Berger 1982, Technometrics 24). Where the first law is not rejected, it is taken.
+    The null is that *some* law of the few is the sampler's. The law is chosen whose smallest p-value is
+    largest; under the true one of them that value is no larger, so that a right sampler fails no more often
+    than by one law alone (an intersection of rejections: Berger 1982, Technometrics 24). Where the first
+    law is not rejected, it is taken.
     """
     counts = Counts.from_tokens(tokens, question.law.vocab)
     laws = question.laws or (question.law,)
@@ -131,9 +134,9 @@ def under(question: Question, law: Law) -> Question:
 def rows_after(pipeline: Pipeline, rows: Array, tokens: Array) -> tuple[Array, Array]:
     """Rows of logits as the steps leave them, (counted, vocab), and which draws count, (n,) bool.
 
-    Tokens in doubt are set aside: they are masked, and a draw of one goes with its row. Given that no such token was
-    drawn, the others have the law of the tokens surely kept, whatever became of the doubtful ones. A row that is no law
-    (NaN, +inf, all -inf) stays as it is.
+    Tokens in doubt are set aside: they are masked, and a draw of one goes with its row. Given that no such
+    token was drawn, the others have the law of the tokens surely kept, whatever became of the doubtful
+    ones. A row that is no law (NaN, +inf, all -inf) stays as it is.
     """
     left = rows.astype(np.float64)
     counted = np.ones(len(rows), dtype=bool)
@@ -156,7 +159,8 @@ def refuse_doubt(questions: Iterable[Question], what: str) -> None:
 
 
 def with_steps_before(asked: Plan, pipeline: Pipeline) -> Plan:
-    """The plan for a sampler that has no steps of its own: it is given the logits as the steps leave them in float32."""
+    """The plan for a sampler that has no steps of its own: it is given the logits as the steps leave them
+    in float32."""
     import torch
 
     given = [
@@ -167,10 +171,11 @@ def with_steps_before(asked: Plan, pipeline: Pipeline) -> Plan:
 
 
 def probe(drawer: Any, asked: Plan, seed: int) -> None:
-    """The drawer's probe of its generator, where steps inside it may leave so few tokens that right answers agree.
+    """The drawer's probe of its generator, where steps inside it may leave so few tokens that right answers
+    agree.
 
-    The faults that two equal answers show are then let pass: what ignores its generator fails the tests of streams and
-    of returning vectors instead, and a greedy sampler may ignore it.
+    The faults that two equal answers show are then let pass: what ignores its generator fails the tests of
+    streams and of returning vectors instead, and a greedy sampler may ignore it.
     """
     vocab = asked.questions[0].law.vocab
     pipelines = [question.pipeline for question in asked.questions if question.pipeline is not None]
@@ -182,7 +187,8 @@ def probe(drawer: Any, asked: Plan, seed: int) -> None:
 
 
 def _may_agree(pipeline: Pipeline, vocab: int) -> bool:
-    """Whether two answers of a right sampler to the probe agree with a probability above 2^-:data:`RARE_BITS`."""
+    """Whether two answers of a right sampler to the probe agree with a probability above
+    2^-:data:`RARE_BITS`."""
     row = ramp(1, vocab)[0].astype(np.float64)
     plain = float((target_law(row).probs ** 2).sum())
     left = float((pipeline.law(row).probs ** 2).sum())

@@ -1,4 +1,5 @@
-"""The calls that led to a fault, made again: one generator goes through them all, as it did when the fault was found."""
+"""The calls that led to a fault, made again: one generator goes through them all, as it did when the fault
+was found."""
 
 from __future__ import annotations
 
@@ -25,11 +26,12 @@ def replay(
     device: str = "cpu",
     call: str | None = None,
 ) -> Int:
-    """Tokens (n, rows) of the last of ``calls``, each the n of one call, in order, with a generator seeded ``seed``.
+    """Tokens (n, rows) of the last of ``calls``, each the n of one call, in order, with a generator seeded
+    ``seed``.
 
-    Logits are ``rows`` equal rows of ``target`` as ``check`` gives them, or for "ramp[vocab=V]" those of the probe.
-    ``call``: how the sampler is called, where that was stated.
-    Raises what the sampler raises, and Misbehaved where an answer is wrong.
+    Logits are ``rows`` equal rows of ``target`` as ``check`` gives them, or for "ramp[vocab=V]" those of
+    the probe. ``call``: how the sampler is called, where that was stated. Raises what the sampler raises,
+    and Misbehaved where an answer is wrong.
     """
     name, _, vocab = target.partition("[vocab=")
     if name == RAMP:

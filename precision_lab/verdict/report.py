@@ -46,7 +46,8 @@ EXIT = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.INCONCLUSIVE: 3}
 
 @dataclass(frozen=True)
 class Judged:
-    """One test of one target. ``wished``: the effect it had to be able to see, None if it only had not to fail."""
+    """One test of one target. ``wished``: the effect it had to be able to see, None if it only had not to
+    fail."""
 
     target: str
     test: str
@@ -129,11 +130,12 @@ class Impossible:
 
 @dataclass(frozen=True)
 class Report:
-    """``needed``: draws in all that the wished effects want, by target.  ``command``: what gives the same verdict again.
+    """``needed``: draws in all that the wished effects want, by target.  ``command``: what gives the same
+    verdict again.
 
-    ``impossible``: draws that fail alone.  ``set_aside``: rows that are no law.  ``notes``: what else a reader must know,
-    such as how the sampler was called.  ``use``: what was judged.  ``harms``: what the sampler's own law does to it, and
-    ``no_law``, why that is not known.
+    ``impossible``: draws that fail alone.  ``set_aside``: rows that are no law.  ``notes``: what else a
+    reader must know, such as how the sampler was called.  ``use``: what was judged.  ``harms``: what the
+    sampler's own law does to it, and ``no_law``, why that is not known.
     """
 
     name: str
@@ -202,9 +204,9 @@ class Report:
         return f"{name}: {seen}" if not use else f"{name} drew too little: {seen}"
 
     def for_the_use(self) -> str:
-        """What the sampler is good for, by its own law: "fine for next tokens (tv <= 0.0004 on zipf), not for 4,096
-        ancestral steps (unmasks ...)"; where there is none, what its draws say of the judged use. Empty where neither says
-        anything."""
+        """What the sampler is good for, by its own law: "fine for next tokens (tv <= 0.0004 on zipf), not
+        for 4,096 ancestral steps (unmasks ...)"; where there is none, what its draws say of the judged use.
+        Empty where neither says anything."""
         told = {harm.use: harm for harm in reversed(self.harms)}  # the first of each use
         if not told:
             return self.by_draws()
@@ -264,7 +266,8 @@ class Report:
         return "; ".join(said)
 
     def best_fit(self) -> str:
-        """Which recipe the draws speak for, and against which they cannot decide; of a failure, what explains it."""
+        """Which recipe the draws speak for, and against which they cannot decide; of a failure, what
+        explains it."""
         if not self.suspects:
             return ""
         best = self.suspects[0]

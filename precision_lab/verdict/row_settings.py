@@ -89,7 +89,8 @@ def ignored(drawn: Drawn, level: float, drawer: object) -> Misbehaved | None:
 
 
 def _explains(drawn: Drawn, laws: Float) -> bool:
-    """Whether the laws explain the rows as well as their own frequencies do, but for MISFIT nats and one a token."""
+    """Whether the laws explain the rows as well as their own frequencies do, but for MISFIT nats and one a
+    token."""
     short = 0.0
     seen = 0
     for j, law in enumerate(laws):

@@ -1,9 +1,11 @@
-"""The sampler's process: it answers the judge's requests, one after another, see :mod:`.wire` and :mod:`.child`.
+"""The sampler's process: it answers the judge's requests, one after another, see :mod:`.wire` and
+:mod:`.child`.
 
-The sampler runs here with all the rights of the user, and beside this code: it can read this module's frames, and so the
-ticket of the request under way, and answer in our place. What an accident or a careless library does is held off: the
-socket lies at a high number, is closed for programs that are started, and an answer without the ticket is refused by the
-judge. What it can never do is run code in the judge, or be waited for beyond the deadline.
+The sampler runs here with all the rights of the user, and beside this code: it can read this module's
+frames, and so the ticket of the request under way, and answer in our place. What an accident or a careless
+library does is held off: the socket lies at a high number, is closed for programs that are started, and an
+answer without the ticket is refused by the judge. What it can never do is run code in the judge, or be
+waited for beyond the deadline.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ def main(number: int) -> None:
 
 
 def out_of_reach(number: int) -> int:
-    """The same file at a number that closing or writing to the first few hundred does not touch; closed on exec."""
+    """The same file at a number that closing or writing to the first few hundred does not touch; closed on
+    exec."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     for start in (random.SystemRandom().randrange(600, 900), most // 2):
         try:

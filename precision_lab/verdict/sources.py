@@ -1,7 +1,7 @@
 """Where a sampler's randomness comes from: one object for each stream, which goes on from call to call.
 
-torch and NumPy generators are their own source. The others are here: numbers (``seed=``), JAX keys, a generator for each
-row, and the global generators of torch, NumPy and Python.
+torch and NumPy generators are their own source. The others are here: numbers (``seed=``), JAX keys, a
+generator for each row, and the global generators of torch, NumPy and Python.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ SEED_BITS = 31  # what every library takes: NumPy's old generator refuses 2^32, 
 class Seeds:
     """A number for each call, of 31 bits, from ``SeedSequence(stream)``.
 
-    ``used``: the numbers handed out to all streams of one caller. None is given twice, so that a repeated call is the
-    sampler's doing. ``first``: the number of the first call, where that is wanted exactly.
+    ``used``: the numbers handed out to all streams of one caller. None is given twice, so that a repeated
+    call is the sampler's doing. ``first``: the number of the first call, where that is wanted exactly.
     """
 
     def __init__(self, stream: int, used: set[int], first: int | None = None) -> None:
@@ -93,7 +93,8 @@ class Keys:
 class Globals:
     """The global generators of torch, NumPy and Python as ``manual_seed`` and the two ``seed`` leave them.
 
-    Inside :meth:`installed` they are this stream's; afterwards they are as they were, and the stream has gone on.
+    Inside :meth:`installed` they are this stream's; afterwards they are as they were, and the stream has
+    gone on.
     """
 
     def __init__(self, seed: int, device: str = "cpu") -> None:

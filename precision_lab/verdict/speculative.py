@@ -1,7 +1,8 @@
 """``check --speculative``: what comes out of draft and target must be the target's, whatever the draft.
 
-A *pair* is gamma rows of draft logits and gamma + 1 of target logits that do not depend on the drafted tokens,
-so that every law is known. Of trials that reach a position (all drafts before it were accepted) these are asked:
+A *pair* is gamma rows of draft logits and gamma + 1 of target logits that do not depend on the drafted
+tokens, so that every law is known. Of trials that reach a position (all drafts before it were accepted)
+these are asked:
 
 | test | null |
 |---|---|
@@ -20,9 +21,10 @@ of the target, and every place must then have the target's law; that also holds 
 (block verification, Sun et al. 2024, arXiv:2403.10444), whose tokens *given that a place was reached* need not.
 
 What "accept if equal to the target's own draw" costs, and what it does not: its tokens are the target's
-(:mod:`..laws.acceptance` has the proof), only acceptance is lost. Share of first drafts accepted, and of 3 drafts
-how many, by the ratio rule (sum min(p, q)), by equality where draft and target share one vector of Gumbel noise a
-place (:func:`~..statistics.agreement`; tokens are right there too), and by equality of independent draws (sum p q):
+(:mod:`..laws.acceptance` has the proof), only acceptance is lost. Share of first drafts accepted, and of 3
+drafts how many, by the ratio rule (sum min(p, q)), by equality where draft and target share one vector of
+Gumbel noise a place (:func:`~..statistics.agreement`; tokens are right there too), and by equality of
+independent draws (sum p q):
 
 | pair | ratio | shared | match | of 3: ratio | shared | match |
 |---|---|---|---|---|---|---|
@@ -186,7 +188,8 @@ def call(function: str | Callable[..., Any], pair: str, *, n: int, seed: int, vo
 
 @dataclass(frozen=True)
 class SpeculativeReport(Report):
-    """``promise``: what was asked.  ``trials``: of each pair.  ``acceptance``: one sentence on what was accepted."""
+    """``promise``: what was asked.  ``trials``: of each pair.  ``acceptance``: one sentence on what was
+    accepted."""
 
     promise: str = "ratio"
     trials: int = 0

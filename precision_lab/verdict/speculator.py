@@ -34,9 +34,10 @@ class SpeculativeCaller:
         fn(draft_logits, target_logits, n, *, generator) -> (ids, accepted)
         fn(draft_logits, draft_ids, target_logits, *, generator) -> (ids, accepted)
 
-    ``ids``: (n, gamma + 1) integers: the accepted drafts, one token more, then -1.  ``accepted``: (n,) 0..gamma.
-    ``draft_ids``: (n, gamma), drawn for the function, by whoever calls. A NumPy function takes ``rng`` in place
-    of ``generator``. Logits are float32 of one sequence, and rows do not depend on the drafted tokens.
+    ``ids``: (n, gamma + 1) integers: the accepted drafts, one token more, then -1.  ``accepted``: (n,)
+    0..gamma. ``draft_ids``: (n, gamma), drawn for the function, by whoever calls. A NumPy function takes
+    ``rng`` in place of ``generator``. Logits are float32 of one sequence, and rows do not depend on the
+    drafted tokens.
     """
 
     sampler: Callable[..., Any]

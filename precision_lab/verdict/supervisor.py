@@ -4,13 +4,15 @@ Run as a script with nothing but the standard library, so that it starts in a fe
 
     python -I -S supervisor.py CONTROL PROTOCOL COMMAND...
 
-It starts COMMAND in a session and process group of its own. CONTROL is one end of a socket whose other end only the judge
-holds. It writes ``pid N`` there, then ``exit N`` (as subprocess has it: -9 for SIGKILL) when the command ends. When the
-judge closes its end, or ends in whatever way, SIGKILL included, everything below this process is killed.
+It starts COMMAND in a session and process group of its own. CONTROL is one end of a socket whose other end
+only the judge holds. It writes ``pid N`` there, then ``exit N`` (as subprocess has it: -9 for SIGKILL) when
+the command ends. When the judge closes its end, or ends in whatever way, SIGKILL included, everything below
+this process is killed.
 
-On Linux it is the child subreaper: a grandchild that becomes a daemon by double fork and setsid becomes its child and is
-killed too; and the command is killed by the kernel if this process is. Elsewhere only the process group is reached. Not
-reached anywhere: a process that the sampler starts through another one that ran before (a daemon manager, at, ssh).
+On Linux it is the child subreaper: a grandchild that becomes a daemon by double fork and setsid becomes its
+child and is killed too; and the command is killed by the kernel if this process is. Elsewhere only the
+process group is reached. Not reached anywhere: a process that the sampler starts through another one that
+ran before (a daemon manager, at, ssh).
 """
 
 from __future__ import annotations

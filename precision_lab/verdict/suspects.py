@@ -75,7 +75,8 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of draws of one law, none of which shares a draw with another: ``agreed`` of ``pairs``. ``which``: say."""
+    """Pairs of draws of one law, none of which shares a draw with another: ``agreed`` of ``pairs``.
+    ``which``: say."""
 
     which: str
     pairs: int
@@ -83,7 +84,8 @@ class Pairs:
 
 
 def pairs_of(tokens: Array) -> list[Pairs]:
-    """Rows of a call, calls in a row, and streams of different seeds. ``tokens``: (streams, calls, rows) of one law."""
+    """Rows of a call, calls in a row, and streams of different seeds. ``tokens``: (streams, calls, rows) of
+    one law."""
     even = [length // 2 * 2 for length in tokens.shape]
     ways = {
         "between the rows of a call": (tokens[:, :, 0 : even[2] : 2], tokens[:, :, 1 : even[2] : 2]),
@@ -102,11 +104,11 @@ def suspects(
 ) -> list[Suspect]:
     """All recipes, best first: L = sum_i n_i (log q_i - log p_i) over the targets, posterior ~ e^L.
 
-    Probabilities of a candidate are raised by its error bound, though not above the faithful law's, so that what it
-    forbids costs much and not everything. A wrong temperature is one recipe: its likelihood is averaged over log T
-    uniform on [log 1/2, log 2], by Laplace. Draws of tokens below :data:`LEAST` count for the recipes that draw them,
-    and for no other.
-    ``slow``: the exact laws of float32 races too, 12 s each.  ``pairs``: :func:`pairs_of` the draws of each question.
+    Probabilities of a candidate are raised by its error bound, though not above the faithful law's, so that
+    what it forbids costs much and not everything. A wrong temperature is one recipe: its likelihood is
+    averaged over log T uniform on [log 1/2, log 2], by Laplace. Draws of tokens below :data:`LEAST` count
+    for the recipes that draw them, and for no other. ``slow``: the exact laws of float32 races too, 12 s
+    each.  ``pairs``: :func:`pairs_of` the draws of each question.
     """
     found: dict[str, tuple[str, float, LawAt]] = {
         FAITHFUL: ("softmax in float64", 0.0, lambda question: question.law)
@@ -175,7 +177,8 @@ def _looked_up(laws: dict[int, Law], question: Question) -> Law:
 def with_fit(
     best: Suspect, questions: Sequence[Question], counts: Sequence[Counts], rng: np.random.Generator
 ) -> Suspect:
-    """The suspect with the p-value of the identity test of its law: the least over targets, times their number."""
+    """The suspect with the p-value of the identity test of its law: the least over targets, times their
+    number."""
     if best.recipe == SHARED:  # its draws depend on each other: the test supposes that they do not
         return best
     p_values = []
@@ -289,10 +292,11 @@ def _log_ratio(law: Law, candidate: Law, counts: Counts) -> float:
 def _missing(
     questions: Sequence[Question], counts: Sequence[Counts], *, last: bool
 ) -> tuple[str, float, LawAt] | None:
-    """A token that was never drawn, though it can be: L = -sum_q n_q log(1 - p_qi) - log(1000 vocab), as any could have been.
+    """A token that was never drawn, though it can be: L = -sum_q n_q log(1 - p_qi) - log(1000 vocab), as
+    any could have been.
 
-    A thousandth, as a right sampler misses rare tokens too. ``last``: of the last token of every row alone, without the
-    price of its choice. None where L <= 0, which says nothing.
+    A thousandth, as a right sampler misses rare tokens too. ``last``: of the last token of every row alone,
+    without the price of its choice. None where L <= 0, which says nothing.
     """
     widest = max(question.law.vocab for question in questions)
     gain = np.zeros(widest)
@@ -331,8 +335,8 @@ def without(law: Law, token: int) -> Law:
 def _shared(questions: Sequence[Question], pairs: Sequence[Sequence[Pairs]]) -> tuple[str, float, LawAt] | None:
     """Draws that agree more often than two of them do: of the ways to pair them, the one that says most.
 
-    Equal rows on one vector of noise agree always: with a share f of such pairs they agree with a + f (1 - a), a = sum
-    p_i^2. L at the best f, less log(pairs) / 2 for the choice of f; summed over the targets.
+    Equal rows on one vector of noise agree always: with a share f of such pairs they agree with a + f (1 -
+    a), a = sum p_i^2. L at the best f, less log(pairs) / 2 for the choice of f; summed over the targets.
     """
     totals: dict[str, tuple[float, int, int, float]] = {}
     for question, each in zip(questions, pairs, strict=False):

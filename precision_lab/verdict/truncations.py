@@ -1,8 +1,9 @@
 """Draws of a truncated law: which top-k, top-p or min-p they speak for, by exact likelihood.
 
-Truncated to its m likeliest tokens, a law p becomes p / P_m on them, P_m their mass, and nothing beyond. So n draws that
-all lie among them have the likelihood P_m^-n against p, and none where one lies beyond: the smallest m that holds every
-draw fits best, and the evidence of a family averages the likelihood over its parameter.
+Truncated to its m likeliest tokens, a law p becomes p / P_m on them, P_m their mass, and nothing beyond. So
+n draws that all lie among them have the likelihood P_m^-n against p, and none where one lies beyond: the
+smallest m that holds every draw fits best, and the evidence of a family averages the likelihood over its
+parameter.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ LIKELY = 0.95  # of an interval for a parameter
 class Prefixes:
     """One law, its likeliest tokens first, and its draws.
 
-    ``tokens``: (support,) in falling order; of equal ones those that were drawn come first.  ``mass``: (support,) of the
-    1, 2, ... likeliest.  ``log_p``: (support,).  ``least``: how many hold every draw.  ``n``: draws that the law allows.
+    ``tokens``: (support,) in falling order; of equal ones those that were drawn come first.  ``mass``:
+    (support,) of the 1, 2, ... likeliest.  ``log_p``: (support,).  ``least``: how many hold every draw.
+    ``n``: draws that the law allows.
     """
 
     tokens: Int
@@ -58,7 +60,8 @@ class Prefixes:
 
 @dataclass(frozen=True, eq=False)
 class Truncation:
-    """``recipe``, ``how``: in words.  ``evidence``: nats above the law without truncation.  ``sizes``: tokens kept, by law."""
+    """``recipe``, ``how``: in words.  ``evidence``: nats above the law without truncation.  ``sizes``:
+    tokens kept, by law."""
 
     recipe: str
     how: str
@@ -73,7 +76,8 @@ class Truncation:
 
 
 def truncations(laws: Sequence[Law], counts: Sequence[Counts]) -> list[Truncation]:
-    """top-k, top-p and min-p with one parameter for all laws, where they explain the draws better than no truncation."""
+    """top-k, top-p and min-p with one parameter for all laws, where they explain the draws better than no
+    truncation."""
     prefixes = tuple(Prefixes.of(law, count) for law, count in zip(laws, counts, strict=True))
     found = [_top_k(prefixes), _top_p(prefixes), _min_p(prefixes)]
     return [truncation for truncation in found if truncation is not None and truncation.evidence > 0]
@@ -87,7 +91,8 @@ def _best(
     sizes: Callable[[Prefixes], Int],
     show: Callable[[float], str],
 ) -> Truncation | None:
-    """``values``: (m,) of the parameter.  ``log_prior``: (m,) of each.  ``sizes``: (m,) tokens kept of a law at each."""
+    """``values``: (m,) of the parameter.  ``log_prior``: (m,) of each.  ``sizes``: (m,) tokens kept of a
+    law at each."""
     log_l = np.zeros(len(values))
     kept = [sizes(prefix) for prefix in prefixes]
     for prefix, size in zip(prefixes, kept, strict=True):
@@ -158,9 +163,11 @@ def _min_p(prefixes: tuple[Prefixes, ...]) -> Truncation | None:
 
 
 class RowTruncations:
-    """The same with a row of logits a draw: ``update(logits, tokens)``, then :meth:`found`. Memory: a few hundred numbers.
+    """The same with a row of logits a draw: ``update(logits, tokens)``, then :meth:`found`. Memory: a few
+    hundred numbers.
 
-    On grids of the parameters: the smallest that keeps every draw, and the log mass that each value would have kept.
+    On grids of the parameters: the smallest that keeps every draw, and the log mass that each value would
+    have kept.
     """
 
     def __init__(self) -> None:
@@ -171,7 +178,8 @@ class RowTruncations:
         self._rank, self._before, self._height = 1, 0.0, 1.0
 
     def update(self, logits: Array, tokens: Array) -> RowTruncations:
-        """``logits``: (n, vocab); ``tokens``: (n,). Left out: draws of a token of logit -inf, and rows that are no law."""
+        """``logits``: (n, vocab); ``tokens``: (n,). Left out: draws of a token of logit -inf, and rows that
+        are no law."""
         for row, token in zip(logits.astype(np.float64), tokens, strict=True):
             if not np.isfinite(row[token]) or not np.isfinite(row.max()):
                 continue

@@ -22,7 +22,8 @@ RATES = (5.6, 3.1)  # standard deviations: false-fail of one test among dozens, 
 
 # The row on which the wished effects are looked for, by budget.
 MAIN = {Budget.SMOKE: 8192, Budget.CI: 50_257, Budget.FULL: 50_257}
-# Every check: what samplers break on, few draws of each. {large} and {small}: the user's vocabulary, if there is one.
+# Every check: what samplers break on, few draws of each. {large} and {small}: the user's vocabulary, if
+# there is one.
 ENDS = "ends[vocab={large},share=0.9]"
 SHAPES = (
     ENDS,
@@ -33,7 +34,8 @@ SHAPES = (
 )
 SMALL_VOCABULARY = 1024
 SHAPE_VALUES = 2**24  # noise values of one shape that has no wish
-# and at least so many draws: 21 are due to each of the ends' 32 tokens, and one that gets none fails by an exact binomial
+# and at least so many draws: 21 are due to each of the ends' 32 tokens, and one that gets none fails by an
+# exact binomial
 SHAPE_DRAWS = 800
 STEP_VALUES = 9 * 2**29  # noise values: 4.8e9
 # What these rows are not for: their masks and steps leave no temperature to speak of, and no tail.
@@ -47,7 +49,8 @@ def lattice_from_third(gap: Float) -> Float:
 
 
 def cuda_race(gap: Float) -> Float:
-    """q / p of ``exponential_`` on CUDA, from the smallest values of the fast logarithm as measured on an H100."""
+    """q / p of ``exponential_`` on CUDA, from the smallest values of the fast logarithm as measured on an
+    H100."""
     from ..uniforms.fast_log import fast_log_table
 
     values = fast_log_table().numpy()[:4096].astype(np.float64)
@@ -67,8 +70,9 @@ KNOWN: dict[str, Callable[[Float], Float]] = {
 
 
 def values_needed(gap: Float, ratio: Float) -> Float:
-    """Noise values that show a rate of q where p is right, p = one of e^gap values, q = ratio p: e^gap (a + b sqrt(ratio))^2
-    / (1 - ratio)^2, with a and b the normal quantiles of the two error rates. To choose by, not to decide by."""
+    """Noise values that show a rate of q where p is right, p = one of e^gap values, q = ratio p: e^gap (a +
+    b sqrt(ratio))^2 / (1 - ratio)^2, with a and b the normal quantiles of the two error rates. To choose
+    by, not to decide by."""
     fail, miss = RATES
     with np.errstate(divide="ignore"):
         return np.exp(gap) * ((fail + miss * np.sqrt(ratio)) / (1 - ratio)) ** 2
@@ -84,10 +88,11 @@ def telling_gap(most: float) -> float:
 
 
 def telling_step(use: Use, vocab: int) -> Asked:
-    """The step of ancestral sampling on which known recipes differ most, for each noise value drawn: r = 1 / N, and e^gap / N
-    equal tokens, no more than ``vocab``.
+    """The step of ancestral sampling on which known recipes differ most, for each noise value drawn: r = 1
+    / N, and e^gap / N equal tokens, no more than ``vocab``.
 
-    Wished: the least share of the unmaskings that one of :data:`KNOWN` lacks there. Where 24-bit noise lacks less than
+    Wished: the least share of the unmaskings that one of :data:`KNOWN` lacks there. Where 24-bit noise
+    lacks less than
     :data:`HARM` even on so flat a row, it does no harm in this use and nothing is wished.
     """
     steps = use.steps or 1
@@ -107,8 +112,9 @@ def default_budget(use: Use) -> Budget | int:
 
 
 def asked_in(use: Use, wished: dict[str, float], budget: Budget, vocab: int | None = None) -> tuple[Asked, ...]:
-    """The default questions of a use. ``wished``: the user's effects, looked for on the main row. ``vocab``: the user's, of
-    every row; else 8,192 (50,257 from --budget ci on) for the main row and :data:`REAL_VOCABULARY` for the ends."""
+    """The default questions of a use. ``wished``: the user's effects, looked for on the main row.
+    ``vocab``: the user's, of every row; else 8,192 (50,257 from --budget ci on) for the main row and
+    :data:`REAL_VOCABULARY` for the ends."""
     main = parse_target(f"zipf[vocab={vocab or MAIN[budget]}]")
     if use.steps == 1:
         use = Use(use.name)  # one step draws from the row itself

@@ -1,10 +1,12 @@
-"""What crosses the border between the judge and the sampler's process: JSON headers and plain arrays, no pickles.
+"""What crosses the border between the judge and the sampler's process: JSON headers and plain arrays, no
+pickles.
 
-A message is 4 bytes (the header's length, big-endian), the header (a JSON object) and the bytes of its arrays in order,
-little-endian, rows first. The header holds ``ticket`` (16 hexadecimal digits that the judge draws for each request and
-that the answer must repeat), ``kind``, ``value``, and for each array its dtype and shape. In ``value`` an array is
-``{"array": its number}`` and a mapping is ``{"map": {...}}``; all else is JSON. The reader knows how long a header may
-be and how many bytes of arrays it takes before it reads the first of them.
+A message is 4 bytes (the header's length, big-endian), the header (a JSON object) and the bytes of its
+arrays in order, little-endian, rows first. The header holds ``ticket`` (16 hexadecimal digits that the
+judge draws for each request and that the answer must repeat), ``kind``, ``value``, and for each array its
+dtype and shape. In ``value`` an array is ``{"array": its number}`` and a mapping is ``{"map": {...}}``; all
+else is JSON. The reader knows how long a header may be and how many bytes of arrays it takes before it
+reads the first of them.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ def packed(message: Message) -> bytes:
 
 
 def unpacked(take: Callable[[int], bytes], most: int) -> Message:
-    """The next message of a stream. ``take(n)`` returns the next n bytes; ``most``: bytes of all arrays together.
+    """The next message of a stream. ``take(n)`` returns the next n bytes; ``most``: bytes of all arrays
+    together.
 
     Malformed for anything that :func:`packed` cannot have written, or more than ``most``."""
     length = int.from_bytes(take(LENGTH), "big")

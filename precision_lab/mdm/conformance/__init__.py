@@ -1,8 +1,10 @@
-"""Is this decoder what it is called? Tests that anyone can run on an implementation of a decoder of masked diffusion.
+"""Is this decoder what it is called? Tests that anyone can run on an implementation of a decoder of masked
+diffusion.
 
-The implementation decodes a small network whose every answer is a table, and which is told the time and remembers what it
-was asked. What was asked and what came out is then judged: exactly where nothing is random, else with a declared rate. A
-rule that is broken is named with the call, the text and the place that show it.
+The implementation decodes a small network whose every answer is a table, and which is told the time and
+remembers what it was asked. What was asked and what came out is then judged: exactly where nothing is
+random, else with a declared rate. A rule that is broken is named with the call, the text and the place that
+show it.
 """
 
 from .ancestral import ancestral_conformance, assert_ancestral_conformance

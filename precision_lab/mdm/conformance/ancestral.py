@@ -48,20 +48,21 @@ def ancestral_conformance(
     schedule: Schedule = LINEAR,
     one_by_one: bool = False,
 ) -> list[TestResult]:
-    """Six verdicts on ``decode(network, batch=, length=, rng=)``, which takes ``steps`` steps; each at ``false_fail`` / 6, or
-    the first alone if it fails; ``batch`` even. What fails says in its note which rule is broken, and where.
+    """Six verdicts on ``decode(network, batch=, length=, rng=)``, which takes ``steps`` steps; each at
+    ``false_fail`` / 6, or the first alone if it fails; ``batch`` even. What fails says in its note which
+    rule is broken, and where.
 
-    steps (exact): asked about the whole batch at t = 1 - i / steps, once for each step before which masks are left; what came
-    stays, and no mask is left at the end.
-    unmasking_times: every place comes in step i with probability m(t_i) - m(t_(i+1)), m the masked share of the schedule.
-    token_law: what comes at a place follows the prediction for the state before the step, of every state and place; and at two
-    places in one step independently.
-    within_text: places of a text come independently of each other (agreement tests).
-    within_batch: texts 2i and 2i + 1 share nothing: neither text nor times (the same).
-    final_law: the text has the law of ``steps`` steps, by enumeration.
+    steps (exact): asked about the whole batch at t = 1 - i / steps, once for each step before which masks
+    are left; what came stays, and no mask is left at the end. unmasking_times: every place comes in step i
+    with probability m(t_i) - m(t_(i+1)), m the masked share of the schedule. token_law: what comes at a
+    place follows the prediction for the state before the step, of every state and place; and at two places
+    in one step independently. within_text: places of a text come independently of each other (agreement
+    tests). within_batch: texts 2i and 2i + 1 share nothing: neither text nor times (the same). final_law:
+    the text has the law of ``steps`` steps, by enumeration.
 
-    Exact binomial tests with a union where nothing else is said. ``one_by_one``: for a decoder that does not ask about finished
-    texts: each is decoded as a batch of one, and what they share within a call is not seen.
+    Exact binomial tests with a union where nothing else is said. ``one_by_one``: for a decoder that does
+    not ask about finished texts: each is decoded as a batch of one, and what they share within a call is
+    not seen.
     """
     probe, each = Probe(length, vocab), checked_size(batch, false_fail, 6)
     r = unmask_probabilities(check_whole("steps", steps, 1), schedule)
@@ -114,8 +115,8 @@ def assert_ancestral_conformance(decode: Decode, *, rng: object, steps: int, **o
 def _walk(
     asked: list[tuple[Tensor, Tensor]], tokens: Tensor, steps: int, batch: int, length: int, mask: int
 ) -> tuple[list[Tensor], list[str]]:
-    """(steps + 1 states, before each step and at the end; rules that are broken). Where all masks are gone, nothing need be
-    asked."""
+    """(steps + 1 states, before each step and at the end; rules that are broken). Where all masks are gone,
+    nothing need be asked."""
     calls = [state for state, _ in asked]
     if wrong := wrong_forms([*calls, tokens], batch, length, mask):
         return [], wrong
@@ -209,8 +210,8 @@ def _final_law(probe: Probe, r: Float) -> Law:
 
 
 def _token_law(probe: Probe, states: list[Tensor], level: float) -> TestResult:
-    """Contexts are (state, one place or two): what a text draws there depends on nothing but the state, and of two places
-    that come in one step on nothing of the other."""
+    """Contexts are (state, one place or two): what a text draws there depends on nothing but the state, and
+    of two places that come in one step on nothing of the other."""
     mask = probe.vocab
     laws: dict[tuple[State, Ids], dict[Ids, float]] = {}
     for state in probe.states():

@@ -44,21 +44,24 @@ def confidence_conformance(
     vocab: int = 3,
     false_fail: float = 1e-6,
 ) -> list[TestResult]:
-    """Five verdicts on ``decode(network, batch=, length=, rng=)``, each at ``false_fail`` / 5, or the first alone if it fails,
-    for then the others mean nothing; ``batch`` even. What fails says in its note which rule is broken, and where.
+    """Five verdicts on ``decode(network, batch=, length=, rng=)``, each at ``false_fail`` / 5, or the first
+    alone if it fails, for then the others mean nothing; ``batch`` even. What fails says in its note which
+    rule is broken, and where.
 
-    At each call every masked place proposes a token: drawn from its prediction mu, or with ``greedy`` its likeliest. The surest
-    proposals stay. ``order``: what makes one sure, as in :func:`~..decode.confidence.confidence_ordered`: "confidence", mu of
-    the proposed token; "margin", the largest mu less the second; "entropy", minus that of mu; "random".
-    ``per_call``: tokens that stay at each call; by default one.
+    At each call every masked place proposes a token: drawn from its prediction mu, or with ``greedy`` its
+    likeliest. The surest proposals stay. ``order``: what makes one sure, as in
+    :func:`~..decode.confidence.confidence_ordered`: "confidence", mu of the proposed token; "margin", the
+    largest mu less the second; "entropy", minus that of mu; "random". ``per_call``: tokens that stay at
+    each call; by default one.
 
-    tokens_per_call (exact): so many calls on the whole batch, so many masks fewer at each; what came stays; no mask is left.
-    order: which places come, of every state, by enumeration of the proposals.
-    token_law: which tokens come there, given the places; the surest of several draws are not a draw of mu.
-    within_batch: texts 2i and 2i + 1 do not share their text (agreement test); left out where all texts are one.
-    final_law: the text has the law of the whole decoder, by enumeration.
+    tokens_per_call (exact): so many calls on the whole batch, so many masks fewer at each; what came stays;
+    no mask is left. order: which places come, of every state, by enumeration of the proposals. token_law:
+    which tokens come there, given the places; the surest of several draws are not a draw of mu.
+    within_batch: texts 2i and 2i + 1 do not share their text (agreement test); left out where all texts are
+    one. final_law: the text has the law of the whole decoder, by enumeration.
 
-    Exact binomial tests with a union where nothing else is said. The times that the network is asked at are not judged.
+    Exact binomial tests with a union where nothing else is said. The times that the network is asked at are
+    not judged.
     """
     if order not in get_args(Order):
         raise InputError(f"order {order!r}", f"one of {', '.join(get_args(Order))}", "choose one of these")
@@ -96,8 +99,8 @@ def assert_confidence_conformance(decode: Decode, *, rng: object, **options: obj
 
 
 def moves(probe: Probe, state: State, count: int, order: Order, greedy: bool) -> dict[State, float]:
-    """The law of the state after one call, by enumeration of what the masked places propose; ties of confidence go to the
-    leftmost."""
+    """The law of the state after one call, by enumeration of what the masked places propose; ties of
+    confidence go to the leftmost."""
     mask, mu = probe.vocab, probe.mu(state)
     where = [place for place, token in enumerate(state) if token == mask]
     found: dict[State, float] = {}
@@ -148,8 +151,8 @@ def _final_law(probe: Probe, laws: Mapping[State, Mapping[State, float]]) -> Law
 def _places_and_tokens(
     states: Sequence[Tensor], laws: Mapping[State, Mapping[State, float]], mask: int, level: float
 ) -> list[TestResult]:
-    """The places that come in every state, and what comes there given the places; where none of the places can come, the
-    first alone."""
+    """The places that come in every state, and what comes there given the places; where none of the places
+    can come, the first alone."""
     places: dict[State, dict[Ids, float]] = {}
     tokens: dict[tuple[State, Ids], dict[Ids, float]] = {}
     for state, law in laws.items():

@@ -37,15 +37,16 @@ def first_hitting_conformance(
     false_fail: float = 1e-6,
     schedule: Schedule = LINEAR,
 ) -> list[TestResult]:
-    """Five verdicts on ``decode(network, batch=, length=, rng=)``, each at ``false_fail`` / 5, or the first alone if it fails,
-    for then the others mean nothing; ``batch`` even. What fails says in its note which rule is broken, and where.
+    """Five verdicts on ``decode(network, batch=, length=, rng=)``, each at ``false_fail`` / 5, or the first
+    alone if it fails, for then the others mean nothing; ``batch`` even. What fails says in its note which
+    rule is broken, and where.
 
     one_token_per_hit (exact): ``length`` calls on the whole batch; one mask fewer at each; what came stays.
-    uniform_position: all ``length``! orders are as likely (exact binomial tests, union).
-    hitting_times: asked at the *new* time, for (s_k / s_(k-1))^n is uniform, s the masked share of the schedule at the time
-    asked, n the masks left before (Kolmogorov-Smirnov, exact; a query at the old time gives 1 at once).
-    within_batch: rows 2i and 2i + 1 share nothing: neither text, nor order, nor times (agreement tests).
-    final_law: the text has the law of the reverse process, by enumeration (the same).
+    uniform_position: all ``length``! orders are as likely (exact binomial tests, union). hitting_times:
+    asked at the *new* time, for (s_k / s_(k-1))^n is uniform, s the masked share of the schedule at the
+    time asked, n the masks left before (Kolmogorov-Smirnov, exact; a query at the old time gives 1 at
+    once). within_batch: rows 2i and 2i + 1 share nothing: neither text, nor order, nor times (agreement
+    tests). final_law: the text has the law of the reverse process, by enumeration (the same).
     """
     probe, each = Probe(length, vocab), checked_size(batch, false_fail, 5)
     checked(schedule)

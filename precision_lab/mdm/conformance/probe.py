@@ -35,10 +35,12 @@ class ProbeConfig:
 
 @dataclass
 class Probe:
-    """A network by its table: a random prediction at every position of every partly masked state, the same at all times.
+    """A network by its table: a random prediction at every position of every partly masked state, the same
+    at all times.
 
-    ``asked``: the (tokens, t) of every call. ``hidden(tokens, t)`` gives places in the table, ``log_probs`` looks there; on
-    the CPU, with answers on the device of the question. InputError for a table of more than 2^24 numbers.
+    ``asked``: the (tokens, t) of every call. ``hidden(tokens, t)`` gives places in the table, ``log_probs``
+    looks there; on the CPU, with answers on the device of the question. InputError for a table of more than
+    2^24 numbers.
     """
 
     length: int
@@ -85,8 +87,8 @@ class Probe:
         return (self.vocab,) * self.length
 
     def law(self) -> Law:
-        """The exact law of the final sequence, (vocab^length,), the first position the slowest: with k masked, each of them
-        is next with probability 1/k and its token comes from the prediction."""
+        """The exact law of the final sequence, (vocab^length,), the first position the slowest: with k
+        masked, each of them is next with probability 1/k and its token comes from the prediction."""
         mask, law = self.vocab, {self.start(): 1.0}
         for k in range(self.length, 0, -1):
             after: dict[State, float] = {}
@@ -107,7 +109,8 @@ class Probe:
 
 
 def checked_size(batch: int, false_fail: float, verdicts: int) -> float:
-    """The level of each of so many verdicts. InputError for a batch that is not even, or a rate that is none."""
+    """The level of each of so many verdicts. InputError for a batch that is not even, or a rate that is
+    none."""
     each = check_open_unit("false_fail", false_fail) / verdicts
     if check_whole("batch", batch, 2) % 2:
         raise InputError(f"batch = {batch}", "an even number", "rows are compared in pairs")

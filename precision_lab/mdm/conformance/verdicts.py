@@ -38,7 +38,8 @@ def raise_if_failed(what: str, results: Iterable[TestResult]) -> None:
 
 
 def wrong_forms(states: Sequence[Tensor], batch: int, length: int, mask: int) -> list[str]:
-    """Of the states asked about, and the tokens returned as the last of them: other shapes, and ids that are none."""
+    """Of the states asked about, and the tokens returned as the last of them: other shapes, and ids that
+    are none."""
     *asked, last = states
     for call, state in enumerate(asked):
         if tuple(state.shape) != (batch, length):
@@ -95,8 +96,8 @@ def masks_due(states: Sequence[Tensor], mask: int, due: Sequence[int]) -> list[s
 
 
 def broken_rules(states: Sequence[Tensor], batch: int, length: int, mask: int, due: Sequence[int]) -> list[str]:
-    """Every rule that is broken of a decoder that has ``due`` masks at each call and at the end; shapes and ids alone where
-    they are wrong, for then the others mean nothing."""
+    """Every rule that is broken of a decoder that has ``due`` masks at each call and at the end; shapes and
+    ids alone where they are wrong, for then the others mean nothing."""
     if wrong := wrong_forms(states, batch, length, mask):
         return wrong
     return masks_left(states[-1], mask) + drawn_again(states, mask) + masks_due(states, mask, due)
@@ -105,7 +106,8 @@ def broken_rules(states: Sequence[Tensor], batch: int, length: int, mask: int, d
 def each_outcome(
     drawn: np.ndarray, law: Law, name: str, level: float, said: Callable[[int], str] = str
 ) -> TestResult:
-    """Every outcome's count is binomial: p = outcomes x the least of their exact two-sided p-values. ``said``: an outcome."""
+    """Every outcome's count is binomial: p = outcomes x the least of their exact two-sided p-values.
+    ``said``: an outcome."""
     counts, n = np.bincount(drawn, minlength=law.vocab), len(drawn)
     found = [two_sided(int(k), n, float(p)) for k, p in zip(counts, law.probs, strict=True)]
     worst = int(np.argmin(found))
@@ -135,8 +137,9 @@ def in_context(
     level: float,
     said: Callable[[Context, Outcome], str],
 ) -> TestResult:
-    """Counts of (context, outcome) against the law of every context: given the visits of a context, which do not depend on
-    what is drawn there, each count is binomial. p = all pairs that there are x the least of their exact p-values.
+    """Counts of (context, outcome) against the law of every context: given the visits of a context, which
+    do not depend on what is drawn there, each count is binomial. p = all pairs that there are x the least
+    of their exact p-values.
 
     An outcome that its context cannot have gives p = 0."""
     visits: Counter[Context] = Counter()
@@ -172,7 +175,8 @@ def in_context(
 
 
 def together(pairs: Sequence[tuple[str, np.ndarray, np.ndarray, Law]], name: str, level: float) -> TestResult:
-    """Two things of one law that must not know of each other, each with its name: the worst :func:`agreement_test`."""
+    """Two things of one law that must not know of each other, each with its name: the worst
+    :func:`agreement_test`."""
     each = level / len(pairs)
     found = [agreement_test(a, b, law, law, false_fail=each) for _, a, b, law in pairs]
     place = int(np.argmin([result.p_value for result in found]))

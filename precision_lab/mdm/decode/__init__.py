@@ -1,4 +1,5 @@
-"""Decoders: from a network and any categorical sampler to text. Each records what it cost and when each token came.
+"""Decoders: from a network and any categorical sampler to text. Each records what it cost and when each
+token came.
 
 | decoder | network calls | law |
 |---|---|---|

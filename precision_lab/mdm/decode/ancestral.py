@@ -1,8 +1,8 @@
 """Ancestral sampling with a cache (Eq. 10 of arXiv:2409.02908).
 
-With a sampler by name every categorical draw of every step is made, against the mask, as public code has it. Without one each
-step is :func:`~precision_lab.faithful.unmask_step`: the same law, to the last bit of r, from a coin for every masked place and
-a draw for every token that comes.
+With a sampler by name every categorical draw of every step is made, against the mask, as public code has
+it. Without one each step is :func:`~precision_lab.faithful.unmask_step`: the same law, to the last bit of
+r, from a coin for every masked place and a draw for every token that comes.
 """
 
 from __future__ import annotations
@@ -50,23 +50,25 @@ def ancestral(
     given: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Decoded:
-    """At each step every masked position draws from its tokens and the mask: ``r mu`` on tokens, ``1 - r`` on the mask.
+    """At each step every masked position draws from its tokens and the mask: ``r mu`` on tokens, ``1 - r``
+    on the mask.
 
-    ``sampler`` None, the default: the faithful choice. A place comes by a coin of exactly r, whatever the network says, and its
-    token by :func:`~precision_lab.faithful.categorical`; the network runs only on sequences to which a token comes, in that
-    step, and its head at those places alone. ``nfe``: steps in which a token came; ``draws``: tokens. Every sequence has a
-    seed of its own, taken from ``rng`` at the start, so that what it draws does not hang on the others.
+    ``sampler`` None, the default: the faithful choice. A place comes by a coin of exactly r, whatever the
+    network says, and its token by :func:`~precision_lab.faithful.categorical`; the network runs only on
+    sequences to which a token comes, in that step, and its head at those places alone. ``nfe``: steps in
+    which a token came; ``draws``: tokens. Every sequence has a seed of its own, taken from ``rng`` at the
+    start, so that what it draws does not hang on the others.
 
-    With a sampler every draw is made, which costs masked x vocab numbers a step:
-    r = (alpha_s - alpha_t) / (1 - alpha_t); for the linear schedule 1 / (steps - i). The rows are float64, of what the network
-    says in its own format, and the sampler does its own casting. The network runs only on sequences that changed (on all
-    where it is told the time); in the last step r = 1 and the mask has no mass, so a draw of the mask is an error of the
-    sampler and is reported as one.
-    ``unmask``: (steps,) r as another arithmetic has it, see ``schedule.cancelling``; clipped to [0, 1], the last taken as 1,
-    and NaN as 1 too: 0 / 0, of a step before which that arithmetic has no mask left.
-    ``temperature``: of mu, before the mask is mixed in. ``temper_the_mask``: the wrong order, the temperature of the whole
-    step, which changes the unmasking probability too; to be measured, not used. ``given``: (batch, length) ids to begin
-    with; what is not the mask stays.
+    With a sampler every draw is made, which costs masked x vocab numbers a step: r = (alpha_s - alpha_t) /
+    (1 - alpha_t); for the linear schedule 1 / (steps - i). The rows are float64, of what the network says
+    in its own format, and the sampler does its own casting. The network runs only on sequences that changed
+    (on all where it is told the time); in the last step r = 1 and the mask has no mass, so a draw of the
+    mask is an error of the sampler and is reported as one. ``unmask``: (steps,) r as another arithmetic has
+    it, see ``schedule.cancelling``; clipped to [0, 1], the last taken as 1, and NaN as 1 too: 0 / 0, of a
+    step before which that arithmetic has no mask left. ``temperature``: of mu, before the mask is mixed in.
+    ``temper_the_mask``: the wrong order, the temperature of the whole step, which changes the unmasking
+    probability too; to be measured, not used. ``given``: (batch, length) ids to begin with; what is not the
+    mask stays.
     """
     check_size(batch, length, steps)
     mask, device = model.config.mask_id, device_of(model)

@@ -22,14 +22,16 @@ CPU = torch.device("cpu")
 
 
 class Network(Protocol):
-    """What a decoder needs of a model. ``config``: ``vocab`` (real tokens), ``mask_id`` = vocab, and ``timed`` where
+    """What a decoder needs of a model. ``config``: ``vocab`` (real tokens), ``mask_id`` = vocab, and
+    ``timed`` where
     :meth:`hidden` also takes the times. :class:`~precision_lab.mdm.denoiser.Denoiser` is one."""
 
     @property
     def config(self) -> Any: ...
 
     def hidden(self, tokens: Tensor, /) -> Tensor:
-        """(batch, length) ids, mask included -> (batch, length, ...); called as hidden(tokens, t), t (batch,), if timed."""
+        """(batch, length) ids, mask included -> (batch, length, ...); called as hidden(tokens, t), t
+        (batch,), if timed."""
 
     def log_probs(self, hidden: Tensor, /) -> Tensor:
         """(..., width) -> (..., vocab) natural-log probabilities."""
@@ -37,8 +39,9 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class Decoded:
-    """``tokens``: (batch, length) int64, no mask left. ``nfe``: network calls. ``draws``: categorical draws.
-    ``steps``: (batch, length) int64, the step (or network call) in which each token came, where the decoder tells;
+    """``tokens``: (batch, length) int64, no mask left. ``nfe``: network calls. ``draws``: categorical
+    draws. ``steps``: (batch, length) int64, the step (or network call) in which each token came, where the
+    decoder tells;
     -1 where it was ``given``.
     ``seconds``: wall time by part, "network" (with its head) and "categorical" (rows and draws)."""
 
@@ -72,7 +75,8 @@ class Clock:
 
 
 def device_of(model: Network) -> torch.device:
-    """Where the network's weights lie, and decoding with it: its ``device``, or that of its ``parameters``, or the CPU."""
+    """Where the network's weights lie, and decoding with it: its ``device``, or that of its ``parameters``,
+    or the CPU."""
     if (device := getattr(model, "device", None)) is not None:
         return torch.device(device)
     return next((p.device for p in getattr(model, "parameters", tuple)()), CPU)
@@ -98,7 +102,8 @@ def rows_at_once(vocab: int) -> int:
 
 
 def beginning(given: Tensor | None, batch: int, length: int, model: Network) -> Tensor:
-    """The state to begin with, (batch, length): all masks, or ``given``, what of it is not the mask to stay (infilling)."""
+    """The state to begin with, (batch, length): all masks, or ``given``, what of it is not the mask to stay
+    (infilling)."""
     mask, device = model.config.mask_id, device_of(model)
     if given is None:
         return torch.full((batch, length), mask, device=device)
@@ -138,14 +143,15 @@ def ask(model: Network, tokens: Tensor, t: Tensor) -> Tensor:
 
 
 def tempered(log_mu: Tensor, temperature: float) -> Tensor:
-    """log of mu^(1/temperature), normalised; float64. Before the mask is mixed in, which has no temperature. InputError for
-    rows that nothing can be drawn from."""
+    """log of mu^(1/temperature), normalised; float64. Before the mask is mixed in, which has no
+    temperature. InputError for rows that nothing can be drawn from."""
     wide = log_mu.double()
     return drawable(wide if temperature == 1.0 else torch.log_softmax(wide / temperature, dim=-1))
 
 
 def drawable(log_mu: Tensor) -> Tensor:
-    """(..., vocab), as it is, if every row's maximum is finite: -inf is a token that cannot come; else InputError."""
+    """(..., vocab), as it is, if every row's maximum is finite: -inf is a token that cannot come; else
+    InputError."""
     if not bool(torch.isfinite(log_mu.amax(-1)).all()):
         raise InputError(
             "log-probabilities with NaN, +inf or nothing but -inf",
@@ -156,7 +162,8 @@ def drawable(log_mu: Tensor) -> Tensor:
 
 
 def uniforms(shape: tuple[int, ...], *, rng: Rng) -> Tensor:
-    """float64 uniforms in (0, 1]: (k + 1/2) 2^-53, rounded to float64; so the largest, of probability 2^-53, is 1."""
+    """float64 uniforms in (0, 1]: (k + 1/2) 2^-53, rounded to float64; so the largest, of probability
+    2^-53, is 1."""
     check_rng(rng)
     if isinstance(rng, np.random.Generator):
         k = words(shape, 53, rng=rng)
@@ -166,8 +173,8 @@ def uniforms(shape: tuple[int, ...], *, rng: Rng) -> Tensor:
 
 
 def permutations(batch: int, length: int, *, rng: Rng, among: Tensor | None = None) -> Tensor:
-    """A uniformly random permutation of the positions for each sequence, (batch, length) int64; of those ``among``
-    (batch, length) bool, as many in every sequence, where it is given."""
+    """A uniformly random permutation of the positions for each sequence, (batch, length) int64; of those
+    ``among`` (batch, length) bool, as many in every sequence, where it is given."""
     u = uniforms((batch, length), rng=rng)
     if among is None:
         return u.argsort(1)

@@ -1,8 +1,8 @@
 """Rules of acceptance of published speculative decoding, each as its source compares: name -> (rule, source).
 
-What replaces a rejected token is drawn there by an exponential race (vLLM), ``torch.multinomial`` (transformers)
-or a cumulative sum (SGLang); here exactly. Comparisons in float32 are those of IEEE arithmetic; how a GPU
-divides was not measured.
+What replaces a rejected token is drawn there by an exponential race (vLLM), ``torch.multinomial``
+(transformers) or a cumulative sum (SGLang); here exactly. Comparisons in float32 are those of IEEE
+arithmetic; how a GPU divides was not measured.
 
 Beside these: mlx-lm (``mlx_lm/generate.py``, ``speculative_generate_step``) and transformers without candidate
 logits accept what equals the target's own draw; vLLM's model runner V2

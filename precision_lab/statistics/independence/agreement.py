@@ -23,8 +23,9 @@ CLASSES = 4  # 16 cells and the agreements: 17 events
 def agreement(p: Law | Float, q: Law | Float, shift: int = 0) -> tuple[float, float]:
     """P(first - second = shift), first ~ p and second ~ q: (independent, with one vector of noise).
 
-    ``sum_i p_i q_{i-shift}``, and ``sum_i 1 / sum_j max(p_j / p_i, q_j / q_i)`` for Gumbel-max or an exponential race,
-    where q's logits meet the table of noise ``shift`` entries further on. The second is never the smaller.
+    ``sum_i p_i q_{i-shift}``, and ``sum_i 1 / sum_j max(p_j / p_i, q_j / q_i)`` for Gumbel-max or an
+    exponential race, where q's logits meet the table of noise ``shift`` entries further on. The second is
+    never the smaller.
     """
     first, second = np.exp(log_probs_of(p)), np.exp(log_probs_of(q))
     check_same_vocab(len(second), len(first))
@@ -58,13 +59,14 @@ def agreement_test(
     false_fail: float = 1e-6,
     false_pass: float = 1e-6,
 ) -> TestResult:
-    """Are (first_t, second_t), t = 1..n, independent draws of p and q? The pairs must be independent of each other.
+    """Are (first_t, second_t), t = 1..n, independent draws of p and q? The pairs must be independent of
+    each other.
 
-    Events: first - second = s for each of ``shifts``, and the cells of the two-way table of ``classes`` runs of tokens of
-    about equal mass under each law (0: none). Each count is binomial with the product law's probability, or any within
-    the laws' errors; p = min(1, events x the least two-sided exact p-value), Holm's first step. ``statistic``: z of that
-    event, ``estimate``: its rate. ``detectable``: :func:`detectable_sharing` of the worst shift. Choose shifts and
-    classes before seeing the draws.
+    Events: first - second = s for each of ``shifts``, and the cells of the two-way table of ``classes``
+    runs of tokens of about equal mass under each law (0: none). Each count is binomial with the product
+    law's probability, or any within the laws' errors; p = min(1, events x the least two-sided exact
+    p-value), Holm's first step. ``statistic``: z of that event, ``estimate``: its rate. ``detectable``:
+    :func:`detectable_sharing` of the worst shift. Choose shifts and classes before seeing the draws.
     """
     law_a, law_b = np.exp(log_probs_of(p)), np.exp(log_probs_of(q))
     check_same_vocab(len(law_b), len(law_a))
@@ -113,9 +115,11 @@ def detectable_sharing(
     false_fail: float = 1e-6,
     false_pass: float = 1e-6,
 ) -> float:
-    """Smallest share of n pairs with one vector of noise that :func:`agreement_test` passes at most ``false_pass`` often.
+    """Smallest share of n pairs with one vector of noise that :func:`agreement_test` passes at most
+    ``false_pass`` often.
 
-    By the agreements at this shift alone, so the test may see less. inf where it does not even see a share of 1.
+    By the agreements at this shift alone, so the test may see less. inf where it does not even see a share
+    of 1.
     """
     alone, shared = agreement(p, q, shift)
     side = check_open_unit("false_fail", false_fail) / check_whole("events", events, 1)
@@ -139,7 +143,8 @@ def draws_needed_sharing(
     false_fail: float = 1e-6,
     false_pass: float = 1e-6,
 ) -> int:
-    """Pairs with which :func:`agreement_test` fails noise shared in a ``share`` of them, with at least 1 - false_pass."""
+    """Pairs with which :func:`agreement_test` fails noise shared in a ``share`` of them, with at least 1 -
+    false_pass."""
     if not 0 < share <= 1:
         raise InputError(f"share = {share}", "0 < share <= 1", "1 is noise that is always shared")
 
@@ -150,7 +155,8 @@ def draws_needed_sharing(
 
 
 def paired(first: ArrayLike, second: ArrayLike, vocab: int | None) -> tuple[Int, Int]:
-    """Two rows of token ids, (n,) each, as int64; InputError for anything else, and for ids not in 0..vocab-1."""
+    """Two rows of token ids, (n,) each, as int64; InputError for anything else, and for ids not in
+    0..vocab-1."""
     a, b = np.asarray(first), np.asarray(second)
     for ids in (a, b):
         if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu":
@@ -167,7 +173,8 @@ def paired(first: ArrayLike, second: ArrayLike, vocab: int | None) -> tuple[Int,
 
 
 def _classes(mass: Float, classes: int, law: Law | Float) -> tuple[Int, Float, Float]:
-    """A label 0..classes-1 for each token, runs of about equal mass; the mass of each label, and how wrong it can be."""
+    """A label 0..classes-1 for each token, runs of about equal mass; the mass of each label, and how wrong
+    it can be."""
     middle = np.cumsum(mass) - mass / 2
     labels = np.clip((classes * middle).astype(np.int64), 0, classes - 1)
     size, share = np.bincount(labels, minlength=classes), np.bincount(labels, weights=mass, minlength=classes)

@@ -60,7 +60,8 @@ def _jax_foreseen(q: Float, p: Float, n: int, threshold: float) -> tuple[float, 
 
 
 def _pytorch_cells(counts: Float, p: Float, n: int) -> Cells | None:
-    """Drawn tokens only, p scaled to them; those with 5 or fewer drawn or expected are one cell. None where that is > 10 %.
+    """Drawn tokens only, p scaled to them; those with 5 or fewer drawn or expected are one cell. None where
+    that is > 10 %.
 
     So the one cell has the draws of all rare tokens, but expects only those of the drawn ones.
     """
@@ -91,7 +92,8 @@ def _pytorch_foreseen(q: Float, p: Float, n: int, threshold: float) -> tuple[flo
 
 
 def _flashsampling_cells(counts: Float, p: Float, n: int) -> Cells:
-    """Tokens with 5 expected draws, expectations scaled to the draws among them: the others are not looked at."""
+    """Tokens with 5 expected draws, expectations scaled to the draws among them: the others are not looked
+    at."""
     kept = n * p >= 5
     mass = p[kept].sum()
     return counts[kept], p[kept] * (counts[kept].sum() / mass) if mass > 0 else p[kept]

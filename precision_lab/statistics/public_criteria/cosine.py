@@ -1,4 +1,5 @@
-"""FlashInfer's rule: cosine similarity of frequencies and probabilities, and the temperatures that it lets pass."""
+"""FlashInfer's rule: cosine similarity of frequencies and probabilities, and the temperatures that it lets
+pass."""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ def passing_temperatures(
 ) -> tuple[float, float]:
     """The lowest and the highest T at which p_T ~ p^(1/T) has cosine similarity ``threshold`` with p.
 
-    Unimodal in b = 1/T with its top at 1, as d log cos / db = E_{b+1}[log p] - E_{2b}[log p]. ``n``: of the frequencies in
-    n draws, their squares at the mean. 0 or inf where even the limit passes; (1, 1) where nothing does.
+    Unimodal in b = 1/T with its top at 1, as d log cos / db = E_{b+1}[log p] - E_{2b}[log p]. ``n``: of the
+    frequencies in n draws, their squares at the mean. 0 or inf where even the limit passes; (1, 1) where
+    nothing does.
     """
     log_p = log_probs_of(target)
     log_p, draws = log_p[log_p > NEVER], math.inf if n is None else check_whole("n", n, 1)
@@ -52,7 +54,8 @@ def _of_counts(counts: Float, p: Float, n: int) -> float:
 
 
 def _foresee(q: Float, p: Float, n: int, threshold: float) -> tuple[float, float, Guarantee]:
-    """Normal about :func:`_cosine`, by its gradient at q; times the probability that no impossible token is drawn."""
+    """Normal about :func:`_cosine`, by its gradient at q; times the probability that no impossible token is
+    drawn."""
     centre, square = _cosine(q, p, n), float(q @ q) + (1 - float(q @ q)) / n
     slope = p / math.sqrt(float(p @ p) * square) - centre * q / square
     spread = math.sqrt(float(q @ slope**2) / n)  # q.slope = 0: the cosine does not depend on the scale

@@ -1,5 +1,5 @@
-"""Goodness of fit with declared error rates. Each test x comes as four: ``x_test``, ``assert_x`` (raises SamplerRejected),
-``detectable_x`` (the smallest effect that n draws see) and ``draws_needed_x``.
+"""Goodness of fit with declared error rates. Each test x comes as four: ``x_test``, ``assert_x`` (raises
+SamplerRejected), ``detectable_x`` (the smallest effect that n draws see) and ``draws_needed_x``.
 
 | test | asks | level | power |
 |---|---|---|---|

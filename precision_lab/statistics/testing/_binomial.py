@@ -59,7 +59,8 @@ def power(n: int | Array, ends: tuple[Float, Float], rate: float | Float) -> Flo
 def detected_rates(
     n: int, low: float, high: float, false_fail: float, false_pass: float
 ) -> tuple[float, float]:
-    """The largest rate below the null and the smallest above it that fail with 1 - false_pass; NaN where none."""
+    """The largest rate below the null and the smallest above it that fail with 1 - false_pass; NaN where
+    none."""
     few, many = (int(end) for end in region(n, low, high, false_fail))
     lowest = float(stats.beta.ppf(false_pass, few + 1, n - few)) if few >= 0 else math.nan
     highest = float(stats.beta.isf(false_pass, many, n - many + 1)) if many <= n else math.nan

@@ -13,7 +13,8 @@ S = np.geomspace(2.0**-9, 4.0, 96)  # the optimum is missed by 4 % of s at most,
 
 
 def log_upper(total: float, n: int, log_mgf: Float) -> float:
-    """log P(X_1 + ... + X_n >= total) <= min_s n log E e^(sX) - s total, and <= 0. ``log_mgf``: on the grid S."""
+    """log P(X_1 + ... + X_n >= total) <= min_s n log E e^(sX) - s total, and <= 0. ``log_mgf``: on the grid
+    S."""
     return min(0.0, float((n * log_mgf - S * total).min()))
 
 
@@ -25,8 +26,8 @@ def threshold(n: int, log_mgf: Float, log_level: float) -> float:
 def bernoulli_sum_upper(k: int, trials: Float, rates: Float) -> float:
     """Bound on P(K >= k), K = sum_g Binomial(trials_g, rates_g) with independent terms.
 
-    The smaller of Hoeffding's P(Binomial(N, mean rate) >= k), for k >= E K + 1 (Ann. Math. Stat. 27, 713, Theorem 4; for
-    equal rates it is exact at every k), and Chernoff's min_s e^(-sk) E e^(sK).
+    The smaller of Hoeffding's P(Binomial(N, mean rate) >= k), for k >= E K + 1 (Ann. Math. Stat. 27, 713,
+    Theorem 4; for equal rates it is exact at every k), and Chernoff's min_s e^(-sk) E e^(sK).
     """
     total, mean = float(trials.sum()), float(trials @ rates)
     if k <= 0:
@@ -53,10 +54,11 @@ def bernoulli_sum_lower(k: int, trials: Float, rates: Float) -> float:
 
 
 def pooled(hits: Array, rates: Float, classes: int = 512) -> tuple[Int, Int, Float]:
-    """(hits, trials, mean rate) of classes of coins of nearly equal rates; one coin a class up to ``classes`` of them.
+    """(hits, trials, mean rate) of classes of coins of nearly equal rates; one coin a class up to
+    ``classes`` of them.
 
-    The bounds of :func:`bernoulli_sum_upper` and :func:`bernoulli_sum_lower` stay bounds: log(1 + r (e^s - 1)) is concave
-    in r, so that no coins of the same mean have a greater E e^(sK) than equal ones.
+    The bounds of :func:`bernoulli_sum_upper` and :func:`bernoulli_sum_lower` stay bounds: log(1 + r (e^s -
+    1)) is concave in r, so that no coins of the same mean have a greater E e^(sK) than equal ones.
     """
     if len(rates) <= classes:
         return hits.astype(np.int64), np.ones(len(rates), dtype=np.int64), rates

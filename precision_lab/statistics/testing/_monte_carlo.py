@@ -1,8 +1,8 @@
 """P-values from a simulated null, and what a test by them can see.
 
-With b of B simulated statistics at or above the observed one, p = (b + 1) / (B + 1) is valid at every B. Besag and
-Clifford (Biometrika 78, 1991) stop at the h-th such statistic, the l-th simulated, with p = h / l: as valid, and a sampler
-that is right costs about 2h simulations however small the level.
+With b of B simulated statistics at or above the observed one, p = (b + 1) / (B + 1) is valid at every B.
+Besag and Clifford (Biometrika 78, 1991) stop at the h-th such statistic, the l-th simulated, with p = h /
+l: as valid, and a sampler that is right costs about 2h simulations however small the level.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def monte_carlo(
     width: int,
     progress: Callable[[float], None] | None = None,
 ) -> float:
-    """The p-value of ``observed``; ``simulate(k)`` returns k statistics under the null, from rows of ``width`` numbers.
+    """The p-value of ``observed``; ``simulate(k)`` returns k statistics under the null, from rows of
+    ``width`` numbers.
 
     Stops at max(20, (B + 1) level) statistics as large, so that stopping never turns a failure into a pass.
     """
@@ -61,9 +62,11 @@ def monte_carlo(
 
 
 def critical_tail(level: float, resamples: int, false_pass: float) -> float:
-    """The p* for which a statistic of null tail p* or less fails but ``false_pass`` / 2 often, with B resamples.
+    """The p* for which a statistic of null tail p* or less fails but ``false_pass`` / 2 often, with B
+    resamples.
 
-    It fails where b + 1 <= c = floor((B + 1) level), b ~ Binomial(B, p*); P(b >= c) is a beta distribution function.
+    It fails where b + 1 <= c = floor((B + 1) level), b ~ Binomial(B, p*); P(b >= c) is a beta distribution
+    function.
     """
     c = max(1, math.floor((resamples + 1) * level * (1 + 1e-12)))
     return float(stats.beta.ppf(false_pass / 2, c, resamples - c + 1))
@@ -76,7 +79,8 @@ def quantile(tail: float, variance: float, third: float) -> float:
 
 
 def detected_shift(critical: float, variance: float, false_pass: float) -> float:
-    """y: the mean at which a statistic of variance ``variance`` + 4y exceeds ``critical`` but ``false_pass`` / 2 often.
+    """y: the mean at which a statistic of variance ``variance`` + 4y exceeds ``critical`` but
+    ``false_pass`` / 2 often.
 
     y - z sqrt(variance + 4y) = critical, z the normal quantile: a quadratic.
     """

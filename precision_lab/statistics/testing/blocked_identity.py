@@ -1,7 +1,9 @@
-"""The identity test at very small levels: blocks of draws with a coarse simulated null each, combined by Fisher.
+"""The identity test at very small levels: blocks of draws with a coarse simulated null each, combined by
+Fisher.
 
-A simulated null of B rows cannot say less than 1 / (B + 1), so :func:`~.identity.identity_test` at 1e-7 costs a wrong
-sampler ten million rows. K independent blocks at p* each need about K / p*, p* = exp(-chi2_{2K}^{-1}(level) / 2K).
+A simulated null of B rows cannot say less than 1 / (B + 1), so :func:`~.identity.identity_test` at 1e-7
+costs a wrong sampler ten million rows. K independent blocks at p* each need about K / p*, p* =
+exp(-chi2_{2K}^{-1}(level) / 2K).
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ def blocked_identity_test(
 ) -> TestResult:
     """p = P(chi2_{2K} >= -2 sum_k log p_k), p_k from :func:`~.identity.identity_test` of K independent blocks.
 
-    Each p_k is at most u with probability u or less, so the level is finite-sample (Fisher 1932). ``statistic``:
+    Each p_k is at most u with probability u or less, so the level is finite-sample (Fisher 1932).
+    ``statistic``:
     -2 sum log p_k.  ``detectable``: total variation, see :func:`detectable_blocked_identity`.
     ``resamples``: rows of each block's null, by default max(999, 2 / p*).
     Errors: InputError for blocks of unequal n, or fewer resamples than 1 / p* - 1.
@@ -90,8 +93,8 @@ def detectable_blocked_identity(
 ) -> float:
     """Smallest total variation d seen in n draws, ``n`` split evenly; inf where not even 1 is. Asymptotic in n.
 
-    By Cauchy and Schwarz d sees D^2 = sum (q - p)^2 / w >= 4 d^2 / sum w, w = max(p, 1/vocab); D is what every block sees
-    at p* with 1 - ``false_pass`` / K.
+    By Cauchy and Schwarz d sees D^2 = sum (q - p)^2 / w >= 4 d^2 / sum w, w = max(p, 1/vocab); D is what
+    every block sees at p* with 1 - ``false_pass`` / K.
     """
     check_rates(false_fail, false_pass)
     each, p = check_whole("n", n, blocks) // blocks, law.probs

@@ -25,7 +25,8 @@ def cells_test(
     false_fail: float = 1e-6,
     false_pass: float = 1e-6,
 ) -> TestResult:
-    """Is every ``hits[k]`` binomial of ``trials[k]`` at ``rates[k]``, or at any rate within ``rate_error`` of it?
+    """Is every ``hits[k]`` binomial of ``trials[k]`` at ``rates[k]``, or at any rate within ``rate_error``
+    of it?
 
     p = min(1, cells x the least two-sided exact p-value), Holm's first step: valid whatever the dependence of
     the cells. Rates may be 0 and 1. Cells without trials are left out, also of their number. ``trials`` may be
@@ -87,7 +88,8 @@ def detectable_cells(
 
 
 def _seen(n: int, low: float, high: float, rate: float, level: float, false_pass: float) -> float:
-    """Of one cell, as :func:`~.tail.detectable_tail` has it: a side on which even 0 (or 1) goes unseen ends there."""
+    """Of one cell, as :func:`~.tail.detectable_tail` has it: a side on which even 0 (or 1) goes unseen ends
+    there."""
     lowest, highest = detected_rates(n, low, high, level, false_pass)
     if math.isnan(lowest) and math.isnan(highest):
         return math.inf

@@ -33,11 +33,12 @@ def identity_test(
 ) -> TestResult:
     """T = sum_i ((n_i - n p_i)^2 - n_i) / (n max(p_i, 1/vocab)), large where any other law made the draws.
 
-    The truncated chi-square of Balakrishnan and Wasserman (Ann. Stat. 47, 1893, 2019): a draw of a rare token does not
-    outweigh everything, as it does in Pearson's. Null simulated: p = (b + 1) / (B + 1), or Besag and Clifford's h / l once
-    h statistics are as large. Level finite-sample; ``law.error`` widens it (``_widen``). ``detectable``: asymptotic.
-    ``resamples``: B, by default the least that can fail at ``false_fail``; a right sampler needs about 40 of them.
-    A token that the law certainly cannot draw gives p = 0. ``progress``: called with the share of B done.
+    The truncated chi-square of Balakrishnan and Wasserman (Ann. Stat. 47, 1893, 2019): a draw of a rare
+    token does not outweigh everything, as it does in Pearson's. Null simulated: p = (b + 1) / (B + 1), or
+    Besag and Clifford's h / l once h statistics are as large. Level finite-sample; ``law.error`` widens it
+    (``_widen``). ``detectable``: asymptotic. ``resamples``: B, by default the least that can fail at
+    ``false_fail``; a right sampler needs about 40 of them. A token that the law certainly cannot draw gives
+    p = 0. ``progress``: called with the share of B done.
     """
     check_rates(false_fail, false_pass)
     check_same_vocab(counts.vocab, law.vocab)
@@ -74,10 +75,11 @@ assert_identity = asserting(identity_test)
 def detectable_identity(
     n: int, law: Law, false_fail: float = 1e-6, false_pass: float = 1e-6, resamples: int | None = None
 ) -> float:
-    """d such that the test sees a sampler q with sum_i (q_i - p_i)^2 / max(p_i, 1/vocab) >= d^2. Asymptotic in n.
+    """d such that the test sees a sampler q with sum_i (q_i - p_i)^2 / max(p_i, 1/vocab) >= d^2. Asymptotic
+    in n.
 
-    Null quantile by Pearson's type III with the cumulants of Poisson counts, power by the normal law with variance
-    var_0 + 4 n d^2; the chance in the resampling is counted in.
+    Null quantile by Pearson's type III with the cumulants of Poisson counts, power by the normal law with
+    variance var_0 + 4 n d^2; the chance in the resampling is counted in.
     """
     check_rates(false_fail, false_pass)
     critical, variance = _critical(check_whole("n", n, 1), law, false_fail, false_pass, resamples)
@@ -87,7 +89,8 @@ def detectable_identity(
 def draws_needed_identity(
     law: Law, alternative: Law, false_fail: float = 1e-6, false_pass: float = 1e-6, resamples: int | None = None
 ) -> int:
-    """Draws with which the test fails a sampler of the alternative law. Asymptotic, from the moments of T under both."""
+    """Draws with which the test fails a sampler of the alternative law. Asymptotic, from the moments of T
+    under both."""
     check_rates(false_fail, false_pass)
     check_same_vocab(alternative.vocab, law.vocab)
     p, q, w = reference(law), alternative.probs, _weights(reference(law))
@@ -110,7 +113,8 @@ def _weights(p: Float) -> Float:
 
 
 def _null_counts(n: int, p: Float, rows: int, rng: np.random.Generator) -> Array:
-    """(rows, vocab) counts of n draws from p. Fewer draws than tokens are made one by one: n log vocab, not vocab."""
+    """(rows, vocab) counts of n draws from p. Fewer draws than tokens are made one by one: n log vocab, not
+    vocab."""
     if n >= len(p):
         return rng.multinomial(n, p, size=rows)
     last = int(np.flatnonzero(p)[-1])
@@ -126,7 +130,8 @@ def _statistic(counts: Array, n: int, p: Float) -> Float:
 
 
 def null_cumulants(p: Float, n: int) -> tuple[float, float]:
-    """Variance and third cumulant of T for Poisson counts: of means m = n p each bracket has 2 m^2 and 8 m^3 + 4 m^2."""
+    """Variance and third cumulant of T for Poisson counts: of means m = n p each bracket has 2 m^2 and 8
+    m^3 + 4 m^2."""
     m, w = n * p, n * _weights(p)
     return float((2 * m**2 / w**2).sum()), float(((8 * m**3 + 4 * m**2) / w**3).sum())
 

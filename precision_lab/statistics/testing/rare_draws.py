@@ -34,7 +34,8 @@ class RareToken:
 
 
 class RareDraws:
-    """The draws of the smallest chances, gathered in chunks. The chance of a draw x ~ p: g = sum of the p_j <= p_x.
+    """The draws of the smallest chances, gathered in chunks. The chance of a draw x ~ p: g = sum of the p_j
+    <= p_x.
 
     P(g <= u) <= u for every u, as those tokens hold at most u together. ``least``: the smallest g of all draws.
     """
@@ -53,7 +54,8 @@ class RareDraws:
             self._kept.append((chance[rare], log_p[rare], tokens[rare], index[rare]))
 
     def impossible(self, n: int, false_fail: float) -> list[RareToken]:
-        """Tokens that were drawn where one such draw among ``n`` has a chance of ``false_fail`` or less, most first."""
+        """Tokens that were drawn where one such draw among ``n`` has a chance of ``false_fail`` or less,
+        most first."""
         if not self._kept:
             return []
         chance, log_p, tokens, index = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
@@ -84,7 +86,8 @@ def rare_draws_p_value(chance: float, n: int) -> float:
 
 
 def chances(law: Law, relative: float = math.inf) -> Float:
-    """(vocab,) g of every token: the mass of those at most as likely, each p raised to min(p + error, p (1 + relative))."""
+    """(vocab,) g of every token: the mass of those at most as likely, each p raised to min(p + error, p (1
+    + relative))."""
     p = law.probs
     with np.errstate(invalid="ignore"):
         raised = np.minimum(p + law.error, np.where(p > 0, p * (1 + relative), 0.0 if relative < 1 else np.inf))
@@ -107,10 +110,11 @@ def rare_draws_test(
 ) -> TestResult:
     """p = 1 - (1 - g)^n, g the mass of all tokens at most as likely as the rarest one drawn.
 
-    Valid at every n and for every law: each draw has P(its g <= u) <= u, whatever u, so the rarest of n has at most
-    1 - (1 - u)^n. A token of probability 0 gives p = 0. ``relative``: bound on |p_i / truth - 1| of every token, for a law
-    that is known so (a softmax of given logits); else ``law.error`` stands for what a token may have.
-    ``statistic``: draws that alone would fail. ``detectable``: :func:`detectable_rare_draws`.
+    Valid at every n and for every law: each draw has P(its g <= u) <= u, whatever u, so the rarest of n has
+    at most 1 - (1 - u)^n. A token of probability 0 gives p = 0. ``relative``: bound on |p_i / truth - 1| of
+    every token, for a law that is known so (a softmax of given logits); else ``law.error`` stands for what
+    a token may have. ``statistic``: draws that alone would fail. ``detectable``:
+    :func:`detectable_rare_draws`.
     """
     check_rates(false_fail, false_pass)
     check_same_vocab(counts.vocab, law.vocab)
@@ -128,7 +132,8 @@ assert_rare_draws = asserting(rare_draws_test)
 def detectable_rare_draws(
     n: int, law: Law, false_fail: float = 1e-6, false_pass: float = 1e-3, *, relative: float = math.inf
 ) -> float:
-    """Smallest share of draws, of tokens that alone fail at this n, that is passed at most ``false_pass`` often.
+    """Smallest share of draws, of tokens that alone fail at this n, that is passed at most ``false_pass``
+    often.
 
     1 - false_pass^(1/n), exact; inf where the law has no token so rare.
     """
@@ -142,7 +147,8 @@ def detectable_rare_draws(
 def draws_needed_rare_draws(
     law: Law, share: float, false_fail: float = 1e-6, false_pass: float = 1e-3, *, relative: float = math.inf
 ) -> int:
-    """Draws that show a ``share`` of draws of tokens too rare, with 1 - ``false_pass``: log false_pass / log(1 - share).
+    """Draws that show a ``share`` of draws of tokens too rare, with 1 - ``false_pass``: log false_pass /
+    log(1 - share).
 
     InputError where the law has no token that is too rare at that many draws.
     """

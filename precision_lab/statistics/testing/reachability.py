@@ -25,12 +25,14 @@ def reachability_test(
 ) -> TestResult:
     """p = min(1, 3 min(a, b, c)), each valid at every n:
 
-    (a) draws of tokens that cannot be drawn: 0 at the first draw of a token in ``impossible`` ((vocab,) bool, zeros by
+    (a) draws of tokens that cannot be drawn: 0 at the first draw of a token in ``impossible`` ((vocab,)
+    bool, zeros by
         construction, say of logit -inf), or of one with p_i = 0 where e = ``law.error`` = 0; else P(Binomial(n, e per
         such token) >= their draws);
     (b) the likeliest token never drawn, of probability x: P(some token of p_i >= x is never drawn)
         <= sum over those of (1 - p_i + e)^n;
-    (c) how many tokens were never drawn: Chernoff for independent coins of rate (1 - p_i + e)^n, which bounds the true
+    (c) how many tokens were never drawn: Chernoff for independent coins of rate (1 - p_i + e)^n, which
+    bounds the true
         count, as the events "token i is never drawn" are negatively associated (Joag-Dev and Proschan 1983).
 
     ``statistic``: how many possible tokens were never drawn; ``expected``: its mean under the law.
@@ -65,7 +67,8 @@ assert_reachability = asserting(reachability_test)
 
 
 def detectable_reachability(n: int, law: Law, false_fail: float = 1e-6) -> float:
-    """The smallest p_i such that the loss of that token, or of any likelier one, is seen for certain; inf if none is."""
+    """The smallest p_i such that the loss of that token, or of any likelier one, is seen for certain; inf
+    if none is."""
     check_open_unit("false_fail", false_fail)
     p, bound = _union(check_whole("n", n, 1), law)
     seen = p[bound <= false_fail / _PARTS]
@@ -77,8 +80,8 @@ def draws_needed_reachability(
 ) -> int:
     """Draws that see the loss of a token of the given probability (or likelier), by part (b), for certain.
 
-    An alternative law: the likeliest token that it lost, or, with 1 - ``false_pass``, one that it draws and ``law``
-    cannot (where law.error = 0), whichever needs fewer.
+    An alternative law: the likeliest token that it lost, or, with 1 - ``false_pass``, one that it draws and
+    ``law`` cannot (where law.error = 0), whichever needs fewer.
     """
     check_rates(false_fail, false_pass)
     found = []
@@ -114,7 +117,8 @@ def _never(log_p: Float, error: float, n: int) -> Float:
 
 
 def _union(n: int, law: Law) -> tuple[Float, Float]:
-    """Probabilities, descending, and for each the bound that some token so likely is never drawn (ties included)."""
+    """Probabilities, descending, and for each the bound that some token so likely is never drawn (ties
+    included)."""
     log_p = np.sort(law.log_probs[law.probs > 0])[::-1]
     p = np.exp(log_p)
     total = np.cumsum(_never(log_p, law.error, n))

@@ -17,9 +17,10 @@ P = ParamSpec("P")
 class TestResult:
     """A test on ``n`` draws that fails a right sampler with probability at most ``false_fail``.
 
-    ``statistic``: to read, not to decide.  ``detectable``: the smallest effect that this n sees, in the unit that
-    ``effect`` names.  ``guarantee``: in what sense the level holds.  ``estimate``, ``expected``: what was found and what
-    the null says, where one number says it.  ``note``: what else a reader must know of the numbers.
+    ``statistic``: to read, not to decide.  ``detectable``: the smallest effect that this n sees, in the
+    unit that ``effect`` names.  ``guarantee``: in what sense the level holds.  ``estimate``, ``expected``:
+    what was found and what the null says, where one number says it.  ``note``: what else a reader must know
+    of the numbers.
     """
 
     __test__ = False  # not a test class: keeps pytest from collecting it
@@ -66,7 +67,8 @@ class SamplerRejected(AssertionError):
 
 
 def asserting(test: Callable[P, TestResult]) -> Callable[P, TestResult]:
-    """``assert_x`` of ``x_test``: the same arguments and result; raises :class:`SamplerRejected` where the test fails."""
+    """``assert_x`` of ``x_test``: the same arguments and result; raises :class:`SamplerRejected` where the
+    test fails."""
 
     @functools.wraps(test)
     def check(*args: P.args, **kwargs: P.kwargs) -> TestResult:

@@ -29,7 +29,8 @@ def tail_test(
     false_pass: float = 1e-6,
     p0_error: float = 0.0,
 ) -> TestResult:
-    """Is the rate of a set of tokens p0? p = min(1, 2 min(P(X <= successes), P(X >= successes))), X ~ Binomial(n, p0).
+    """Is the rate of a set of tokens p0? p = min(1, 2 min(P(X <= successes), P(X >= successes))), X ~
+    Binomial(n, p0).
 
     Exact at every n and p0; with ``p0_error`` for every rate within it of p0, each tail at its worst rate.
     ``statistic``: z = (successes - n p0) / sqrt(n p0 (1 - p0)). ``estimate``: Clopper and Pearson's interval at
@@ -56,10 +57,11 @@ assert_tail = asserting(tail_test)
 def detectable_tail(
     n: int, p0: float, false_fail: float = 1e-6, false_pass: float = 1e-6, p0_error: float = 0.0
 ) -> float:
-    """Smallest d such that :func:`tail_test` passes any rate p1 with |p1 / p0 - 1| >= d at most ``false_pass`` often.
+    """Smallest d such that :func:`tail_test` passes any rate p1 with |p1 / p0 - 1| >= d at most
+    ``false_pass`` often.
 
-    From the ends of the rejection region by quantiles of the beta distribution. A side on which even the rate 0 (or 1)
-    goes unseen counts as d = 1 (or 1/p0 - 1), where it ends; inf where both sides are so.
+    From the ends of the rejection region by quantiles of the beta distribution. A side on which even the
+    rate 0 (or 1) goes unseen counts as d = 1 (or 1/p0 - 1), where it ends; inf where both sides are so.
     """
     check_rates(false_fail, false_pass)
     total, ends = check_whole("n", n, 1), interval_of(p0, p0_error)
@@ -74,8 +76,8 @@ def detectable_tail(
 def detectable_shortfall(
     n: int, p0: float, false_fail: float = 1e-6, false_pass: float = 1e-6, p0_error: float = 0.0
 ) -> float:
-    """Smallest d such that :func:`tail_test`, two-sided as it is, passes any rate p1 <= (1 - d) p0 at most ``false_pass``
-    often; inf where even the rate 0 goes unseen."""
+    """Smallest d such that :func:`tail_test`, two-sided as it is, passes any rate p1 <= (1 - d) p0 at most
+    ``false_pass`` often; inf where even the rate 0 goes unseen."""
     check_rates(false_fail, false_pass)
     lowest, _ = detected_rates(check_whole("n", n, 1), *interval_of(p0, p0_error), false_fail, false_pass)
     return math.inf if math.isnan(lowest) else 1 - lowest / p0
@@ -84,10 +86,12 @@ def detectable_shortfall(
 def draws_needed_tail(
     p0: float | Law, p1: float | Law, false_fail: float = 1e-6, false_pass: float = 1e-6, p0_error: float = 0.0
 ) -> int:
-    """Draws with which :func:`tail_test` of p0 fails a sampler of rate p1 with probability at least 1 - ``false_pass``.
+    """Draws with which :func:`tail_test` of p0 fails a sampler of rate p1 with probability at least 1 -
+    ``false_pass``.
 
-    Two laws: with the set that :func:`tail_set` picks at that n; ``p0_error`` then comes from the first law's error.
-    By bisection. Power is a saw-tooth in n, so that a few nearby n can serve, or fail, against the trend.
+    Two laws: with the set that :func:`tail_set` picks at that n; ``p0_error`` then comes from the first
+    law's error. By bisection. Power is a saw-tooth in n, so that a few nearby n can serve, or fail, against
+    the trend.
     """
     check_rates(false_fail, false_pass)
     if isinstance(p0, Law) and isinstance(p1, Law):
@@ -114,7 +118,8 @@ class TailSet:
     """A set of tokens chosen before the draws.
 
     ``tokens``: (vocab,) bool.  ``p0``, ``p1``: its mass under the target and under the alternative.
-    ``p0_error``: bound on |p0 - truth|, min(size, vocab - size) law.error, as errors sum to 0.  ``power``: see tail_set.
+    ``p0_error``: bound on |p0 - truth|, min(size, vocab - size) law.error, as errors sum to 0.  ``power``:
+    see tail_set.
     """
 
     tokens: Array
@@ -130,10 +135,11 @@ class TailSet:
 
 
 def tail_set(target: Law, alternative: Law, n: int, *, false_fail: float = 1e-6) -> TailSet:
-    """{i: q_i / p_i <= threshold}, q the alternative: the threshold of greatest exact power of :func:`tail_test` at n.
+    """{i: q_i / p_i <= threshold}, q the alternative: the threshold of greatest exact power of
+    :func:`tail_test` at n.
 
-    By Neyman and Pearson no other set of its size under p has more power. Up to 512 distinct ratios all thresholds are
-    compared; above that the 512 of greatest power in the normal approximation.
+    By Neyman and Pearson no other set of its size under p has more power. Up to 512 distinct ratios all
+    thresholds are compared; above that the 512 of greatest power in the normal approximation.
     """
     check_open_unit("false_fail", false_fail)
     prefixes = _Prefixes.of(target, alternative)
@@ -146,7 +152,8 @@ def tail_set(target: Law, alternative: Law, n: int, *, false_fail: float = 1e-6)
 
 @dataclass(frozen=True, eq=False)
 class _Prefixes:
-    """The sets {ratio <= threshold}, one an entry: size, mass under p and q, error of the first. ``order``: of tokens."""
+    """The sets {ratio <= threshold}, one an entry: size, mass under p and q, error of the first. ``order``:
+    of tokens."""
 
     order: Array
     size: Array

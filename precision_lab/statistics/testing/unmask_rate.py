@@ -29,12 +29,14 @@ def unmask_rate_test(
     false_fail: float = 1e-6,
     false_pass: float = 1e-6,
 ) -> TestResult:
-    """K = sum_g k_g unmaskings of m_g masked positions, each with its predicted probability r_g: p = 2 min(tails of K).
+    """K = sum_g k_g unmaskings of m_g masked positions, each with its predicted probability r_g: p = 2
+    min(tails of K).
 
-    ``unmasked``, ``masked``, ``predicted``: k, m, r of one shape (or scalars). K is Poisson-binomial; its tails are
-    bounded by Hoeffding's binomial of the mean rate and by Chernoff, whichever is smaller: exact for equal rates, a level
-    that holds at every n for others. ``predicted_error``: every r is known within it.
-    The trials must be fixed before their outcomes: a whole run, in which a position is tried until it unmasks, is for
+    ``unmasked``, ``masked``, ``predicted``: k, m, r of one shape (or scalars). K is Poisson-binomial; its
+    tails are bounded by Hoeffding's binomial of the mean rate and by Chernoff, whichever is smaller: exact
+    for equal rates, a level that holds at every n for others. ``predicted_error``: every r is known within
+    it. The trials must be fixed before their outcomes: a whole run, in which a position is tried until it
+    unmasks, is for
     :func:`unmask_rate_e_value`. ``statistic``, ``estimate``: K / E K; its interval assumes equal rates.
     """
     check_rates(false_fail, false_pass)
@@ -97,10 +99,12 @@ def draws_needed_unmask_rate(
 def unmask_rate_e_value(
     unmasked: ArrayLike, masked: ArrayLike, predicted: ArrayLike, multipliers: ArrayLike = MULTIPLIERS
 ) -> float:
-    """log of the mean over c of prod_g c^k_g ((1 - c r_g) / (1 - r_g))^(m_g - k_g): a martingale that starts at 1.
+    """log of the mean over c of prod_g c^k_g ((1 - c r_g) / (1 - r_g))^(m_g - k_g): a martingale that
+    starts at 1.
 
-    Valid where the number of trials and the rate of a step depend on all earlier steps, and at every stopping: a right
-    sampler has P(ever >= 1 / false_fail) <= false_fail. Multipliers c with some c r > 1 are left out.
+    Valid where the number of trials and the rate of a step depend on all earlier steps, and at every
+    stopping: a right sampler has P(ever >= 1 / false_fail) <= false_fail. Multipliers c with some c r > 1
+    are left out.
     """
     k, m, r = _groups(unmasked, masked, predicted)
     c = np.asarray(multipliers, dtype=np.float64)[:, None]
@@ -174,7 +178,8 @@ def _last(holds: Callable[[int], bool], low: int, high: int) -> int:
 
 
 def _groups(unmasked: ArrayLike, masked: ArrayLike, predicted: ArrayLike) -> tuple[Float, Float, Float]:
-    """k, m, r as flat float64 arrays of one length, m > 0; InputError unless whole 0 <= k <= m and 0 <= r <= 1."""
+    """k, m, r as flat float64 arrays of one length, m > 0; InputError unless whole 0 <= k <= m and 0 <= r
+    <= 1."""
     try:
         k, m, r = np.broadcast_arrays(
             np.asarray(unmasked), np.asarray(masked), np.asarray(predicted, dtype=np.float64)
