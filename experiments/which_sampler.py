@@ -33,7 +33,10 @@ DATA = Path(__file__).parent.parent / "models"
 OURS, STEP, RIVAL = "faithful_masses", "unmask_step", "gumbel_max_fp32"
 NAMES = (OURS, RIVAL, "gumbel_max_fp64", "torch_multinomial_fp32", "inverse_cdf_fp32", "inverse_cdf_fp64")
 ENOUGH = 1e-6  # total variation, as a share of what comes: a chi-square test sees it after about 1e12 draws
-TOKENS = [("smollm2", "next token, T = 1", 1.0, 1.0, 0), ("smollm2", "next token, T = 0.7, top-p 0.95", 0.7, 0.95, 0)]
+TOKENS = [
+    ("smollm2", "next token, T = 1", 1.0, 1.0, 0),
+    ("smollm2", "next token, T = 0.7, top-p 0.95", 0.7, 0.95, 0),
+]
 TOKENS += [("mdm", "first-hitting token", 1.0, 1.0, 0)]
 GRID = {  # profile -> rows of each use, steps N, rounds, lengths and blocks of whole runs
     "smoke": (1, [64], 1, [4], 1),
@@ -82,7 +85,8 @@ def measure(cell, rng):
     for name in NAMES:
         law = with_tolerance(SAMPLERS[name], tolerance=1e-7 * r, relative=np.inf).law(at)
         comes = law.probs[:-1].sum() / target.probs[:-1].sum() if cell["steps"] else 1.0
-        found[name] = {"total_variation": total_variation(law, target) / r, "comes": comes, "law_error": law.error / r}
+        share = total_variation(law, target) / r
+        found[name] = {"total_variation": share, "comes": comes, "law_error": law.error / r}
     if cell["steps"]:
         places = row.expand(batch, -1).contiguous()
         ways[STEP] = lambda g: [unmask_step(places, r, generator=g) for _ in range(20)]
@@ -132,7 +136,8 @@ def summary(frame):
     frame = frame.assign(**{k: frame[k].fillna(-1) if k in frame else -1 for k in ("row", "block")})
     whole = frame.use.str.startswith("whole")
     rival = frame[frame.sampler == np.where(whole, OURS, RIVAL)].set_index(key).seconds
-    frame = frame.assign(ratio=frame.seconds.to_numpy() / rival.loc[pd.MultiIndex.from_frame(frame[key])].to_numpy())
+    rivals = rival.loc[pd.MultiIndex.from_frame(frame[key])].to_numpy()
+    frame = frame.assign(ratio=frame.seconds.to_numpy() / rivals)
     for (profile, use, sampler), part in frame.groupby(["profile", "use", "sampler"], sort=False):
         found = {"profile": profile, "use": use, "sampler": sampler, "against": OURS if "whole" in use else RIVAL}
         found |= {"ratio": part.ratio.median(), "ratio_low": part.ratio.min(), "ratio_high": part.ratio.max()}

@@ -168,7 +168,7 @@ class Recorded:
                 self._held = held
         return self._held.shape, np.dtype(np.float32) if self._held.bfloat else self._held.dtype
 
-    # -- safetensors -----------------------------------------------------------------------------------------------
+    # -- safetensors ------------------------------------------------------------------------------
     def _safetensors_header(self) -> _Held:
         """8 bytes, the length of a JSON object; name -> dtype, shape and the place of its bytes after the
         object."""
@@ -213,7 +213,7 @@ class Recorded:
                 )
             yield np.frombuffer(data, held.dtype).reshape(count, *held.shape[1:])
 
-    # -- npz, npy --------------------------------------------------------------------------------------------------
+    # -- npz, npy ---------------------------------------------------------------------------------
     @contextmanager
     def _member(self) -> Iterator[tuple[Any, _Held]]:
         """(file at the first number, what it holds); objects are refused, as they would have to be
@@ -234,7 +234,7 @@ class Recorded:
             file.seek(held.offset + first * math.prod(held.shape[1:]) * held.dtype.itemsize)
             yield from self._read(file, held, first, rows)
 
-    # -- Parquet ---------------------------------------------------------------------------------------------------
+    # -- Parquet ----------------------------------------------------------------------------------
     def _open_parquet(self) -> Any:
         try:
             import pyarrow.parquet as parquet
@@ -271,7 +271,7 @@ class Recorded:
                     yield flat.reshape(len(column), self.shape[1])
                 done += len(column)
 
-    # -- JSON ------------------------------------------------------------------------------------------------------
+    # -- JSON -------------------------------------------------------------------------------------
     def _json(self) -> Array:
         """Numbers or lists of one length: bare, or in objects under the name; a line or an item each."""
         size = os.path.getsize(self.path)

@@ -398,7 +398,7 @@ class TestTheDecoder:
             event_driven(model, faithful_step, **SIZE | {what: 0}, rng=np.random.default_rng(0))
 
 
-# -- real text ---------------------------------------------------------------------------------------------------------
+# -- real text -----------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Witness(Sampler):
     """Another sampler, and what it drew: one call a step while a sequence has at most 64 positions."""

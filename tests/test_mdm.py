@@ -101,7 +101,7 @@ def total_variation(a: dict, b: dict) -> float:
     return sum(abs(a.get(k, 0) - b.get(k, 0)) for k in a | b) / 2
 
 
-# -- the bound ---------------------------------------------------------------------------------------------------------
+# -- the bound -----------------------------------------------------------------------------------
 class TestTimeAgnosticBound:
     length, vocab = 3, 3
 
@@ -276,7 +276,7 @@ class TestLoss:
             assert len(seen) == math.comb(length, n)
 
 
-# -- the network -------------------------------------------------------------------------------------------------------
+# -- the network ---------------------------------------------------------------------------------
 class TestDenoiser:
     @pytest.fixture
     def model(self):
@@ -396,7 +396,7 @@ class TestDenoiser:
         torch.testing.assert_close(rotate(x), x)
 
 
-# -- count models ------------------------------------------------------------------------------------------------------
+# -- count models --------------------------------------------------------------------------------
 def slow_trigram(train, validation, vocab) -> float:
     """Witten-Bell from the formula, in exact fractions, one history at a time."""
 
@@ -460,7 +460,7 @@ class TestBaselines:
                 law(*texts, 3)
 
 
-# -- the schedule ------------------------------------------------------------------------------------------------------
+# -- the schedule --------------------------------------------------------------------------------
 class TestSchedule:
     @given(steps=st.integers(1, 3000))
     def test_the_marginal_telescopes(self, steps):
@@ -481,7 +481,7 @@ class TestSchedule:
             unmask_probabilities(steps)
 
 
-# -- decoders ----------------------------------------------------------------------------------------------------------
+# -- decoders ------------------------------------------------------------------------------------
 def mu(model, state) -> np.ndarray:
     """(length, vocab) log-probabilities at a partially masked state."""
     return model.log_probs(model.hidden(torch.tensor([state])))[0].double().numpy()
@@ -770,7 +770,7 @@ class TestEventDriven:
             event_driven(model, faithful_step, batch=1, length=1, steps=0, rng=philox(0))
 
 
-# -- training ----------------------------------------------------------------------------------------------------------
+# -- training ------------------------------------------------------------------------------------
 TINY = TrainConfig(
     model=DenoiserConfig(vocab=12, layers=1, heads=2, width=64), steps=4, batch=4, length=16, evaluate_every=2
 )
@@ -1235,7 +1235,7 @@ class TestLoadModel:
             load_model(folder)
 
 
-# -- captures ----------------------------------------------------------------------------------------------------------
+# -- captures ------------------------------------------------------------------------------------
 class TestCaptureMdm:
     @pytest.fixture
     def text(self):

@@ -14,7 +14,7 @@ from precision_lab.errors import InputError
 from precision_lab.pipelines import MinP, Pipeline, Temperature, TopK, TopP, parse_pipeline, row_laws
 from precision_lab.pipelines import settings as row_settings
 
-# -- an oracle of its own: whole numbers as weights, fractions throughout --------------------------------------------
+# -- an oracle of its own: whole numbers as weights, fractions throughout -------------------------
 
 
 def exact_law(weights: list[int], text: str) -> list[Fraction]:
@@ -278,7 +278,7 @@ class TestRows:
             row_settings([parse_pipeline("top_k=5 > top_k=4")])
 
 
-# -- what rounding leaves open ----------------------------------------------------------------------------------------
+# -- what rounding leaves open -------------------------------------------------------------------
 
 
 def float32_sets(row: np.ndarray, p: float, temperature: float) -> list[np.ndarray]:

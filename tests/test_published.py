@@ -77,7 +77,7 @@ class TestTheGallery:
         }  # fmt: skip
 
 
-# -- ceilings ----------------------------------------------------------------------------------------------------------
+# -- ceilings ------------------------------------------------------------------------------------
 def gumbel_of(e: mpmath.mpf) -> float:
     return float(-mpmath.log(e))
 
@@ -169,7 +169,7 @@ class TestCeilings:
         assert top - math.log(math.log(2)) == pytest.approx(15.9424, abs=1e-4)
 
 
-# -- the libraries themselves ------------------------------------------------------------------------------------------
+# -- the libraries themselves --------------------------------------------------------------------
 @pytest.fixture
 def global_seed():
     """The libraries here draw from torch's global generator only: seeded, and put back."""
@@ -281,7 +281,7 @@ class TestAgainstNumpy:
             np.testing.assert_array_equal(ours, theirs / theirs[-1])
 
 
-# -- word by word ------------------------------------------------------------------------------------------------------
+# -- word by word --------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class ToySource(Source):
     """(k + offset) / 2^bits: few enough words to visit every combination. Offset 1 reaches 1; offset 0, 0."""
@@ -460,7 +460,7 @@ def twelvefold(e: torch.Tensor) -> torch.Tensor:
     return -12 * e.log()
 
 
-# -- tables of 32-bit words --------------------------------------------------------------------------------------------
+# -- tables of 32-bit words ----------------------------------------------------------------------
 class TestWideTables:
     """Noise tables of 2^32 words against the words themselves, run by run."""
 
@@ -510,7 +510,7 @@ class TestWideTables:
         assert SAMPLERS["torch_cuda_race_fp32"].law(logits).probs[1] < 1e-11
 
 
-# -- what each is there to show ----------------------------------------------------------------------------------------
+# -- what each is there to show ------------------------------------------------------------------
 class TestDefects:
     def test_float16_gumbel_softmax_puts_nan_rows_on_token_zero(self):
         """P(0) of a token that should never be drawn: 7 others with E = 0, probability 2^-25 each (and its

@@ -552,7 +552,7 @@ class TestStages:
         assert (fmt.round(-np.log(once)) != fmt.round(-np.log(-np.log(u)))).mean() > 2e-2  # the test can tell
 
 
-# -- what a user brings ------------------------------------------------------------------------------------------------
+# -- what a user brings --------------------------------------------------------------------------
 def honest(logits, n, *, generator):
     return torch.multinomial(torch.softmax(logits, -1), n, replacement=True, generator=generator).T
 

@@ -20,7 +20,7 @@ U32, F32_VALUE, BOOL, STRING, ARRAY = 4, 6, 7, 8, 9
 F32, F16, Q4_1, Q8_0 = 0, 1, 3, 8
 
 
-# -- a writer of GGUF files, independent of the reader -----------------------------------------------------------------
+# -- a writer of GGUF files, independent of the reader -------------------------------------------
 def text(value: str) -> bytes:
     return struct.pack("<Q", len(value.encode())) + value.encode()
 
@@ -67,7 +67,7 @@ def q8_0(rng, n: int, scale: float = 0.002) -> bytes:
     return b"".join(struct.pack("<e", scale * (1 + i % 5)) + row.tobytes() for i, row in enumerate(q))
 
 
-# -- the slow twins ----------------------------------------------------------------------------------------------------
+# -- the slow twins ------------------------------------------------------------------------------
 def slow_q4_1(raw: bytes) -> list[Fraction]:
     """w_j = d (b_j mod 16) + m and w_{j+16} = d (b_j div 16) + m, exactly."""
     out: list[Fraction] = []
@@ -92,7 +92,7 @@ def slow_f32(raw: bytes) -> list[Fraction]:
 
 SLOW = {F32: slow_f32, Q4_1: slow_q4_1, Q8_0: slow_q8_0}
 
-# -- a tiny llama ------------------------------------------------------------------------------------------------------
+# -- a tiny llama ---------------------------------------------------------------------------------
 LAYERS, WIDTH, HEADS, KV, INNER = 2, 64, 4, 2, 96
 SIZE = WIDTH // HEADS
 # The tokenizer's alphabet: the byte-level letters of all bytes but 4 (the real one lacks some too), after one control.

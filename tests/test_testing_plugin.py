@@ -135,7 +135,8 @@ def from_the_global_generator(probs):
 
 
 def test_seed_and_top_k(assert_categorical):
-    report = assert_categorical(adapt(1.0), ROW, settings={"top_k": 3}, expected=TOP, detect="temperature=0.2", false_fail=RATE)
+    options = {"settings": {"top_k": 3}, "expected": TOP, "detect": "temperature=0.2"}
+    report = assert_categorical(adapt(1.0), ROW, **options, false_fail=RATE)
     assert report.name.endswith(".sample")
     assert "<locals>" not in report.name
 

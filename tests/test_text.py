@@ -26,7 +26,7 @@ from precision_lab.mdm.sources import READERS, SOURCES, documents, pieces
 from precision_lab.provenance import file_sha256
 
 
-# -- archives in miniature ---------------------------------------------------------------------------------------------
+# -- archives in miniature -----------------------------------------------------------------------
 def zipped(files: dict[str, bytes]) -> bytes:
     raw = io.BytesIO()
     with zipfile.ZipFile(raw, "w") as archive:
@@ -102,7 +102,7 @@ def small_sources(tmp_path, no_client):
     return tmp_path
 
 
-# -- packages ----------------------------------------------------------------------------------------------------------
+# -- packages ------------------------------------------------------------------------------------
 class TestPackage:
     @pytest.mark.parametrize("client", CLIENTS)
     def test_one_in_the_cache_is_not_downloaded_again(self, tmp_path, no_client, client):
@@ -215,7 +215,7 @@ class TestMembers:
             members(path, r"a\.txt")
 
 
-# -- sources -----------------------------------------------------------------------------------------------------------
+# -- sources -------------------------------------------------------------------------------------
 class TestPieces:
     def test_nothing_is_lost_but_white_space_and_every_size_is_kept(self):
         rng = np.random.default_rng(0)
@@ -316,7 +316,7 @@ class TestReaders:
             self.read(tmp_path, name, files)
 
 
-# -- the corpus --------------------------------------------------------------------------------------------------------
+# -- the corpus ----------------------------------------------------------------------------------
 class TestCorpus:
     def test_windows(self):
         found = windows(np.arange(11, dtype=np.uint16), 4)

@@ -18,6 +18,7 @@ from ..errors import InputError
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 STEPS = 0x9E3779B9, 0xBB67AE85
 ROUNDS = 10
+MOST_ROWS = 1 << 24  # of one generator: the row's number has so many bits of the counter
 Randomness: TypeAlias = "torch.Generator | Sequence[torch.Generator] | Tensor | Sequence[int]"
 
 
@@ -30,6 +31,8 @@ def keys_of(generator: Randomness, rows: int) -> np.ndarray:
     InputError for anything else, and for another number of rows.
     """
     if isinstance(generator, torch.Generator):
+        if rows > MOST_ROWS:
+            raise InputError(f"{rows} rows of one generator", f"at most {MOST_ROWS}", "draw them in parts")
         return np.repeat(_drawn(generator)[None], rows, axis=0)
     if isinstance(generator, Tensor):
         if generator.dtype.is_floating_point or generator.dim() != 1:

@@ -66,7 +66,7 @@ def cross_entropy(model: SmolLM2, tokens: Tensor, *, rows: int = 8, positions: i
     return torch.cat(losses).double().view(len(tokens), -1).mean(1)
 
 
-# -- the container: GGUF version 3, little-endian (github.com/ggml-org/ggml, docs/gguf.md) ----------------------------
+# -- the container: GGUF version 3, little-endian (github.com/ggml-org/ggml, docs/gguf.md) -------
 @dataclass(frozen=True)
 class TensorInfo:
     shape: tuple[int, ...]  # slowest axis first: the reverse of the file's order
@@ -209,7 +209,7 @@ def unique(pairs: Iterator[tuple[str, T]]) -> dict[str, T]:
     return found
 
 
-# -- the blocks: 32 weights along a row share their scale (ggml-common.h, ggml-quants.c) ------------------------------
+# -- the blocks: 32 weights along a row share their scale (ggml-common.h, ggml-quants.c) ---------
 @dataclass(frozen=True)
 class Block:
     name: str
@@ -413,7 +413,7 @@ def halves(weight: Tensor, heads: int) -> Tensor:
     return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2).contiguous()
 
 
-# -- the tokenizer ----------------------------------------------------------------------------------------------------
+# -- the tokenizer -------------------------------------------------------------------------------
 def tokenizer(gguf: GGUF) -> Tokenizer:
     """GPT-2's byte-level BPE with every digit on its own (``tokenizer.ggml.pre = smollm``), as the publisher's.
 

@@ -134,7 +134,7 @@ class Trainer:
                 "a validation text of one window", "at least two, for a standard error", "use a longer text"
             )
 
-    # -- one step ---------------------------------------------------------------------------------------------------
+    # -- one step ---------------------------------------------------------------------------------
     def loss(self, tokens: Tensor) -> Tensor:
         """What a step lowers, a scalar: the bound, or with other weights, or the cross-entropy of a causal network."""
         return window_losses(self.model, tokens, rng=self.rng, weights=self.weights).mean()
@@ -159,7 +159,7 @@ class Trainer:
             kept.lerp_(new, 1 - weight)
         return loss.item()
 
-    # -- state on disk ----------------------------------------------------------------------------------------------
+    # -- state on disk ----------------------------------------------------------------------------
     @property
     def state_path(self) -> Path:
         return self.out / "state.safetensors"
@@ -253,7 +253,7 @@ class Trainer:
         same = all(before[-1][key] == now[key] for key in ("steps", "device"))
         self.schedule = before if same else [*before, now]
 
-    # -- the run ----------------------------------------------------------------------------------------------------
+    # -- the run ----------------------------------------------------------------------------------
     def run(self) -> None:
         config, started, recent = self.config, time.monotonic() - self.seconds, []
         measure = MEASURE[config.kind]

@@ -270,7 +270,8 @@ def shared_noise(drawn: Drawn, level: float, drawer: object) -> Misbehaved | Non
     rate = float((drawn.ids[:, i[at]] == drawn.ids[:, j[at]]).mean())
     independent = float(drawn.batch.probs[i[at]] @ drawn.batch.probs[j[at]])
     which = "all pairs" if wrong.all() else f"{int(wrong.sum())} of {wrong.size} pairs"
-    said = f"{which} of {drawn.batch.rows} rows draw together: rows {i[at]} and {j[at]} agree in {rate:.2f} of the draws"
+    pair = f"rows {i[at]} and {j[at]} agree in {rate:.2f} of the draws"
+    said = f"{which} of {drawn.batch.rows} rows draw together: {pair}"
     said += f", {independent:.2f} if independent"
     what = "same noise for all rows" if wrong.mean() > NEARLY_ALL else "same noise for several rows"
     return Misbehaved(what, said, drawn.batch.call(drawer))
@@ -293,7 +294,8 @@ def _by_size(evidence: Evidence, drawer: object) -> Misbehaved | None:
         each for each in evidence.compared if each.drawn.batch.kind == "equal" and _plain(each.drawn.batch)
     ]
     if len(off) == len(sizes) and not any(evidence.wrong(each) for each in equal):
-        said = f"a row draws otherwise beside different rows (in batches of {listed}) than alone or beside equal ones"
+        beside = f"beside different rows (in batches of {listed})"
+        said = f"a row draws otherwise {beside} than alone or beside equal ones"
         return Misbehaved("depends on its neighbours", said, first.call(drawer))
     right = [each.drawn.batch.rows for each in sizes if each not in off]
     from_there = [each for each in sizes if each.drawn.batch.rows >= first.rows]
@@ -343,10 +345,12 @@ def _by_company(evidence: Evidence, each: Compared, drawer: object, reserved: Se
     which = _rows(places) if places else "the rows together are"
     call = batch.call(drawer)
     if batch.layout != "plain":
-        said = f"given as {LAYOUTS_SAID[batch.layout]}, {which} drawn otherwise than from the same logits in a plain array"
+        otherwise = "drawn otherwise than from the same logits in a plain array"
+        said = f"given as {LAYOUTS_SAID[batch.layout]}, {which} {otherwise}"
         return Misbehaved("depends on the layout of its logits", said, call)
     if batch.dtype != "float32":
-        said = f"given as {batch.dtype}, which holds these logits exactly, {which} drawn otherwise than given as float32"
+        otherwise = "drawn otherwise than given as float32"
+        said = f"given as {batch.dtype}, which holds these logits exactly, {which} {otherwise}"
         return Misbehaved("depends on the dtype of its logits", said, call)
     if batch.seed in reserved:
         return Misbehaved(

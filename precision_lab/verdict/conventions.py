@@ -19,10 +19,11 @@ from ..errors import InputError
 from ..samplers.traced.calling import COUNTS
 
 GRAMMAR = """a call FUNCTION(ARGUMENT, name=ARGUMENT, ...), then .T, .squeeze(-1), [0] or .field of its answer.
-ARGUMENT: logits, probs or logprobs (batch, vocab); n, batch, vocab; the randomness, one of g (generator), generators (one a
-row), rng (NumPy), key (JAX), seed, seeds (one a row); temperature, top_k, top_p, min_p; a number, a string, True, False,
-None; a tuple or a list of these; logits.softmax(-1), .log_softmax(-1), .exp(), .log(), .double(), .float(), .half(),
-.bfloat16(), .numpy(), .tolist(), .unsqueeze(-1). For example sample(probs, seed=seed, top_k=50)"""
+ARGUMENT: logits, probs or logprobs (batch, vocab); n, batch, vocab; the randomness, one of g (generator),
+generators (one a row), rng (NumPy), key (JAX), seed, seeds (one a row); temperature, top_k, top_p, min_p;
+a number, a string, True, False, None; a tuple or a list of these; logits.softmax(-1), .log_softmax(-1),
+.exp(), .log(), .double(), .float(), .half(), .bfloat16(), .numpy(), .tolist(), .unsqueeze(-1).
+For example sample(probs, seed=seed, top_k=50)"""
 
 INPUTS = ("logits", "probs", "logprobs")
 SIZES = ("n", "batch", "vocab")

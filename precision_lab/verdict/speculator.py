@@ -20,7 +20,10 @@ from .child import Child
 from .misbehaviour import global_seed
 
 END = -1  # in the places after the last token
-SIGNATURE = "fn(draft_logits, target_logits, n, *, generator) or fn(draft_logits, draft_ids, target_logits, *, generator)"
+SIGNATURE = (
+    "fn(draft_logits, target_logits, n, *, generator) "
+    "or fn(draft_logits, draft_ids, target_logits, *, generator)"
+)
 LIBRARIES = {"generator": "torch", "rng": "numpy"}
 
 
