@@ -150,7 +150,7 @@ class TestLaw:
                         g = gumbels_of(exponentials_of(pair)).double().numpy()
                         found += tail_ratio_of_atoms(np.exp(-g), masses[keep], gaps)
                         total += float(masses[keep].sum())
-        assert total == pytest.approx(1, abs=1e-9)
+        assert total == pytest.approx(1, abs=2e-8)  # at CUT, words that share a float lie on either side
         np.testing.assert_allclose(found, 1, atol=3e-8)
 
     @pytest.mark.parametrize(
