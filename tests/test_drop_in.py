@@ -342,7 +342,7 @@ class TestBadInput:
         with pytest.raises(InputError, match=f"{row} in row 1".replace("+", "")):
             way(torch.tensor([[0.5, 0.5], BAD_ROWS[row]]))
 
-    @pytest.mark.parametrize("row", [[0.0, math.nan], [INF, 0.0], [-INF, -INF]], ids=str)
+    @pytest.mark.parametrize("row", [[0.0, math.nan], [INF, 0.0], [-INF, -INF]])
     @pytest.mark.parametrize("way", OF_LOGITS.values(), ids=OF_LOGITS)
     def test_rows_of_logits_are_named(self, way, row):
         with pytest.raises(InputError, match="in row 1"):

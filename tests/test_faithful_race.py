@@ -423,7 +423,6 @@ class TestInput:
             {"generator": np.random.default_rng(0)},
             {"position": [1, 2, 3]},
         ],
-        ids=str,
     )
     def test_bad_input(self, name, bad):
         with pytest.raises(InputError):

@@ -219,7 +219,6 @@ class TestBadInput:
             ({"position": True}, "position"),
             ({"temperature": -1.0}, "temperature"),
         ],
-        ids=str,
     )
     def test_each_is_one_error(self, bad, said):
         given = {"logits": torch.zeros(4, 50, 3), "unmask_probability": 1.0, "generator": seeded()}
