@@ -220,9 +220,7 @@ def plan(
         if not 1e-9 <= rate < 0.5:
             raise InputError(f"{name} = {rate}", "1e-9 to 0.5", "1e-6 and 1e-3 are the defaults")
     each = [item if isinstance(item, Asked) else Asked(item, wished) for item in targets]
-    asked = [
-        replace(ask(item.target, (*item.also, *extra), item.without), wished=item.wished) for item in each
-    ]
+    asked = [replace(ask(item.target, (*item.also, *extra), item.without), wished=item.wished) for item in each]
     level = false_fail / (sum(len(question.tests) for question in asked) + len(BATCH_TESTS))
     values, most = CAPS[budget] if isinstance(budget, Budget) else (budget, CAPS[Budget.FULL][1])
     needed: list[dict[str, int]] = []
