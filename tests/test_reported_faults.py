@@ -191,6 +191,8 @@ class TestTruncated:
             in found.headline()
         )
         assert "best fit: faithful" not in found.text()
+        # what follows it wrong by the law, and not the other way round
+        assert "can fail with serial" not in found.best_fit()
 
 
 class TestRowsOfFiles:
