@@ -28,7 +28,7 @@ WIDEST = 1 << 24  # numbers in a row: a vocabulary
 LONGEST = 1 << 34  # rows
 JSON_BYTES = 1 << 28
 HEADER_BYTES = 1 << 26  # of safetensors
-ALIASES = {"tokens": ("tokens", "token", "token_ids", "input_ids", "ids")}  # keys of JSON objects
+ALIASES = {"tokens": ("tokens", "token", "token_ids", "input_ids", "ids")}  # in order of preference
 DTYPES = {
     "F64": "<f8",
     "F32": "<f4",
@@ -143,8 +143,9 @@ class Recorded:
 
     def _choose(self, held: Iterable[str]) -> str:
         names = sorted(held)
-        if self.name in names:
-            return self.name
+        for name in ALIASES.get(self.name, (self.name,)):
+            if name in names:
+                return name
         if len(names) == 1:
             return names[0]
         listed = ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")

@@ -150,10 +150,18 @@ class RowEvidence:
         ends = [1 / (1 + e) if 1 + e > 0 else math.inf for e in (t + z, t, t - z)]
         how = "one Newton step from temperature 1, normal interval"
         found = Estimate(ends[1], ends[0], ends[2], 1 - false_fail, self.n, how, Guarantee.ASYMPTOTIC)
-        name, effect = "row_temperature_test", "|temperature - 1|"
         p_value = min(1.0, 2 * math.exp(bound))
         return TestResult(
-            p_value, -bound, self.n, detectable, false_fail, name, effect, estimate=found, expected=1.0
+            p_value,
+            -bound,
+            self.n,
+            detectable,
+            false_fail,
+            "row_temperature_test",
+            "|temperature - 1|",
+            estimate=found if math.isfinite(found.value) else None,
+            expected=1.0,
+            note="" if math.isfinite(found.value) else "no temperature explains these draws",
         )
 
     def tail_test(self, false_fail: float, false_pass: float) -> TestResult:

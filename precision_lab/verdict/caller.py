@@ -24,6 +24,7 @@ MOST_VALUES = 1 << 22
 # how the logits of one call lie in memory; "one row" is 1-D, the others are (rows, vocab)
 LAYOUTS = ("plain", "column view", "every other", "expanded", "one row")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+MOSTLY = 0.5  # share of draws of masked tokens from which logits were taken for probabilities
 PER_ROW = {"seeds", "generators"}  # randomness that a row has for itself
 
 
@@ -251,6 +252,7 @@ class Caller:
         source = self._reseeded(source, asked.pop("seed", None), seed)
         before = source.snapshot() if isinstance(source, Globals) and not self._moved else None
         cause: Exception | None = None
+        ids: np.ndarray | None = None
         try:
             with source.installed() if isinstance(source, Globals) else nullcontext():
                 ids = self._all_draws(given, logits, n, source, asked, layout, dtype)
@@ -269,13 +271,18 @@ class Caller:
         if wrong is None and not np.array_equal(_numpy(given), kept):
             wrong = ("changes its logits in place", "they differ after the call")
         if wrong is not None:
-            wrong = (wrong[0], wrong[1] + self._hint(wrong[0]))
+            wrong = (wrong[0], wrong[1] + self._hint(wrong[0], ids, logits))
             raise self._fault(*wrong, logits, n, seed, asked) from cause
+        assert ids is not None
         return ids.astype(np.int64)
 
-    def _hint(self, what: str) -> str:
-        """For who took logits for probabilities, whose logarithm has no meaning and draws masked tokens."""
+    def _hint(self, what: str, ids: np.ndarray | None, logits: np.ndarray) -> str:
+        """For who took logits for probabilities: the logarithms of most have no meaning, and most draws are masked tokens."""
         if self.convention is None or self.convention.given != "logits" or "probability zero" not in what:
+            return ""
+        assert ids is not None
+        dead = np.isneginf(logits[np.arange(len(logits)), ids.astype(np.int64)])
+        if dead.mean() < MOSTLY:
             return ""
         return (
             "; it is given logits, so where it wants probabilities name its argument probs, or state the call"

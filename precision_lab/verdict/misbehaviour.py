@@ -62,6 +62,8 @@ def probe(caller: Caller, vocab: int, seed: int, called: Callable[[], None] = la
         raise Misbehaved(ignores, f"two calls with seed {seed} give different ids", f"{call}  # twice")
     if np.array_equal(first, other):
         detail = f"seeds {seed} and {seed + 1} give the same {first.size} ids"
+        if (first == logits.argmax(axis=1)).all():
+            detail += ", each the likeliest of its row: a greedy choice is no draw, and there is no law to judge it by"
         raise Misbehaved(ignores, detail, f"{call}  # and with seed {seed + 1}")
     if np.array_equal(first, again):
         what = "does not advance its generator" if its is None else ignores

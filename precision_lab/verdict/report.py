@@ -297,11 +297,11 @@ class Report:
                 said += f"; hardly to be told from: {'; '.join(alike[1:])}"
         said += f"; n = {best.n:,}"
         apart = ", ".join(sorted(failed & INDEPENDENCE))
-        if apart and (best.recipe == SHARED or not failed & LAW):
+        if apart and (best.recipe == SHARED or not (failed & LAW or self.impossible)):
             supposing = sorted({judged.test for judged in self.judged} & SUPPOSING)
             if supposing:
                 said += f"; {', '.join(supposing)} suppose independent draws, and can fail with {apart}"
-        elif apart and failed & LAW:
+        elif apart:
             said += f"; {apart} suppose the target's law, and can fail with it"
         return said
 
