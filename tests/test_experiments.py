@@ -45,9 +45,7 @@ class TestLiterals:
         assert study.question.endswith("?")
         assert study.version >= 1
 
-    def test_the_file_is_short_and_says_what_it_costs(self, name):
-        text = engine.experiments()[name].read_text()
-        assert sum(bool(line.strip()) for line in text.splitlines()) < 150
+    def test_the_file_says_what_it_costs(self, name):
         assert "Cost: " in sys.modules[f"experiments.{engine.load_study(name).name}"].__doc__
 
     @pytest.mark.parametrize("profile", Profile)

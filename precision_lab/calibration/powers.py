@@ -30,6 +30,7 @@ from ..statistics import (
     detectable_rare_draws,
     detectable_reachability,
     detectable_sharing,
+    detectable_shortfall,
     detectable_state_bits,
     detectable_tail,
     detectable_temperature,
@@ -98,6 +99,11 @@ def hits(ask: Callable[..., TestResult], n: int, rate: float) -> Simulation:
 
 def tail(n: int, p0: float, side: int) -> Simulation:
     rate = p0 * (1 + side * detectable_tail(n, p0, A, B))
+    return hits(lambda k: tail_test(k, n, p0, **RATES), n, rate)
+
+
+def shortfall(n: int, p0: float) -> Simulation:
+    rate = p0 * (1 - detectable_shortfall(n, p0, A, B))
     return hits(lambda k: tail_test(k, n, p0, **RATES), n, rate)
 
 
@@ -346,6 +352,11 @@ def miss(
     return Promise(judge, target, "false pass", kind, ms, build, stated)
 
 
+def of_shortfalls() -> Iterator[Promise]:
+    yield miss("shortfall", "detectable, n = 500, p0 = 0.1", 0.1, lambda: shortfall(500, 0.1))
+    yield miss("shortfall", "detectable, n = 50,000, p0 = 0.001", 0.1, lambda: shortfall(50_000, 0.001))
+
+
 def of_side(s: int, word: str) -> Iterator[Promise]:
     yield miss("tail", f"detectable, n = 500, p0 = 0.1, {word}", 0.1, lambda: tail(500, 0.1, s))
     yield miss("tail", f"detectable, n = 5,000, p0 = 0.01, {word}", 0.1, lambda: tail(5000, 0.01, s))
@@ -418,6 +429,7 @@ def of_law(name: str, p: Law) -> Iterator[Promise]:
 
 
 def all_powers() -> Iterator[Promise]:
+    yield from of_shortfalls()
     for side, word in ((1, "above"), (-1, "below")):
         yield from of_side(side, word)
     for name, p in (("Zipf 20", SMALL), ("Zipf 2,000", LARGE)):

@@ -645,7 +645,7 @@ class _Raised(Exception):
     """``error``: what the sampler raised."""
 
     def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
+        super().__init__(described(error))
         self.error = error
 
 
