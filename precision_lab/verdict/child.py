@@ -39,10 +39,10 @@ START = 60.0  # seconds for Python, torch and the user's own imports
 class Child:
     """A :class:`~.caller.Caller` of ``spec`` in a process of its own; every request within ``timeout`` seconds.
 
-    ``call``: how it is called, as by ``Caller.of``.  ``start``: seconds more for the first, which imports
-    the sampler. ``name``, ``code``: of the sampler, and the sha256 of its source, 16 digits. Errors:
-    InputError as by ``Caller.of``; Misbehaved where a call is answered wrongly, in no known form, or not in
-    time, or the process ends.
+    ``call``: how it is called, as by ``Caller.of``.  ``threads``: see :class:`~.line.Line`.  ``start``:
+    seconds more for the first, which imports the sampler. ``name``, ``code``: of the sampler, and the
+    sha256 of its source, 16 digits. Errors: InputError as by ``Caller.of``; Misbehaved where a call is
+    answered wrongly, in no known form, or not in time, or the process ends.
     """
 
     kind = "sampler"  # of the caller on the other side, see server.CALLERS
@@ -55,11 +55,12 @@ class Child:
         call: str | None = None,
         *,
         start: float | None = None,
+        threads: int | None = None,
     ) -> None:
         if not 0 < timeout <= 1e6:
             raise InputError(f"timeout = {timeout}", "seconds above 0", "60 is the default")
         self.spec, self.timeout, self.device, self.stated = spec, timeout, device, call
-        self._line = Line()
+        self._line = Line(threads)
         try:
             seconds = (START if start is None else start) + timeout
             opened = self.ask("open", spec, device=device, call=call, kind=self.kind, _seconds=seconds)

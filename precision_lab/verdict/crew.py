@@ -38,9 +38,15 @@ class Crew:
     ) -> None:
         count = (min(cores(), MOST) if device == "cpu" else 1) if lanes is None else lanes
         self._children: list[Child] = []
+        # side by side they share the cores: more threads than cores wait for each other
+        threads = None if count == 1 else max(1, cores() // count)
+
+        def child() -> Child:
+            return Child(spec, timeout, device, call, threads=threads)
+
         try:
             with ThreadPoolExecutor(count) as pool:
-                started = [pool.submit(Child, spec, timeout, device, call) for _ in range(count)]
+                started = [pool.submit(child) for _ in range(count)]
             errors = [each.exception() for each in started]
             self._children = [each.result() for each in started if each.exception() is None]
             for error in errors:

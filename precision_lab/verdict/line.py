@@ -37,9 +37,12 @@ def sampler_side(protocol: int) -> list[str]:
 
 
 class Line:
-    """The sockets to the sampler's process and to its supervisor, and the pipe of what it prints."""
+    """The sockets to the sampler's process and to its supervisor, and the pipe of what it prints.
 
-    def __init__(self) -> None:
+    ``threads``: of the sampler's process, where the user's OMP_NUM_THREADS does not say; None: as many as it takes.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
         if not hasattr(os, "fork"):
             raise InputError(
                 f"a sampler to be run apart on {sys.platform}", "Linux or macOS", "use the pytest fixture"
@@ -62,6 +65,7 @@ class Line:
             stderr=output,
             pass_fds=(control.fileno(), protocol.fileno()),
             start_new_session=True,
+            env=os.environ if threads is None else {"OMP_NUM_THREADS": str(threads), **os.environ},
         )
         control.close()
         protocol.close()

@@ -33,7 +33,7 @@ class OwnLaw:
         self._future: Future[None] = self._pool.submit(self._compute)
 
     def _compute(self) -> None:
-        self._child = Child(self._spec, LONGEST, "cpu", self._call)
+        self._child = Child(self._spec, LONGEST, "cpu", self._call, threads=1)
         for use, target in self._rows:
             law = self._child.law(target.logits.astype(np.float32))
             self._found.append(harm_of(law, use, target))
