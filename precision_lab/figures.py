@@ -95,6 +95,22 @@ def save(figure: Figure, stem: Path) -> list[Path]:
             path = stem.with_suffix(suffix)
             with atomic(path) as partial:
                 figure.savefig(partial, metadata={"Date": None} if suffix == ".svg" else {"Software": None})
+                if suffix == ".png":
+                    with_palette(partial)
             written.append(path)
     plt.close(figure)
     return written
+
+
+def with_palette(path: Path) -> None:
+    """The picture with at most 256 colours, a third of the bytes; nothing where it would not be smaller."""
+    import io
+
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        few = picture.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        made = io.BytesIO()
+        few.save(made, "PNG", optimize=True, dpi=picture.info.get("dpi"))
+    if len(made.getvalue()) < path.stat().st_size:
+        path.write_bytes(made.getvalue())

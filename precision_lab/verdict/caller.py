@@ -67,7 +67,7 @@ class Caller:
         self._moved: set[str] = set()
         # those that a function with a seed was seen to move
         self.touched: list[str] = []
-        self._library_tried = self.convention is None or self.convention.library_known
+        self._arrays_settled = self.convention is None or self.convention.arrays_known
 
     @staticmethod
     def of(
@@ -243,7 +243,7 @@ class Caller:
     ) -> Int:
         """Calls enough for ``n`` draws, their answers and their arguments checked. ``seed``: for the report
         only."""
-        if not self._library_tried:
+        if not self._arrays_settled:
             self._try_libraries()
         self._refuse_form(layout, dtype, settings or {})
         given = self._laid_out(logits, layout, dtype)
@@ -469,7 +469,7 @@ class Caller:
     def _try_libraries(self) -> None:
         """torch's arrays where the function can draw from them, else NumPy's, where nothing else tells
         which it takes."""
-        self._library_tried = True
+        self._arrays_settled = True
         for arrays in ("torch", "numpy"):
             self.arrays = arrays
             if self.device != "cpu" or self._answers_well({}):

@@ -103,7 +103,7 @@ class Convention:
     given none. ``arrays``: torch, numpy or jax.  ``counted``: whether it is told how many draws; else it
     makes one a call. ``settings``: those it can be given.  ``optional``: those of them that are left out
     unless asked for. ``forms``: "row" or "one" where the annotation says whether a setting is a value for
-    each row or one for all. ``rows_as``: list, tensor or dict, of seeds and generators.  ``library_known``:
+    each row or one for all. ``rows_as``: list, tensor or dict, of seeds and generators.  ``arrays_known``:
     whether ``arrays`` is more than a guess.
     """
 
@@ -115,7 +115,7 @@ class Convention:
     optional: frozenset[str] = frozenset()
     forms: Mapping[str, str] = field(default_factory=dict)
     rows_as: str = "list"
-    library_known: bool = True
+    arrays_known: bool = True
 
     @functools.cached_property
     def _tree(self) -> tuple[ast.Call, list[ast.expr]]:
@@ -216,7 +216,7 @@ def of_call(call: str, function: Callable[..., Any], name: str) -> Convention:
         frozenset(names & set(SETTINGS)),
         forms=forms,
         rows_as=_rows_as(signature, random),
-        library_known=arrays is not None or bool(_reshaped(tree) & set(INPUTS)),
+        arrays_known=arrays is not None or bool(_reshaped(tree) & set(INPUTS)),
     )
 
 
