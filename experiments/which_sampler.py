@@ -30,7 +30,9 @@ from precision_lab.targets import load_capture
 from precision_lab.targets.synthetic import mdm_step
 
 DATA = Path(__file__).parent.parent / "models"
-OURS, STEP, RIVAL = "faithful_masses", "unmask_step", "gumbel_max_fp32"
+OURS = "faithful_masses"
+STEP = "unmask_step"
+RIVAL = "gumbel_max_fp32"
 NAMES = (OURS, RIVAL, "gumbel_max_fp64", "torch_multinomial_fp32", "inverse_cdf_fp32", "inverse_cdf_fp64")
 ENOUGH = 1e-6  # total variation, as a share of what comes: a chi-square test sees it after about 1e12 draws
 TOKENS = [

@@ -183,7 +183,9 @@ class Recorded:
             raise ValueError("no header of names")
         self.name = self._choose(name for name in header if name != "__metadata__")
         entry = header[self.name]
-        kind, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        kind = entry["dtype"]
+        shape = tuple(entry["shape"])
+        (begin, end) = entry["data_offsets"]
         if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
             raise ValueError(f"{self.name} of shape {shape} at {begin} to {end}")
         if kind != "BF16" and kind not in DTYPES:

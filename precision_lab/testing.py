@@ -151,7 +151,9 @@ class _AtOneRow:
 
     def __init__(self, caller: Any, row: Any, own: bool) -> None:
         self.spec, self.stated = caller.spec, caller.stated
-        self._caller, self._row, self._own = caller, row, own
+        self._caller = caller
+        self._row = row
+        self._own = own
 
     @property
     def lanes(self) -> int:

@@ -209,7 +209,9 @@ class TestWhatIsImpossible:
 
     def test_dead_rows_are_named_and_set_aside(self, tmp_path):
         logits, tokens = rows_of(1000)
-        logits[20], logits[300, 4], logits[301, 4] = -np.inf, np.nan, np.inf
+        logits[20] = -np.inf
+        logits[300, 4] = np.nan
+        logits[301, 4] = np.inf
         tokens[20] = VOCAB + 5
         found = audit(*[write(tmp_path / "draws.npz", logits=logits, tokens=tokens)] * 2)
         assert "2 rows were set aside" in found.headline()  # the draw of the first is no token at all

@@ -416,7 +416,9 @@ class TestErrorRates:
     @statistical(false_fail=1e-8)
     def test_so_does_the_whole_stage(self):
         """30 stages of right draws at a level of 0.05 each for two tests."""
-        asked, rng, fails = design(0), np.random.default_rng(2), 0
+        asked = design(0)
+        rng = np.random.default_rng(2)
+        fails = 0
         for _ in range(30):
             alone, drawn = drawn_by(asked, rng)
             try:

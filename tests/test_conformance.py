@@ -148,7 +148,9 @@ class TestAncestral:
         assert only.note.startswith("decoded alone, text ")
 
     def test_never_asked(self):
-        guess = lambda network, *, batch, length, rng: torch.zeros(batch, length, dtype=torch.long)  # noqa: E731
+        def guess(network, *, batch, length, rng):
+            return torch.zeros(batch, length, dtype=torch.long)
+
         (only,) = ancestral_conformance(guess, rng=generator(), steps=2, batch=10)
         assert only.failed
         assert "never asked" in only.note

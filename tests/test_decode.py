@@ -112,12 +112,17 @@ class TestFirstHitting:
     @pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=lambda s: s.name)
     def test_conforms(self, schedule):
         """Level 1e-8 each; sees what TestConformance shows."""
-        decode = lambda network, **options: first_hitting(network, EXACT, schedule=schedule, **options).tokens  # noqa: E731
+
+        def decode(network, **options):
+            return first_hitting(network, EXACT, schedule=schedule, **options).tokens
+
         assert_first_hitting_conformance(decode, rng=rng(3), schedule=schedule, false_fail=FALSE_FAIL)
 
     @statistical(false_fail=1e-8)
     def test_torch_generator(self):
-        decode = lambda network, **options: first_hitting(network, EXACT, **options).tokens  # noqa: E731
+        def decode(network, **options):
+            return first_hitting(network, EXACT, **options).tokens
+
         assert_first_hitting_conformance(decode, rng=torch.Generator().manual_seed(1), false_fail=FALSE_FAIL)
 
     def test_hitting_times_are_order_statistics(self):
@@ -142,7 +147,10 @@ class TestFirstHitting:
         enumerated."""
         probe = Probe(3, 2, seed=5)
         mask, law = 2, {}
-        at = lambda *state: probe.log_probs(probe.answer(torch.tensor([state])))[0].exp().numpy()  # noqa: E731
+
+        def at(*state):
+            return probe.log_probs(probe.answer(torch.tensor([state])))[0].exp().numpy()
+
         start = at(mask, mask, mask)
         for pair in itertools.combinations(range(3), 2):
             (last,) = set(range(3)) - set(pair)
@@ -247,7 +255,10 @@ class TestGiven:
         """Two masks of four, 30,000 texts against the exact law: either place first. One step of ancestral
         decoding draws both at once, of another law (control)."""
         probe, law, both, size = Probe(4, 3, seed=2), {}, {}, {"batch": 30_000, "length": 4, "rng": rng(9)}
-        at = lambda *state: probe.log_probs(probe.answer(torch.tensor([state])))[0].exp().numpy()  # noqa: E731
+
+        def at(*state):
+            return probe.log_probs(probe.answer(torch.tensor([state])))[0].exp().numpy()
+
         start = at(0, 3, 3, 1)
         for a, b in itertools.product(range(3), repeat=2):
             left, right_ = start[1, a] * at(0, a, 3, 1)[2, b], start[2, b] * at(0, 3, b, 1)[1, a]
@@ -344,7 +355,9 @@ class TestConformance:
         ids=lambda x: str(x),
     )
     def test_mistakes_are_named(self, mistake, verdict):
-        decode = lambda network, **options: right(network, **options, **mistake)  # noqa: E731
+        def decode(network, **options):
+            return right(network, **options, **mistake)
+
         failed = [r.test for r in first_hitting_conformance(decode, rng=rng(2), batch=1500) if r.failed]
         assert verdict in failed
         with pytest.raises(AssertionError, match=verdict):
@@ -362,8 +375,13 @@ class TestConformance:
     @pytest.mark.parametrize("given_as", [torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.int])
     def test_tokens_in_any_form(self, given_as):
         """The same verdicts to the last digit."""
-        decode = lambda network, **options: given_as(first_hitting(network, EXACT, **options).tokens)  # noqa: E731
-        same = lambda network, **options: first_hitting(network, EXACT, **options).tokens  # noqa: E731
+
+        def decode(network, **options):
+            return given_as(first_hitting(network, EXACT, **options).tokens)
+
+        def same(network, **options):
+            return first_hitting(network, EXACT, **options).tokens
+
         assert first_hitting_conformance(decode, rng=rng(1), batch=200) == first_hitting_conformance(
             same, rng=rng(1), batch=200
         )
@@ -398,7 +416,9 @@ class TestConformance:
     @statistical(false_fail=FALSE_FAIL)
     @pytest.mark.parametrize(("length", "vocab"), [(1, 1), (1, 3), (2, 1), (4, 2)])
     def test_small_probes(self, length, vocab):
-        decode = lambda network, **options: first_hitting(network, EXACT, **options).tokens  # noqa: E731
+        def decode(network, **options):
+            return first_hitting(network, EXACT, **options).tokens
+
         found = first_hitting_conformance(
             decode, rng=rng(1), batch=400, length=length, vocab=vocab, false_fail=FALSE_FAIL
         )

@@ -113,7 +113,9 @@ def running(pid: int) -> bool:
 
 class TestStudy:
     def study(self, **changed):
-        nothing = lambda *_: []  # noqa: E731
+        def nothing(*_):
+            return []
+
         return Study(**{"name": "s", "question": "?", "cells": nothing, "measure": nothing, "draw": nothing,
                         "verdict": nothing} | changed)  # fmt: skip
 

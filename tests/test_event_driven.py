@@ -360,7 +360,10 @@ class TestTheDecoder:
         """A product that rounds up to the total must not run over the edge, nor fall on a token of
         probability 0."""
         for total in (1.0, 1 / 3, 0.1):
-            only = lambda p, r, t=total: np.array([t if r == 1 else 0.0, 0.0])  # noqa: E731
+
+            def only(p, r, t=total):
+                return np.array([t if r == 1 else 0.0, 0.0])
+
             assert (event_driven(model, only, **SIZE, rng=Edge()).tokens == 0).all()
 
     @pytest.mark.parametrize(
@@ -587,7 +590,10 @@ class TestWatch:
         bound over candidates is that over masked steps on average. 6 standard errors: false-fail 2e-9; an
         error of 3 % (a bound left out, or refusals not seen) is told by 10 of them."""
         seen, steps = [], 6
-        half = lambda log_p, r: 0.4 * r * np.exp(log_p)  # noqa: E731
+
+        def half(log_p, r):
+            return 0.4 * r * np.exp(log_p)
+
         done = event_driven(
             Answers(1, 4),
             half,
@@ -599,7 +605,10 @@ class TestWatch:
         )
         asked = np.cumsum(1 / np.arange(steps, 0, -1.0))[done.steps[:, 0].numpy()]
         sums = np.bincount([c.sequence for c in seen], [c.r / c.bound for c in seen], minlength=4000)
-        z = lambda x: (x - asked).mean() / ((x - asked).std() / math.sqrt(len(x)))  # noqa: E731
+
+        def z(x):
+            return (x - asked).mean() / ((x - asked).std() / math.sqrt(len(x)))
+
         assert abs(z(sums)) < 6
         # control: refusals not seen
         assert z(np.bincount([c.sequence for c in seen if c.token >= 0], minlength=4000)) < -10

@@ -318,7 +318,9 @@ def of_chao_wang_jost(case: Case) -> None:
     counts = case.counts
     suppose(counts.n <= 300)
     x = counts.counts.tolist()
-    n, f1, f2 = counts.n, x.count(1), x.count(2)
+    n = counts.n
+    f1 = x.count(1)
+    f2 = x.count(2)
     expected = mpmath.fsum(mpf(c) / n * mpmath.fsum(mpf(1) / k for k in range(c, n)) for c in x if c)
     if f2:
         a = mpf(2 * f2) / ((n - 1) * f1 + 2 * f2)

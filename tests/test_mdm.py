@@ -175,7 +175,10 @@ class TestLoss:
         """One prefix at a time, with attention and rotation written out: nothing but the weights is shared."""
         model, tokens = toy(5, width=8, heads=2, causal=True), torch.tensor([[3, 1, 4], [0, 2, 2]])
         weights = {name: value.double() for name, value in model.state_dict().items()}
-        unit = lambda x: x / (x.square().mean(-1, keepdim=True) + torch.finfo(torch.float32).eps).sqrt()  # noqa: E731
+
+        def unit(x):
+            return x / (x.square().mean(-1, keepdim=True) + torch.finfo(torch.float32).eps).sqrt()
+
         expected = []
         for row in tokens.tolist():
             total, shown = 0.0, [0]
@@ -184,7 +187,10 @@ class TestLoss:
                 q, k, v = (unit(x) @ weights["blocks.0.qkv.weight"].T).view(-1, 3, 2, 4).unbind(1)
                 mixed = torch.zeros(2, 4, dtype=torch.float64)
                 for head in range(2):
-                    turn = lambda z, head=head: rotate(unit(z[:, head]).double()[None, None])[0, 0]  # noqa: E731
+
+                    def turn(z, head=head):
+                        return rotate(unit(z[:, head]).double()[None, None])[0, 0]
+
                     mixed[head] = (turn(q)[-1] @ turn(k).T / 2).softmax(-1) @ v[:, head]
                 last = x[-1] + weights["blocks.0.out.weight"] @ mixed.flatten()
                 gate, up = (weights["blocks.0.gate_up.weight"] @ unit(last)).chunk(2)
@@ -755,13 +761,18 @@ class TestEventDriven:
 
     def test_the_last_step_takes_what_is_left(self, model):
         """A law that never unmasks before the end: every token comes in the last step, from mu given nothing."""
-        late = lambda log_probs, r: np.exp(log_probs) * (r if r == 1 else 0)  # noqa: E731
+
+        def late(log_probs, r):
+            return np.exp(log_probs) * (r if r == 1 else 0)
+
         found = event_driven(model, late, batch=200, length=4, steps=6, rng=philox(12))
         assert not (found.tokens == 3).any()
         assert found.nfe == 200
 
     def test_a_law_above_the_bound_is_reported(self, model):
-        eager = lambda log_probs, r: min(2 * r, 1.0) * np.exp(log_probs)  # noqa: E731
+        def eager(log_probs, r):
+            return min(2 * r, 1.0) * np.exp(log_probs)
+
         with pytest.raises(InputError, match="raise excess"):
             event_driven(model, eager, batch=20, length=4, steps=6, rng=philox(13))
 

@@ -65,7 +65,10 @@ def slow(definition: str, ids, nats, batch: int = 8) -> float:
                 mine.append(cost)
         if mine:
             kept.append(mine)
-    total = lambda rows: sum(map(sum, rows)) / sum(map(len, rows))  # noqa: E731
+
+    def total(rows):
+        return sum(map(sum, rows)) / sum(map(len, rows))
+
     each = [total([row]) for row in kept]
     if definition in ("mdlm", "gidd"):
         return math.exp(total(kept))
@@ -332,7 +335,10 @@ class TestRetokenised:
 
     def test_bytes_that_are_no_text_are_replaced_and_counted(self):
         """Byte tokens 0xC3 alone and 0xE2 0x82 before a space: two maximal invalid parts."""
-        byte = lambda b: OURS.token_to_id(next(k for k, v in judges.LETTERS.items() if v == b))  # noqa: E731
+
+        def byte(b):
+            return OURS.token_to_id(next(k for k, v in judges.LETTERS.items() if v == b))
+
         row = [byte(0xC3), byte(ord("x")), byte(0xE2), byte(0x82), byte(0x20), byte(0xC3), byte(0xA9)]
         ids, replaced, dropped = judge().read(np.array(row))
         assert THEIRS.decode(ids.tolist()) == "\ufffdx\ufffd é"

@@ -231,7 +231,10 @@ class TestRunLaw:
         of runs of steps."""
         p = [Fraction(1, 2), Fraction(1, 3), Fraction(1, 12), Fraction(1, 12)]
         time, token = run_in_fractions(p, steps, lambda j, r: r / (r + Fraction(j, 10)))
-        starved = lambda log_p, r: r * np.exp(log_p) * r / (r + np.arange(4) / 10)  # noqa: E731
+
+        def starved(log_p, r):
+            return r * np.exp(log_p) * r / (r + np.arange(4) / 10)
+
         for smooth in (True, False):
             found = run_law(np.log([float(x) for x in p]), steps, starved, smooth=smooth)
             np.testing.assert_allclose(found.time, [float(x) for x in time], rtol=1e-12)

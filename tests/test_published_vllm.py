@@ -232,7 +232,10 @@ class TestTriton:
 def murmur3_of_bytes(data: bytes, seed: int) -> int:
     """MurmurHash3_x86_32 of any bytes, in Python integers."""
     mask, h = 0xFFFFFFFF, seed
-    turn = lambda x, r: (x << r | x >> (32 - r)) & mask  # noqa: E731
+
+    def turn(x, r):
+        return (x << r | x >> (32 - r)) & mask
+
     blocks = [data[i : i + 4] for i in range(0, len(data), 4)]
     for block in blocks:
         k = turn(int.from_bytes(block, "little") * 0xCC9E2D51 & mask, 15) * 0x1B873593 & mask

@@ -172,11 +172,15 @@ class TestTruncated:
         if rule == "top-k":
             # in bfloat16 the 5th and the 6th are one number: "not below the 5th" keeps both
             logits = np.array([3.0, 2.5, 2.0, 1.5, 1.0, 1.0, 0.5, 0.0])
-            meant, loose, beyond = np.arange(8) < 5, logits >= 1.0, 5
+            meant = np.arange(8) < 5
+            loose = logits >= 1.0
+            beyond = 5
         else:
             # two tokens hold 0.75 exactly: "until the sum is above 0.75" keeps a third
             logits = np.log([0.25, 0.125, 0.125, 0.5])
-            meant, loose, beyond = np.array([1, 0, 0, 1], bool), np.array([1, 1, 0, 1], bool), 1
+            meant = np.array([1, 0, 0, 1], bool)
+            loose = np.array([1, 1, 0, 1], bool)
+            beyond = 1
         p = np.where(loose, np.exp(logits), 0)
         tokens = np.random.default_rng(2).choice(len(p), self.N, p=p / p.sum())
         truncated = np.where(meant, logits, -np.inf).astype(np.float32)

@@ -125,8 +125,13 @@ METADATA = {
 
 def tiny_tensors(seed: int = 7) -> dict:
     rng = np.random.default_rng(seed)
-    norm = lambda: ((WIDTH,), F32, rng.uniform(0.5, 1.5, WIDTH).astype("<f4").tobytes())  # noqa: E731
-    matrix = lambda out, into: ((out, into), Q4_1, q4_1(rng, out * into // 32))  # noqa: E731
+
+    def norm():
+        return ((WIDTH,), F32, rng.uniform(0.5, 1.5, WIDTH).astype("<f4").tobytes())
+
+    def matrix(out, into):
+        return ((out, into), Q4_1, q4_1(rng, out * into // 32))
+
     vocab = len(TOKENS)
     tensors = {
         "token_embd.weight": ((vocab, WIDTH), Q8_0, q8_0(rng, vocab * WIDTH // 32)),
@@ -158,7 +163,9 @@ def naive_logits(tokens: list[int], neighbours: bool = True) -> np.ndarray:
         name: np.array([float(x) for x in SLOW[kind](raw)]).reshape(shape)
         for name, (shape, kind, raw) in TENSORS.items()
     }
-    norm = lambda x, w: x / math.sqrt((x @ x) / len(x) + 1e-3) * w  # noqa: E731
+
+    def norm(x, w):
+        return x / math.sqrt((x @ x) / len(x) + 1e-3) * w
 
     def turn(vector, t):
         out = vector.copy()

@@ -324,7 +324,10 @@ class TestNulls:
     @pytest.mark.parametrize("promise", ["ratio", "match"])
     def test_recovery_and_drafted_hold_for_the_rule(self, promise):
         """p-values of 100 simulated right samplers at 0.02: binomial, false fail 1e-8 over the seed."""
-        pair, rng, runs, n = PAIRS["masks on either side"], np.random.default_rng(0), 100, 800
+        pair = PAIRS["masks on either side"]
+        rng = np.random.default_rng(0)
+        runs = 100
+        n = 800
         p, q = pair.p(0).probs, pair.q(0).probs
         kept, lost = pair.split(0, promise)
         rates = {"false_fail": 0.02, "false_pass": 0.1}

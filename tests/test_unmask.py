@@ -76,7 +76,10 @@ class TestCoins:
         comes = which_come(masked, r, generator=generator)
         both = int((comes[:, 0::2] & comes[:, 1::2]).sum())
         seen = int(comes.sum())
-        p_value = lambda k, n, p: stats.binomtest(k, n, p).pvalue  # noqa: E731
+
+        def p_value(k, n, p):
+            return stats.binomtest(k, n, p).pvalue
+
         assert p_value(seen, comes.numel(), r) > RATE / 2
         assert p_value(both, comes.numel() // 2, r**2) > RATE / 2
         assert p_value(seen, comes.numel(), 1.5 * r) < RATE / 2

@@ -120,7 +120,9 @@ class _Words:
     """What the words of a draw are made of: ``keys`` (rows, 4), ``rows`` (rows,) and ``positions`` (rows,)."""
 
     def __init__(self, keys: np.ndarray, rows: np.ndarray, positions: np.ndarray) -> None:
-        self.keys, self.rows, self.positions = keys, rows, positions
+        self.keys = keys
+        self.rows = rows
+        self.positions = positions
 
 
 def _draw(rows: Tensor, top: Tensor, heat: Tensor | None, words_of: _Words, n: int) -> Tensor:

@@ -211,7 +211,9 @@ def race_loop() -> Any:
     fill, exponential, _ = noise.exponential_loops()
     derived = noise.derive()
     exp = compiled_exponential()
-    least, keep, size = np.float32(LEAST), np.float32(1 - MARGIN), TILE
+    least = np.float32(LEAST)
+    keep = np.float32(1 - MARGIN)
+    size = TILE
 
     @numba.njit(nogil=True, error_model="numpy")
     def weigh(row, peak, weights):
@@ -244,7 +246,9 @@ def race_loop() -> Any:
             for draw in range(len(ids)):
                 if not given:
                     derived(keys[r], numbers[r], positions[r], draw, key)
-                best, runner_up, at = np.float32(0), np.float32(0), -1
+                best = np.float32(0)
+                runner_up = np.float32(0)
+                at = -1
                 for start in range(0, vocab, size):
                     stop = min(start + size, vocab)
                     here = stop - start

@@ -179,7 +179,9 @@ class DrawnToken:
             raise InputError(f"temperature {temperature}", "0 or more", "0 takes the largest score")
         if not all(callable(each) for each in before):
             raise InputError("something that cannot be called in before", "processors", "pass objects")
-        self.temperature, self.before, self.generator = temperature, tuple(before), generator
+        self.temperature = temperature
+        self.before = tuple(before)
+        self.generator = generator
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """(rows, length), (rows, vocab) -> (rows, vocab)."""

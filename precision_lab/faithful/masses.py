@@ -79,9 +79,13 @@ def compiled_exponential() -> Any:
     """:func:`exponentials` of one float32, compiled."""
     import numba
 
-    high, low, log2e = np.float32(_HIGH), np.float32(_LOW), np.float32(_LOG2E)
+    high = np.float32(_HIGH)
+    low = np.float32(_LOW)
+    log2e = np.float32(_LOG2E)
     c7, c6, c5, c4, c3, c2 = (np.float32(term) for term in _TERMS)
-    one, bias, place = np.float32(1), np.int32(127 + _HALF), np.int32(23)
+    one = np.float32(1)
+    bias = np.int32(127 + _HALF)
+    place = np.int32(23)
 
     @numba.njit(nogil=True, error_model="numpy", inline="always")
     def exponential(x):

@@ -71,9 +71,14 @@ def exponential_loops() -> tuple[Any, Any, Any]:
     rounds, quarter = words.ROUNDS, QUARTER
     cut, floor = np.uint32(CUT), np.uint32(FLOOR)
     eight, byte = np.uint32(8), np.uint32(255)
-    half, scale_high, scale = np.float32(0.5), np.float32(256), np.float32(2.0**-32)
+    half = np.float32(0.5)
+    scale_high = np.float32(256)
+    scale = np.float32(2.0**-32)
     bits_one, bits_root = np.int32(_ONE - _SQRT_HALF), np.int32(_SQRT_HALF)
-    mantissa, place, bias, one = np.int32(_MANTISSA), np.int32(23), np.int32(127), np.float32(1)
+    mantissa = np.int32(_MANTISSA)
+    place = np.int32(23)
+    bias = np.int32(127)
+    one = np.float32(1)
     tiny = 2.0**-64
 
     @numba.njit(nogil=True, error_model="numpy")
@@ -141,7 +146,9 @@ def compiled_logarithm() -> Any:
     import numba
 
     p0, p1, p2, p3, p4, p5, p6, p7, p8 = (np.float32(term) for term in _POLYNOMIAL)
-    high, low, half = np.float32(_LN2_HIGH), np.float32(_LN2_LOW), np.float32(0.5)
+    high = np.float32(_LN2_HIGH)
+    low = np.float32(_LN2_LOW)
+    half = np.float32(0.5)
 
     @numba.njit(nogil=True, error_model="numpy", inline="always")
     def logarithm(x, e):
@@ -169,7 +176,10 @@ def gumbel_loop() -> Any:
 
     logarithm = compiled_logarithm()
     bits_one, bits_root = np.int32(_ONE - _SQRT_HALF), np.int32(_SQRT_HALF)
-    mantissa, place, bias, one = np.int32(_MANTISSA), np.int32(23), np.int32(127), np.float32(1)
+    mantissa = np.int32(_MANTISSA)
+    place = np.int32(23)
+    bias = np.int32(127)
+    one = np.float32(1)
 
     @numba.njit(nogil=True, error_model="numpy")
     def gumbels(e, out):
@@ -188,7 +198,9 @@ def derive() -> Any:
     import numba
 
     pair = words.compiled()
-    low_bits, half_word, tag = np.uint64(_LOW), np.uint64(32), np.uint64(_DERIVING)
+    low_bits = np.uint64(_LOW)
+    half_word = np.uint64(32)
+    tag = np.uint64(_DERIVING)
 
     @numba.njit(nogil=True, error_model="numpy")
     def derived(key, row, position, draw, out):

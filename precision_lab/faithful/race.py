@@ -187,7 +187,9 @@ def _topk_loop() -> Any:
 
     fill, exponential, _ = noise.exponential_loops()
     derived, gumbels = noise.derive(), noise.gumbel_loop()
-    size, lowest, dead = TILE, np.float32(np.finfo(np.float32).min), np.int64(DEAD)
+    size = TILE
+    lowest = np.float32(np.finfo(np.float32).min)
+    dead = np.int64(DEAD)
     sign_place, magnitude = np.int32(31), np.int32(0x7FFFFFFF)
 
     @numba.njit(nogil=True, error_model="numpy")

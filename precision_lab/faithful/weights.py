@@ -110,7 +110,9 @@ def _loop() -> Any:
     import numba
 
     uniform = words.below()
-    size, bits, head = BLOCK, mass_maps.BITS, 1 << (mass_maps.BITS - 1)
+    size = BLOCK
+    bits = mass_maps.BITS
+    head = 1 << (mass_maps.BITS - 1)
 
     @numba.njit(nogil=True, error_model="numpy")
     def scales(peak):

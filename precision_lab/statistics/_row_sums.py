@@ -33,7 +33,9 @@ def row_sums(rows, tokens, least, first, steps, cumulant, p, own_log_p, own_y, v
     """
     count, vocab = rows.shape
     sizes = cumulant.shape[1]
-    up, down, norms = np.empty(sizes), np.empty(sizes), np.empty(len(steps))
+    up = np.empty(sizes)
+    down = np.empty(sizes)
+    norms = np.empty(len(steps))
     for i in range(count):
         top = rows[i, 0]
         for j in range(1, vocab):
@@ -52,8 +54,12 @@ def row_sums(rows, tokens, least, first, steps, cumulant, p, own_log_p, own_y, v
         own = rows[i, token] - top - log_total
         own_log_p[i] = own
         own_y[i] = own - centre if p[i, token] >= least else 0.0
-        up[:], down[:], norms[:] = 0.0, 0.0, 0.0
-        spread, below, left = 0.0, 0.0, 0.0
+        up[:] = 0.0
+        down[:] = 0.0
+        norms[:] = 0.0
+        spread = 0.0
+        below = 0.0
+        left = 0.0
         for j in range(vocab):
             mass = p[i, j]
             log_p = rows[i, j] - top - log_total

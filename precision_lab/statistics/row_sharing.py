@@ -134,7 +134,9 @@ class Sharing:
         """
         asked = [lag for lag in self.lags if lag.pairs]
         events = len(asked) * (1 + len(NEAR))
-        worst, least, excess = None, 1.0, 0.0
+        worst = None
+        least = 1.0
+        excess = 0.0
         for lag in asked:
             hits, trials, rates = self.pooled(lag)
             agreed = int(hits.sum())

@@ -59,7 +59,10 @@ class Child:
     ) -> None:
         if not 0 < timeout <= 1e6:
             raise InputError(f"timeout = {timeout}", "seconds above 0", "60 is the default")
-        self.spec, self.timeout, self.device, self.stated = spec, timeout, device, call
+        self.spec = spec
+        self.timeout = timeout
+        self.device = device
+        self.stated = call
         self._line = Line(threads)
         try:
             seconds = (START if start is None else start) + timeout

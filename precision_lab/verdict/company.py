@@ -65,7 +65,10 @@ def compare(drawn: Drawn, alone: Alone) -> Compared:
     """``alone``: (kind, row, vocab) -> ids of that row alone. A row at several places takes new draws for
     each."""
     used: dict[int, int] = {}
-    places, first, second, pairs = [], [], [], []
+    places = []
+    first = []
+    second = []
+    pairs = []
     for place, row in enumerate(drawn.batch.rows_at):
         if row == STRANGER:
             continue

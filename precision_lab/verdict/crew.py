@@ -55,7 +55,9 @@ class Crew:
         except BaseException:
             self.close()
             raise
-        self.spec, self.device, self.stated = spec, device, call
+        self.spec = spec
+        self.device = device
+        self.stated = call
         self.code = self.first.code
 
     @property

@@ -26,7 +26,9 @@ class OwnLaw:
     """
 
     def __init__(self, spec: str, rows: Sequence[tuple[Use, Target]], call: str | None = None) -> None:
-        self._spec, self._rows, self._call = spec, rows, call
+        self._spec = spec
+        self._rows = rows
+        self._call = call
         self._child: Child | None = None
         self._found: list[Harm] = []
         self._pool = ThreadPoolExecutor(1)

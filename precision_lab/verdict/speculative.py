@@ -409,7 +409,10 @@ def _draw_pair(
     """(n, gamma + 2) trials in streams one after another, and (n, gamma) drafts where they are handed over.
     Every call has a seed of its own, so that any can be made again."""
     most = max(1, MOST_VALUES // ((pair.gamma + 1) * pair.vocab))
-    each, found, drafted, seed = design.n // STREAMS, [], [], base
+    each = design.n // STREAMS
+    found = []
+    drafted = []
+    seed = base
     for _ in range(STREAMS):
         for start in range(0, each, most):
             n = min(most, each - start)

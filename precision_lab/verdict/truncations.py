@@ -175,7 +175,9 @@ class RowTruncations:
         self.p = np.concatenate([np.arange(1, 200) / 200, [0.999]])
         self.ratio = np.geomspace(1e-4, 1, 121)[:-1]
         self._kept = [np.zeros(len(self.k)), np.zeros(len(self.p)), np.zeros(len(self.ratio))]
-        self._rank, self._before, self._height = 1, 0.0, 1.0
+        self._rank = 1
+        self._before = 0.0
+        self._height = 1.0
 
     def update(self, logits: Array, tokens: Array) -> RowTruncations:
         """``logits``: (n, vocab); ``tokens``: (n,). Left out: draws of a token of logit -inf, and rows that
