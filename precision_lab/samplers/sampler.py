@@ -237,17 +237,20 @@ class UniformSampler(Sampler):
 
     def decide(self, logits: Tensor, u: Tensor) -> Tensor:
         """The pure decision. logits: (..., vocab); u: (..., vocab) from :attr:`source`. Returns (...) int64."""
-        scores = SCORES[self.combine](self.weights_of(logits), self.noise_of(u))
+        return self._choose(self.weights_of(logits), u)
+
+    def _choose(self, weights: Tensor, u: Tensor) -> Tensor:
+        scores = SCORES[self.combine](weights, self.noise_of(u))
         best = _best(scores, self.tie)
         if self.nonfinite == "wins":
             return best
         return best.masked_fill(~torch.isfinite(scores.amax(dim=-1)), 0)
 
     def sample(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
-        def decide_part(part: Tensor, count: int) -> Tensor:
-            return self.decide(part, self.source.draw((count, *part.shape), rng=rng))
+        def choose_part(weights: Tensor, count: int) -> Tensor:
+            return self._choose(weights, self.source.draw((count, *weights.shape), rng=rng))
 
-        return draw_in_chunks(decide_part, logits, n, values_per_row=logits.shape[-1])
+        return draw_in_chunks(choose_part, self.weights_of(logits), n, values_per_row=logits.shape[-1])
 
     @property
     def race(self) -> Race:
