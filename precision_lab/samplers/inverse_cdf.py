@@ -20,6 +20,7 @@ from .sampler import Sampler, Stages, emulated_arithmetic
 
 SUMS_IN_MEMORY = 1 << 22  # of the rows whose draws are made together
 
+
 @final
 @dataclass(frozen=True)
 class SoftmaxSums:
