@@ -140,8 +140,8 @@ def check(
     the names of its arguments do not tell, such as ``"sample(probs, seed=seed)"``, see
     :data:`~.conventions.GRAMMAR`.
     ``pipeline``: the steps inside the sampler, which is given raw logits and judged by the law that they mean
-    (neither its own law is asked then, see ``law --pipeline``, nor are batches judged). Before a sampler by
-    name, which has no steps of its own, they run in float32.
+    (its own law is not asked then, see ``law --pipeline``). Before a sampler by name, which has no steps of
+    its own, they run in float32.
     Errors: InputError for anything the user can mend; what the sampler does wrong is in the report.
     """
     started = time.monotonic()
@@ -149,8 +149,6 @@ def check(
     spend = parse_budget(budget) if budget is not None else default_budget(chosen)
     wished = parse_detect(detect)
     steps = parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
-    if steps is not None and batch:
-        raise InputError("--batch with --pipeline", "one of them", "batches are judged by their softmax")
     asked_targets = asked_of(chosen, targets, wished, spend, vocab, steps)
     if ledger and isinstance(spend, Seconds):
         raise InputError(
@@ -219,19 +217,26 @@ def examine(
     first, batches, *seeds = np.random.SeedSequence(seed).spawn(len(asked.questions) + 3)
     # consecutive seeds follow: 32 bits are all that some generators read
     base = int(first.generate_state(1)[0])
-    note = ""
+    notes: list[str] = []
     evidence = None if ledger is None else Evidence(ledger, drawer.spec, code, asked, seed)
     try:
         if evidence is not None:
             evidence.begin()
         say(f"{drawer.spec}: generator, shape, dtype, global state")
         probe(drawer, asked, base)
-        note = drawer.note
+        notes += [drawer.note] if drawer.note else []
         start = int(batches.generate_state(1)[0])
-        if all(question.pipeline is None for question in asked.questions):  # batches are judged by softmax
-            results[BATCHES] = examine_batches(
-                drawer, seed=start, level=asked.level, false_pass=asked.false_pass, identity=batch, say=say
-            )
+        results[BATCHES] = examine_batches(
+            drawer,
+            seed=start,
+            level=asked.level,
+            false_pass=asked.false_pass,
+            identity=batch,
+            pipeline=asked.questions[0].pipeline,
+            before=drawer.spec in SAMPLERS,
+            say=say,
+        )
+        notes += [] if results[BATCHES] else ["batches of rows that differ were not judged"]
         progress = Progress(sum(question.n * question.law.vocab for question in asked.questions), say)
         for i, question in enumerate(asked.questions):
             tokens = draw(drawer, question, base + 2 + i * STREAMS, progress, until)
@@ -247,7 +252,7 @@ def examine(
             results[question.target.name] = found
     except Misbehaved as fault:
         faulty = _faulty(fault, drawer.spec, asked, seed, command, use)
-        return replace(faulty, notes=(note,) if note else ())
+        return replace(faulty, notes=tuple(notes))
     asked = replace(asked, questions=tuple(held))
     say("likelihood of known recipes")
     chosen = telling(asked)
@@ -282,7 +287,7 @@ def examine(
         needed,
         command,
         impossible=tuple(rare),
-        notes=(note,) if note else (),
+        notes=tuple(notes),
         use=use,
         harms=tuple(harms),
         no_law=no_law,

@@ -224,6 +224,8 @@ class Report:
             said = "not" if judged.outcome is Outcome.FAIL else "fine"
             if judged.outcome is Outcome.INCONCLUSIVE:
                 said = "undecided"
+            elif judged.outcome is Outcome.PASS and self.outcome is Outcome.FAIL:
+                said = "not shown to be wrong"  # something else fails
             rate = f"unmasks {value:.2g} [{low:.2g}, {high:.2g}] of what it should on {judged.target}"
             return f"{said} for {self.use.described} ({rate}) by its draws"
         return ""
