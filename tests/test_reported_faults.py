@@ -16,7 +16,7 @@ from precision_lab.laws.law import target_law
 from precision_lab.recorded import Recorded
 from precision_lab.statistics import Counts
 from precision_lab.statistics.row_tests import RowEvidence
-from precision_lab.targets import parse_target, parse_use
+from precision_lab.targets import Target, parse_target, parse_use
 from precision_lab.testing import SamplerFailed, check_categorical
 from precision_lab.types import Budget
 from precision_lab.verdict.audit import audit
@@ -244,6 +244,93 @@ class TestRowsOfFiles:
         np.savez(path, drawn=np.zeros(3, int), scores=np.zeros((3, 4)))
         with pytest.raises(InputError, match=r"holds 'drawn', 'scores'.*save it under the name 'tokens'"):
             Recorded(path, "tokens")
+
+
+class TestFlatAndCertain:
+    """Targets that have no temperature get an answer: what can be asked of them is asked, the rest is said."""
+
+    FLAT = parse_target("uniform[vocab=64]")
+
+    def test_the_plan_of_a_flat_target(self):
+        asked = plan(
+            [self.FLAT], {"temperature": 0.02, "tail": 0.1, "sharing": 1.0}, budget=Budget.SMOKE, **RATES
+        )
+        (question,) = asked.questions
+        assert question.wished == {"sharing": 1.0, "tv": 0.05}
+        assert set(question.tests) >= {"identity", "support", "ties"}
+        assert "is flat: temperature and tail cannot be estimated there, and tv=0.05" in question.notes[0]
+
+    def test_a_wish_of_the_user_stays(self):
+        asked = plan([self.FLAT], {"temperature": 0.02, "tv": 0.2}, budget=Budget.SMOKE, **RATES)
+        assert asked.questions[0].wished == {"tv": 0.2}
+
+    @pytest.mark.parametrize("logits", [[0.0, -np.inf, -np.inf], [0.0, -60.0, -60.0]])
+    def test_the_plan_of_a_certain_target(self, logits):
+        asked = plan(
+            [Target("row", np.array(logits), "a test")], {"temperature": 0.02}, budget=Budget.SMOKE, **RATES
+        )
+        (question,) = asked.questions
+        assert (question.tests, question.wished) == (("support",), {})
+        assert "every draw must be token 0" in question.notes[0]
+
+    def test_where_draws_agree_anyway_shared_noise_is_not_wished(self):
+        asked = plan(
+            [Target("row", np.array([0.0, -16.0]), "a test")],
+            {"tv": 0.5, "sharing": 1.0},
+            budget=Budget.SMOKE,
+            **RATES,
+        )
+        assert asked.questions[0].wished == {"tv": 0.5}
+        assert "shared noise cannot be seen" in asked.questions[0].notes[0]
+
+    @statistical(false_fail=RATE)
+    def test_right_draws_pass_by_the_fixture(self):
+        assert check_categorical(right, np.zeros(64)).exit_code == 0
+
+    @statistical(false_fail=RATE)
+    def test_a_certain_row_passes_by_the_fixture(self):
+        found = check_categorical(right, np.array([0.0, -60.0, -60.0]))
+        assert found.exit_code == 0
+        assert "every draw must be token 0" in found.text()
+
+    def test_without_the_last_a_flat_target_fails(self):
+        """A token that never comes in thousands of draws of 64: total failure."""
+        with pytest.raises(SamplerFailed, match="support on logits"):
+            check_categorical(without_the_last, np.zeros(64))
+
+    def test_what_is_drawn_beside_the_certain_token_fails(self):
+        """At a temperature of 12 the others come in 1 % of the draws."""
+
+        def hot(logits, n, *, generator):
+            return inverse(logits / 12, n, generator)
+
+        with pytest.raises(SamplerFailed, match=r"row_laws|support"):
+            check_categorical(hot, np.array([0.0, -60.0, -60.0]))
+
+    @statistical(false_fail=2 * RATE)
+    @pytest.mark.parametrize("rows", [False, True], ids=["one row", "a row a draw"])
+    def test_flat_rows_in_a_file(self, tmp_path, rows):
+        """20,000 draws show a total variation of 0.1; 20 % of them moved to one token are a failure with
+        p = 4e-9, the least that four nulls can say."""
+        n, vocab = 20_000, 50
+        tokens = np.random.default_rng(4).integers(0, vocab, n)
+        logits = np.zeros((n, vocab) if rows else vocab, np.float32)
+        path = tmp_path / "draws.npz"
+        np.savez(path, tokens=tokens, logits=logits)
+        found = audit(path, path, detect="tv=0.1")
+        assert found.outcome is Outcome.PASS
+        assert found.judged[0].wished == 0.1
+        np.savez(path, tokens=np.where(np.arange(n) % 5 == 0, 7, tokens), logits=logits)
+        assert audit(path, path).outcome is Outcome.FAIL
+
+    def test_too_few_draws_of_flat_rows_are_inconclusive(self, tmp_path):
+        path = tmp_path / "draws.npz"
+        np.savez(
+            path, tokens=np.random.default_rng(0).integers(0, 50, 400), logits=np.zeros((400, 50), np.float32)
+        )
+        found = audit(path, path)
+        assert found.outcome is Outcome.INCONCLUSIVE
+        assert found.needed["draws.npz"] > 400
 
 
 class TestMessages:

@@ -16,13 +16,24 @@ from ..laws.law import target_law
 from ..pipelines import Pipeline, parse_pipeline
 from ..recorded import Recorded
 from ..statistics import Counts, TestResult
-from ..statistics.row_sharing import Sharing, likely_lag
+from ..statistics.row_sharing import CELLS, Sharing, likely_lag
 from ..statistics.row_tests import EXCESS, DeadRow, RowEvidence
 from ..statistics.testing import RareToken
 from ..targets import Target
 from ..types import Array, Int
 from .judge import impossible_draws, support
-from .plan import DEFAULT_DETECT, STREAMS, Plan, ask, draws_needed, parse_detect, vector_length
+from .plan import (
+    DEFAULT_DETECT,
+    FLAT_TV,
+    OF_UNEQUAL,
+    STREAMS,
+    Plan,
+    ask,
+    draws_needed,
+    parse_detect,
+    seeable,
+    vector_length,
+)
 from .processed import judge_each, rows_after
 from .report import Fault, Impossible, Report, judged_all
 from .suspects import (
@@ -209,11 +220,11 @@ def _shared(drawn: Array, inside: Array, rows: Recorded, asked: _Asked, slow: bo
         raise InputError(f"{len(tokens)} draws", f"{2 * STREAMS} or more", "record more")
     question = ask(target, without=UNKNOWN, dtype=np.float64, pipeline=asked.pipeline)
     level = asked.false_fail / len(question.tests)
-    wished = {} if question.lone else asked.wished
+    wished, cannot = seeable(question, asked.wished, UNKNOWN)
     needed = {
         effect: draws_needed(question, effect, size, level, asked.false_pass) for effect, size in wished.items()
     }
-    question = question.planned(needed, n, vector_length(question.law, n, level))
+    question = replace(question, wished=wished).planned(needed, n, vector_length(question.law, n, level))
     plan = Plan((question,), wished, asked.false_fail, asked.false_pass, level)
     streams = np.random.SeedSequence(asked.seed).spawn(2)
     shaped = tokens[:n].reshape(STREAMS, -1, 1)
@@ -234,7 +245,7 @@ def _shared(drawn: Array, inside: Array, rows: Recorded, asked: _Asked, slow: bo
         suspects=tuple(listed),
         needed={name: most} if most > n else {},
         impossible=asked.named(name, rare, "draw"),
-        notes=asked.notes,
+        notes=(*asked.notes, *cannot),
     )
 
 
@@ -261,10 +272,6 @@ def _with_outside(found: dict[str, TestResult], asked: _Asked) -> dict[str, Test
 
 
 def _each(drawn: Array, inside: Array, rows: Recorded, asked: _Asked) -> Report:
-    if "tv" in asked.wished:
-        raise InputError(
-            "tv with a row of logits a draw", "temperature or tail", "total variation needs one shared row"
-        )
     cut = RowTruncations()
     evidence = _read(drawn, inside, rows, asked, cut=cut)
     name = rows.path.name
@@ -278,8 +285,10 @@ def _each(drawn: Array, inside: Array, rows: Recorded, asked: _Asked) -> Report:
     # what rounding makes of equal logits is below
     alike = not evidence.variance > 1e-12 * evidence.n
     if alike and not evidence.certain:
+        return _flat(evidence, rows, asked)
+    if "tv" in asked.wished:
         raise InputError(
-            f"{rows.path}, every row of which is flat or certain", "rows with a temperature", "record others"
+            "tv with a row of logits a draw", "temperature or tail", "total variation needs one shared row"
         )
     level = asked.false_fail / (1 if alike else 3 + evidence.has_tail)
     found: dict[str, TestResult] = {"support": evidence.support_test(level, asked.false_pass)}
@@ -314,6 +323,38 @@ def _each(drawn: Array, inside: Array, rows: Recorded, asked: _Asked) -> Report:
         fit = _fit_of_temperature(listed[0], drawn, inside, rows, asked)
         report = replace(report, suspects=(replace(listed[0], fit=fit), *listed[1:]))
     return report
+
+
+def _flat(evidence: RowEvidence, rows: Recorded, asked: _Asked) -> Report:
+    """Where the tokens of every row are equally likely, or one is certain: the support, the independence, and
+    whether each is drawn as often, by the places of the draws on the scale of cumulative sums."""
+    level = asked.false_fail / 3
+    name = rows.path.name
+    sharing = evidence.sharing
+    assert sharing is not None
+    lost = [effect for effect in OF_UNEQUAL if effect in asked.wished]
+    wished = {effect: size for effect, size in asked.wished.items() if effect not in lost}
+    size = wished.setdefault("tv", FLAT_TV)
+    plan = Plan((), wished, asked.false_fail, asked.false_pass, level)
+    rng = np.random.default_rng(asked.seed)
+    found = {
+        "identity": sharing.uniformity_test(level, asked.false_pass, rng),
+        "support": evidence.support_test(level, asked.false_pass),
+        "serial": sharing.test(level, asked.false_pass),
+    }
+    note = (
+        f"every row of {name} is flat or certain: {' and '.join(lost) or 'temperature'} cannot be estimated "
+        f"there; tv={size:g} is looked for on the scale of cumulative sums, in {CELLS} equal parts"
+    )
+    seen = found["identity"].detectable
+    return asked.report(
+        {name: _with_outside(found, asked)},
+        plan,
+        needed={name: math.ceil(evidence.n * (seen / size) ** 2)} if size < seen < math.inf else {},
+        impossible=asked.named(name, evidence.rare.impossible(evidence.n, level), "row"),
+        set_aside=len(evidence.dead),
+        notes=(*asked.notes, *_set_aside(evidence.dead), note, sharing.looked_at()),
+    )
 
 
 def _read(

@@ -226,6 +226,7 @@ def examine(
         probe(drawer, asked, base)
         notes += [drawer.note] if drawer.note else []
         start = int(batches.generate_state(1)[0])
+        notes += [note for question in asked.questions for note in question.notes]
         results[BATCHES] = examine_batches(
             drawer,
             seed=start,
@@ -385,7 +386,7 @@ def _faulty(
 
 
 _RATES = ("detect", "false_fail", "false_pass")
-_REPEATED = ("targets", "vocab", "use", *_RATES, "budget", "device", "seed", "call", "batch", "pipeline")
+_REPEATED = ("targets", "vocab", "use", *_RATES, "budget", "device", "seed", "call", "batch", "pipeline", "law")
 
 
 def _command(sampler: str, given: dict[str, Any]) -> str:
@@ -403,5 +404,6 @@ def _command(sampler: str, given: dict[str, Any]) -> str:
     words += ["--device", given["device"]] if given["device"] != "cpu" else []
     words += ["--call", given["call"]] if given["call"] is not None else []
     words += ["--batch"] if given["batch"] else []
+    words += [] if given["law"] else ["--no-law"]
     words += ["--budget", str(given["budget"])] if given["budget"] is not None else []
     return shlex.join([*words, "--seed", str(given["seed"])])
