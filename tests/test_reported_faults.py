@@ -15,6 +15,7 @@ from precision_lab.errors import InputError
 from precision_lab.laws.law import target_law
 from precision_lab.recorded import Recorded
 from precision_lab.statistics import Counts
+from precision_lab.statistics.row_sources import RowSources
 from precision_lab.statistics.row_tests import RowEvidence
 from precision_lab.targets import Target, parse_target, parse_use
 from precision_lab.testing import SamplerFailed, check_categorical
@@ -366,3 +367,108 @@ class TestMessages:
             SamplerFailed, match="rows mixed up: in a batch of 2, row 1 is given the token of row 0"
         ):
             check_categorical(first_for_all, -torch.arange(1.0, 51.0).log())
+
+
+class TestRowsMixedUpInFiles:
+    """Batches of four, recorded a row a draw: 4,000 draws of 200 tokens say thousands of nats for another row.
+
+    Level and power: the calibration of the judge."""
+
+    VOCAB, ROWS = 200, 4
+
+    @classmethod
+    def drawn(cls, n=1000, seed=3):
+        rng = np.random.default_rng(seed)
+        logits = rng.normal(0, 2, (n, cls.ROWS, cls.VOCAB)).astype(np.float32)
+        return logits, (logits + rng.gumbel(size=logits.shape)).argmax(-1), rng
+
+    def audited(self, tmp_path, logits, tokens, **options):
+        path = tmp_path / "draws.npz"
+        np.savez(path, logits=logits.reshape(-1, logits.shape[-1]), tokens=tokens.reshape(-1))
+        return audit(path, path, **options)
+
+    @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [
+            (lambda t: np.repeat(t[:, :1], 4, axis=1), "rows 1, 2, 3 are given the token of row 0"),
+            (lambda t: t[:, ::-1], "the rows come back in reversed order"),
+            (lambda t: t[:, [0, 2, 1, 3]], "row 1 gets the token of row 2, row 2 gets the token of row 1"),
+            (lambda t: np.roll(t.reshape(-1), 1), "every draw is of the row 1 before its own"),
+            (lambda t: np.where(np.random.default_rng(1).random((1000, 1)) < 0.7, t, t[:, ::-1]), "in part of its draws"),
+        ],
+        ids=["row 0 for all", "reversed", "permuted", "one late", "now and then"],
+    )
+    def test_they_are_named(self, tmp_path, wrong, said):
+        logits, tokens, _ = self.drawn()
+        found = self.audited(tmp_path, logits, wrong(tokens))
+        assert found.outcome is Outcome.FAIL
+        assert "has its rows mixed up" in found.headline()
+        assert said in found.headline()
+        assert found.suspects[0].recipe == "rows mixed up"
+
+    @statistical(false_fail=RATE)
+    def test_right_draws_are_not_accused(self, tmp_path):
+        logits, tokens, _ = self.drawn()
+        found = self.audited(tmp_path, logits, tokens)
+        assert found.outcome is not Outcome.FAIL
+        assert "mixed" not in found.text()
+
+    def test_another_temperature_is_no_mixing(self, tmp_path):
+        """Its draws fit other rows better than their own, and a temperature better still: by 1,800 nats."""
+        logits, _, rng = self.drawn()
+        hot = (logits / 2 + rng.gumbel(size=logits.shape)).argmax(-1)
+        found = self.audited(tmp_path, logits, hot)
+        assert found.outcome is Outcome.FAIL
+        assert "mixed" not in found.headline()
+        assert found.suspects[0].recipe == "temperature wrong"
+
+    def test_one_impossible_draw_is_no_mixing(self, tmp_path):
+        """A masked token of 1e-4000 says no more than 46 nats of one draw."""
+        logits, tokens, _ = self.drawn()
+        logits[500, 2, 7] = -1e4
+        tokens[500, 2] = 7
+        found = self.audited(tmp_path, logits, tokens)
+        assert found.outcome is Outcome.FAIL
+        assert found.impossible[0].token == 7
+        assert "mixed" not in found.headline()
+
+    def test_rows_set_aside_do_not_hide_it(self, tmp_path):
+        """One row in seven is dead: the places of the others stay what they were."""
+        logits, tokens, rng = self.drawn()
+        logits.reshape(-1, self.VOCAB)[rng.choice(4000, 572, replace=False)] = -np.inf
+        found = self.audited(tmp_path, logits, tokens[:, ::-1])
+        assert "the rows come back in reversed order" in found.headline()
+        assert found.set_aside == 572
+
+    def test_blocks_of_any_size_give_the_same(self):
+        logits, tokens, _ = self.drawn(200)
+        rows = logits.reshape(-1, self.VOCAB).astype(np.float64)
+        p = np.exp(rows) / np.exp(rows).sum(axis=1, keepdims=True)
+        x = tokens[:, ::-1].reshape(-1)
+        results = []
+        for step in (1, 50, 333, 800):
+            sources = RowSources(800)
+            for first in range(0, 800, step):
+                at = np.arange(first, min(first + step, 800))
+                sources.update(p[at], x[at], at)
+            results.append((sources.test(1e-6, 1e-3).statistic, sources.found()))
+        assert all(each == results[0] for each in results)
+        half = np.arange(400, 800)
+        ratio = p[half // 4 * 4 + 3 - half % 4, x[half]] / p[half, x[half]]
+        direct = (
+            np.log(np.mean([np.exp(np.log1p(w * (ratio - 1)).sum() - 1400) for w in (0.1, 0.5, 0.95)])) + 1400
+        )
+        assert results[0][0] == pytest.approx(direct, rel=1e-5)  # of probabilities in float32
+
+    def test_large_vocabularies_keep_fewer_rows(self):
+        """Of 2^19 tokens eight rows are kept, and 2^26 probabilities are looked at: 128 draws, of 20 nats each."""
+        vocab, sources = 1 << 19, RowSources(200)
+        rng = np.random.default_rng(0)
+        for i in range(0, 200, 2):
+            likely = rng.integers(0, vocab, 2)
+            p = np.full((2, vocab), 1e-6 / vocab)
+            p[[0, 1], likely] = 1 - 1e-6
+            sources.update(p, likely[::-1], np.array([i, i + 1]))
+        found = sources.found()
+        assert sources.n == 128
+        assert (found.size, found.sources) == (2, {0: 1, 1: 0})

@@ -17,10 +17,12 @@ from ..pipelines import Pipeline, parse_pipeline
 from ..recorded import Recorded
 from ..statistics import Counts, TestResult
 from ..statistics.row_sharing import CELLS, Sharing, likely_lag
+from ..statistics.row_sources import RowSources, Sources
 from ..statistics.row_tests import EXCESS, DeadRow, RowEvidence
 from ..statistics.testing import RareToken
 from ..targets import Target
 from ..types import Array, Int
+from .company import WHOLE, sources_said
 from .judge import impossible_draws, support
 from .plan import (
     DEFAULT_DETECT,
@@ -38,6 +40,7 @@ from .processed import judge_each, rows_after
 from .report import Fault, Impossible, Report, judged_all
 from .suspects import (
     FAITHFUL,
+    MIXED,
     SHARED,
     TEMPERATURE,
     WIDEST,
@@ -117,8 +120,8 @@ def audit(
     :class:`..recorded.Recorded` reads them.
 
     Rows are read in chunks, each once. One shared row is judged as by ``check``, except for what needs
-    batches and seeds; a row for each draw by temperature, tail, support, and by shared noise of draws some
-    rows apart. The draws must be independent given their rows. ``pipeline``: the logits are raw, and these
+    batches and seeds; a row for each draw by temperature, tail, support, by shared noise of draws some rows
+    apart, and by whether the draws fit other rows of their batch better than their own. The draws must be independent given their rows. ``pipeline``: the logits are raw, and these
     steps, in float32 or better, are between them and the draws; with a row a draw, draws of tokens in doubt
     at an edge are set aside. Ids beyond the vocabulary, and draws of tokens too rare to be drawn, fail and
     are named. Rows that are no law (all -inf, NaN, +inf) are set aside with their draws, and the report
@@ -290,7 +293,7 @@ def _each(drawn: Array, inside: Array, rows: Recorded, asked: _Asked) -> Report:
         raise InputError(
             "tv with a row of logits a draw", "temperature or tail", "total variation needs one shared row"
         )
-    level = asked.false_fail / (1 if alike else 3 + evidence.has_tail)
+    level = asked.false_fail / (1 if alike else 4 + evidence.has_tail)
     found: dict[str, TestResult] = {"support": evidence.support_test(level, asked.false_pass)}
     notes = [*asked.notes, *_set_aside(evidence.dead)]
     if alike:
@@ -302,7 +305,9 @@ def _each(drawn: Array, inside: Array, rows: Recorded, asked: _Asked) -> Report:
         if evidence.has_tail:
             found["tail"] = evidence.tail_test(level, asked.false_pass)
         assert evidence.sharing is not None
+        assert evidence.sources is not None
         found["serial"] = evidence.sharing.test(level, asked.false_pass)
+        found["sources"] = evidence.sources.test(level, asked.false_pass)
         notes.append(evidence.sharing.looked_at())
     wanted = {
         test: math.ceil(evidence.n * (found[test].detectable / size) ** 2)
@@ -318,6 +323,7 @@ def _each(drawn: Array, inside: Array, rows: Recorded, asked: _Asked) -> Report:
         impossible=asked.named(name, evidence.rare.impossible(evidence.n, level), "row"),
         set_aside=len(evidence.dead),
         notes=tuple(notes),
+        what=_mixed(evidence) if listed and listed[0].recipe == MIXED and found["sources"].failed else "",
     )
     if listed and listed[0].recipe == TEMPERATURE and report.exit_code == 1:
         fit = _fit_of_temperature(listed[0], drawn, inside, rows, asked)
@@ -372,7 +378,8 @@ def _read(
         rng = np.random.default_rng(asked.seed)
         searched = likely_lag(drawn[inside].astype(np.int64), asked.vocab)
         sharing = Sharing(rng.random(len(drawn)), searched=searched)
-    evidence = RowEvidence(sharing=sharing) if temperature is None else RowEvidence(())
+    sources = RowSources(len(drawn))
+    evidence = RowEvidence((), None) if sharing is None else RowEvidence(sharing=sharing, sources=sources)
     start = 0
     for chunk in rows.chunks():
         part = slice(start, start + len(chunk))
@@ -417,6 +424,22 @@ def _fit_of_temperature(
     return min(1.0, len(p_values) * min(p_values))
 
 
+def _mixed(evidence: RowEvidence) -> str:
+    """The rows that the draws follow, for the headline."""
+    found = evidence.sources.found() if evidence.sources is not None else None
+    return "" if found is None else f"has its rows mixed up: {_placed(found)}"
+
+
+def _placed(found: Sources) -> str:
+    part = found.share < WHOLE
+    if found.size == 1:
+        rows = found.sources[0]
+        way = "after" if rows > 0 else "before"
+        often = "part of the draws are" if part else "every draw is"
+        return f"{often} of the row {abs(rows)} {way} its own"
+    return f"in batches of {found.size}, {sources_said(found.sources, found.size, part)}"
+
+
 def _row_suspects(evidence: RowEvidence, cut: RowTruncations) -> list[Suspect]:
     """Faithful, lattices in closed form, one temperature for all rows (Laplace, T uniform in its
     logarithm), and shared noise. Draws of tokens too rare to be drawn are in none of them."""
@@ -435,6 +458,9 @@ def _row_suspects(evidence: RowEvidence, cut: RowTruncations) -> list[Suspect]:
     found[TEMPERATURE] = (temperature_said(1 / b, 1.96 * sd / b), float(gain[best]) + prior)
     if evidence.sharing is not None and (shared := evidence.sharing.evidence()) is not None:
         found[SHARED] = shared
+    if evidence.sources is not None and (mixed := evidence.sources.found()) is not None:
+        # the draws that were looked at stand for all
+        found[MIXED] = (_placed(mixed), mixed.log * evidence.n / evidence.sources.n)
     found |= {recipe: (how, log) for recipe, how, log in cut.found()}
     logs = np.array([log for _, log in found.values()])
     share = np.exp(logs - special.logsumexp(logs))
