@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from precision_lab.errors import InputError
 from precision_lab.laws.law import target_law
+from precision_lab.pipelines import parse_pipeline
 from precision_lab.recorded import Recorded
 from precision_lab.statistics import Counts
 from precision_lab.statistics.row_sources import RowSources
@@ -25,7 +26,8 @@ from precision_lab.verdict.caller import Caller, Misbehaved
 from precision_lab.verdict.check import Progress, draw, examine
 from precision_lab.verdict.judge import judge, likely_tokens
 from precision_lab.verdict.misbehaviour import probe
-from precision_lab.verdict.plan import Asked, Plan, plan
+from precision_lab.verdict.plan import Asked, Plan, ask, plan
+from precision_lab.verdict.replay import shown_by
 from precision_lab.verdict.report import Outcome
 from precision_lab.verdict.uses import REAL_VOCABULARY, asked_in
 
@@ -160,6 +162,53 @@ class TestUnnormalisedLogits:
         assert found.outcome is Outcome.FAIL
         assert "identity on shifted[vocab=64,by=1000]" in found.text()
         assert "again: precision-lab check this" in found.text()
+
+    def test_a_call_shows_it_where_ids_are_clamped(self, tmp_path, capsys):
+        """No id is out of range, so it is a test that fails: the call prints the row, its logits and the ids."""
+        path = tmp_path / "clamped.py"
+        path.write_text(CLAMPED)
+        asked = plan([Asked(parse_target("shifted[vocab=64,by=1000]"))], {}, budget=Budget.SMOKE, **RATES)
+        found = examine(Caller.of(f"{path}:sample"), asked, 0, "precision-lab check this")
+        assert f"shown by: {found.shown}" in found.text()
+        exec(found.shown, {})
+        said = capsys.readouterr().out
+        assert "row shifted[vocab=64,by=1000]: logits 998.4" in said
+        assert "ids 63, 63, 63" in said
+        assert "token 63, logit 994.284" in said
+
+    def test_what_one_call_does_not_show_has_none(self):
+        """A temperature of 0.97 takes thousands of draws; the right one has nothing to show."""
+        question = ask(parse_target("zipf[vocab=64]"))
+        rng = np.random.default_rng(0)
+        for temperature in (1.0, 0.97):
+            p = np.exp(question.law.log_probs / temperature)
+            ids = rng.choice(64, size=(32, 4), p=p / p.sum())
+            assert shown_by("mine.py:sample", question, 0, ids) == ""
+        assert "n=32" in shown_by("mine.py:sample", question, 0, np.zeros((32, 4), np.int64))
+        unnamed = ask(Target("logits", question.target.logits, "a test"))
+        assert shown_by("mine.py:sample", unnamed, 0, np.zeros((32, 4), np.int64)) == ""
+
+    def test_a_call_with_a_pipeline(self, tmp_path, capsys):
+        path = tmp_path / "clamped.py"
+        path.write_text(CLAMPED)
+        steps = parse_pipeline("top_k=3")
+        question = ask(parse_target("zipf[vocab=64]"), pipeline=steps)
+        line = shown_by(f"{path}:sample", question, 0, np.full((32, 4), 9))
+        assert "pipeline='top_k=3'" in line
+        exec(line, {})
+        assert "expected" in capsys.readouterr().out
+
+
+CLAMPED = """
+import numpy as np
+
+
+def sample(logits, n, *, rng):
+    with np.errstate(all="ignore"):
+        cum = np.exp(logits).cumsum(-1)
+        u = rng.random((n, len(logits))) * cum[:, -1]
+        return (cum[None] <= u[..., None]).sum(-1).clip(max=logits.shape[1] - 1)
+"""
 
 
 class TestTruncated:
@@ -394,7 +443,10 @@ class TestRowsMixedUpInFiles:
             (lambda t: t[:, ::-1], "the rows come back in reversed order"),
             (lambda t: t[:, [0, 2, 1, 3]], "row 1 gets the token of row 2, row 2 gets the token of row 1"),
             (lambda t: np.roll(t.reshape(-1), 1), "every draw is of the row 1 before its own"),
-            (lambda t: np.where(np.random.default_rng(1).random((1000, 1)) < 0.7, t, t[:, ::-1]), "in part of its draws"),
+            (
+                lambda t: np.where(np.random.default_rng(1).random((1000, 1)) < 0.7, t, t[:, ::-1]),
+                "in part of its draws",
+            ),
         ],
         ids=["row 0 for all", "reversed", "permuted", "one late", "now and then"],
     )

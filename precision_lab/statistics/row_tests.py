@@ -43,7 +43,8 @@ class RowEvidence:
     the closed-form lattice of so many bits. ``rare``: the chance of each draw, see
     :class:`~.testing.RareDraws`. ``dead``: rows that are all -inf, NaN or +inf; with their draws they are
     set aside. ``n``: the draws judged. ``sharing``: pairs of draws that are looked at, see
-    :class:`~.row_sharing.Sharing`.  ``sources``: rows beside, see :class:`~.row_sources.RowSources`. Errors: InputError for tokens outside the vocabulary.
+    :class:`~.row_sharing.Sharing`.  ``sources``: rows beside, see :class:`~.row_sources.RowSources`.
+    Errors: InputError for tokens outside the vocabulary.
     """
 
     def __init__(

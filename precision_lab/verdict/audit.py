@@ -121,12 +121,12 @@ def audit(
 
     Rows are read in chunks, each once. One shared row is judged as by ``check``, except for what needs
     batches and seeds; a row for each draw by temperature, tail, support, by shared noise of draws some rows
-    apart, and by whether the draws fit other rows of their batch better than their own. The draws must be independent given their rows. ``pipeline``: the logits are raw, and these
-    steps, in float32 or better, are between them and the draws; with a row a draw, draws of tokens in doubt
-    at an edge are set aside. Ids beyond the vocabulary, and draws of tokens too rare to be drawn, fail and
-    are named. Rows that are no law (all -inf, NaN, +inf) are set aside with their draws, and the report
-    says how many. Errors: InputError for files that are missing, empty, broken or of unequal length, and
-    where no row is a law.
+    apart, and by whether the draws fit other rows of their batch better than their own. The draws must be
+    independent given their rows. ``pipeline``: the logits are raw, and these steps, in float32 or better,
+    are between them and the draws; with a row a draw, draws of tokens in doubt at an edge are set aside. Ids
+    beyond the vocabulary, and draws of tokens too rare to be drawn, fail and are named. Rows that are no law
+    (all -inf, NaN, +inf) are set aside with their draws, and the report says how many. Errors: InputError
+    for files that are missing, empty, broken or of unequal length, and where no row is a law.
     """
     wished = parse_detect(detect)
     for name, rate in (("false_fail", false_fail), ("false_pass", false_pass)):

@@ -32,7 +32,7 @@ from .judge import impossible, impossible_draws
 from .own_law import OwnLaw
 from .plan import DEFAULT_DETECT, ROWS, STREAMS, Asked, Plan, Question, parse_detect, plan
 from .processed import asked_for, judge_each, probe, refuse_doubt, with_steps_before
-from .replay import named, replayed
+from .replay import named, replayed, shown_by
 from .report import Fault, Impossible, Report, judged_all
 from .suspects import Pairs, pairs_of, suspects, with_fit
 from .uses import asked_in, default_budget
@@ -218,6 +218,7 @@ def examine(
     # consecutive seeds follow: 32 bits are all that some generators read
     base = int(first.generate_state(1)[0])
     notes: list[str] = []
+    shown = ""  # a call that shows what failed
     evidence = None if ledger is None else Evidence(ledger, drawer.spec, code, asked, seed)
     try:
         if evidence is not None:
@@ -251,6 +252,10 @@ def examine(
             if evidence is not None and not impossible(count, question.law):
                 found["ledger"] = evidence.add(question, count)
             results[question.target.name] = found
+            if not shown and any(result.failed for result in found.values()):
+                first_call = tokens[0, : calls_at_once(question)].astype(np.int64)
+                device, call = getattr(drawer, "device", "cpu"), getattr(drawer, "stated", None)
+                shown = shown_by(drawer.spec, question, base + 2 + i * STREAMS, first_call, device, call)
     except Misbehaved as fault:
         faulty = _faulty(fault, drawer.spec, asked, seed, command, use)
         return replace(faulty, notes=tuple(notes))
@@ -292,6 +297,7 @@ def examine(
         use=use,
         harms=tuple(harms),
         no_law=no_law,
+        shown=shown,
     )
 
 
@@ -308,9 +314,7 @@ def draw(drawer: Drawer, question: Question, base: int, progress: Progress, unti
     time is up."""
     logits = np.tile(question.logits, (ROWS, 1))
     calls = question.n // (STREAMS * ROWS)
-    most = max(1, min(MOST_VALUES // logits.size, calls // CALLS))
-    # calls hold whole vectors
-    most = max(most // question.length, 1) * question.length if most >= question.length else most
+    most = calls_at_once(question)
     tokens = np.empty((STREAMS, calls, ROWS), dtype=np.int32)
     done = [0] * STREAMS
     progress.begins(question.target.name, question.n)
@@ -332,6 +336,14 @@ def draw(drawer: Drawer, question: Question, base: int, progress: Progress, unti
 
     by_lane(lane, min(drawer.lanes, STREAMS))
     return tokens[:, : min(done) // 2 * 2]
+
+
+def calls_at_once(question: Question) -> int:
+    """Draws of each row in one call: at most MOST_VALUES noise values, a part of a stream in CALLS, and whole
+    vectors."""
+    calls = question.n // (STREAMS * ROWS)
+    most = max(1, min(MOST_VALUES // (ROWS * len(question.logits)), calls // CALLS))
+    return most // question.length * question.length if most >= question.length else most
 
 
 class Progress:

@@ -136,7 +136,7 @@ class Report:
     ``impossible``: draws that fail alone.  ``set_aside``: rows that are no law.  ``notes``: what else a
     reader must know, such as how the sampler was called.  ``use``: what was judged.  ``harms``: what the
     sampler's own law does to it, and ``no_law``, why that is not known.  ``what``: what is wrong, in words
-    that the tests alone do not say.
+    that the tests alone do not say.  ``shown``: a call that shows it.
     """
 
     name: str
@@ -155,6 +155,7 @@ class Report:
     harms: tuple[Harm, ...] = ()
     no_law: str = ""
     what: str = ""
+    shown: str = ""
 
     @property
     def outcome(self) -> Outcome:
@@ -356,6 +357,7 @@ class Report:
             "rows_set_aside": self.set_aside,
             "notes": self.all_notes(),
             "command": self.command,
+            "shown_by": self.shown,
             "for": self.use.name if self.use else None,
             "own_law": [harm.row() for harm in self.harms],
             "no_law": self.no_law,
@@ -374,6 +376,8 @@ class Report:
         lines = [self.headline()]
         if self.fault:
             lines.append(f"  shown by: {self.fault.call}")
+        elif self.shown and self.outcome is Outcome.FAIL:
+            lines.append(f"  shown by: {self.shown}")
         if self.no_law:
             lines.append(f"  {self.no_law}")
         lines += [f"  {j.test} on {j.target}: {j.result}" for j in self.judged if j.outcome is not Outcome.PASS]
