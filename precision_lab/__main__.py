@@ -309,6 +309,8 @@ def show(report: Any, format: Format) -> None:
             print(f"\n{said(note)}")
         if report.judged and report.exit_code != 0:
             print(f"\nscope: {said(report.scope())}")
+        if report.shown and report.exit_code == 1:
+            print(f"\nshown by: {_code(report.shown)}")
         if report.command:
             print(f"\nagain: {_code(report.command)}")
     raise typer.Exit(report.exit_code)
