@@ -65,9 +65,7 @@ def by_kernels(
 
 
 def expected(logits: Tensor, n: int = 2, heat: Tensor | None = None, text: str | None = None) -> Tensor:
-    return draw_eagerly(
-        logits, heat, *parts_of_words(len(logits)), n, None if text is None else plan_of(text)
-    )
+    return draw_eagerly(logits, heat, *parts_of_words(len(logits)), n, None if text is None else plan_of(text))
 
 
 class TestDraws:
@@ -92,8 +90,15 @@ class TestDraws:
 
     @pytest.mark.parametrize("splits", [1, 3, 100])
     def test_splits_of_a_large_vocabulary(self, splits):
-        logits = normal(2, 50_257, scale=2.0)
+        logits = normal(1, 50_257, scale=2.0)
         assert torch.equal(by_kernels(logits, 1, splits=splits), expected(logits, 1))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, *HALF_PRECISION], ids=str)
+    def test_long_rows_read_sixteen_bytes_at_a_time(self, dtype):
+        logits = normal(1, 1 << 17, dtype, scale=2.0)
+        assert launch.width_of(logits) == 512 // logits.element_size()
+        assert launch.width_of(logits[:, 1:]) == 32
+        assert torch.equal(by_kernels(logits, 1, splits=1), expected(logits, 1))
 
     @pytest.mark.parametrize("layout", ["last position", "columns", "every other token", "one row repeated"])
     def test_layouts(self, layout):
@@ -124,17 +129,18 @@ class TestMasses:
     def test_every_gap(self):
         """Blocks of one token: their sums are masses. Gaps from 0 to 110, denormal ones and large ones."""
         gaps = torch.cat([torch.linspace(0, 33, 3000), torch.tensor([1e-45, 1e-30, 90.0, 100.0, 110.0, 1e38])])
-        assert torch.equal(self.sums(-gaps[None], 1), masses(-gaps[None]))
+        assert torch.equal(self.sums(-gaps[None], 1, 1), masses(-gaps[None]))
 
     def test_blocks(self):
         """Equal logits give the largest sums: 256 times 2^44."""
         logits = torch.cat([normal(2, 2100), torch.zeros(1, 2100)])
         padded = torch.nn.functional.pad(masses(logits), (0, 9 * 256 - 2100))
-        assert torch.equal(self.sums(logits, 256), padded.reshape(3, 9, 256).sum(-1))
+        for width in (32, 256):
+            assert torch.equal(self.sums(logits, 256, width), padded.reshape(3, 9, 256).sum(-1))
 
     @staticmethod
-    def sums(logits: Tensor, block: int) -> Tensor:
-        """Of blocks of so many tokens."""
+    def sums(logits: Tensor, block: int, width: int) -> Tensor:
+        """Of blocks of so many tokens, read so many at once."""
         rows, vocab = logits.shape
         there = logits.to(DEVICE)
         tile = 2048 // block
@@ -150,6 +156,7 @@ class TestMasses:
                 PEAK=True,
                 BLOCKS=tile,
                 BLOCK=block,
+                WIDTH=width,
                 **launch.SEPARATE,
             )
         assert torch.equal(peaks.cpu(), logits.amax(-1))
@@ -158,9 +165,9 @@ class TestMasses:
 
 class TestPipelines:
     @pytest.mark.parametrize("text", PIPELINES)
-    def test_what_is_left_and_what_is_drawn(self, text):
+    def test_what_is_left(self, text):
         """Rows of whole numbers, with ties at every edge, and of others."""
-        logits = torch.cat([normal(2, 60).round(), normal(1, 60)])
+        logits = torch.cat([normal(1, 60).round(), normal(1, 60)])
         logits[:, 3] = -INF
         self.agree(logits, text)
 
@@ -181,15 +188,20 @@ class TestPipelines:
         text = "top_p=0.8 > min_p=0.2"
         assert torch.equal(by_kernels(logits, 3, heat, text), expected(logits, 3, heat, text))
 
+    @pytest.mark.parametrize("text", PIPELINES[3:5])
+    def test_draws(self, text):
+        logits = normal(2, 700).round()
+        assert torch.equal(by_kernels(logits, 2, None, text), expected(logits, 2, None, text))
+
     @staticmethod
     def agree(logits: Tensor, text: str) -> None:
+        """What is left, as edges and ranges."""
         plan = plan_of(text)
         there = logits.to(DEVICE)
         kept = kept_eagerly(logits, plan, None)
         with launch.on(DEVICE):
             state = launch.state_after(there, there.amax(-1).float(), plan, None).cpu()
         assert torch.equal(state, torch.stack([kept.edge, kept.first, kept.last], dim=1))
-        assert torch.equal(by_kernels(logits, 2, None, text), expected(logits, 2, None, text))
 
 
 class TestInput:

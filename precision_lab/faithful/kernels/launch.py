@@ -19,7 +19,9 @@ from .gumbel import gumbel_max as gumbel_kernel
 from .sums import block_sums
 
 BLOCK = 256  # tokens whose masses are summed before any is looked at
-BLOCKS = 8  # summed at a time
+WARPS = 8  # and blocks summed at a time, one by each
+WARPS_ALONE = 32  # of a program with a long row to itself: few rows at a time, so that the cache holds them
+LONG = 1 << 16  # tokens
 TILE = 2048  # tokens of a pass of a cut
 PROGRAMS = 1 << 30  # of one start
 SEPARATE = {"enable_fp_fusion": False}  # a product and a sum are rounded each
@@ -71,8 +73,9 @@ def draw(
     if not ids.numel():
         return Drawn(ids, rows.amax(-1).float())
     blocks = triton.cdiv(vocab, BLOCK)
-    tiles = triton.cdiv(blocks, BLOCKS)
-    parts = min(tiles, splits or splits_for(count, device))
+    parts = min(triton.cdiv(blocks, WARPS), splits or splits_for(count, device))
+    warps = WARPS_ALONE if parts == 1 and vocab >= LONG else WARPS
+    tiles = triton.cdiv(blocks, warps)
     cuts = plan.cuts if plan is not None else ()
     factor = plan.temperature if plan is not None else 1.0
     heated = heat is not None or factor != 1
@@ -95,9 +98,10 @@ def draw(
             HEAT=heated,
             CUT=bool(cuts),
             PEAK=alone,
-            BLOCKS=BLOCKS,
+            BLOCKS=warps,
             BLOCK=BLOCK,
-            num_warps=8,
+            WIDTH=width_of(rows),
+            num_warps=warps,
             **SEPARATE,
         )
         for first, many in draws_at_once(n, count):
@@ -188,6 +192,14 @@ def splits_for(rows: int, device: torch.device) -> int:
         return 1
     processors = torch.cuda.get_device_properties(device).multi_processor_count
     return 1 if rows >= processors else triton.cdiv(2 * processors, rows)
+
+
+def width_of(rows: Tensor) -> int:
+    """Tokens that a warp reads at once: 16 bytes a lane where every row begins and ends on a multiple of them,
+    else a token a lane."""
+    together = rows.stride(1) == 1 and rows.data_ptr() % 16 == 0
+    even = rows.stride(0) % 16 == 0 and rows.shape[1] % 16 == 0
+    return 32 * (16 // rows.element_size() if together and even else 1)
 
 
 def draws_at_once(n: int, rows: int) -> list[tuple[int, int]]:

@@ -25,9 +25,13 @@ def block_sums(
     PEAK: tl.constexpr,
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
     """Program (row, part) sums the masses of ``tiles_each`` tiles, each of BLOCKS blocks of BLOCK tokens, into
     ``sums``, (rows, blocks) int64.
+
+    WIDTH: tokens that a warp reads at once, at most BLOCK. With BLOCKS warps each has a block of its own,
+    of which it reads BLOCK / WIDTH parts, so that no sum crosses warps.
 
     PEAK: the program has the whole row, and finds its largest logit first, into ``peaks``, (rows,) float32,
     NaN where a logit is; else that is read there. The second pass goes backwards: what was read last is
@@ -39,14 +43,15 @@ def block_sums(
     begin = tl.program_id(1) * tiles_each
     end = tl.minimum(begin + tiles_each, tl.cdiv(blocks, BLOCKS))
     block = tl.arange(0, BLOCKS)
-    within = block[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    part = tl.arange(0, BLOCK // WIDTH)
+    within = part[:, None, None] * WIDTH + block[None, :, None] * BLOCK + tl.arange(0, WIDTH)[None, None, :]
     if PEAK:
-        most = tl.full((BLOCKS, BLOCK), -float("inf"), tl.float32)
+        most = tl.full((BLOCK // WIDTH, BLOCKS, WIDTH), -float("inf"), tl.float32)
         for tile in range(begin, end):
             values = load_logits(start, token_stride, tile * (BLOCKS * BLOCK) + within, vocab)
             most = tl.maximum(most, values, propagate_nan=tl.PropagateNan.ALL)
-        unknown = tl.max(tl.max((most != most).to(tl.int32), 1), 0)
-        peak = tl.max(tl.max(most, 1), 0)
+        unknown = tl.max(tl.max(tl.max((most != most).to(tl.int32), 0), 1), 0)
+        peak = tl.max(tl.max(tl.max(most, 0), 1), 0)
         peak = tl.where(unknown > 0, float("nan"), peak)
         tl.store(peaks + row, peak)
     else:
@@ -65,6 +70,6 @@ def block_sums(
             left = is_left(keys_of(values), index, edge, first, last)
             whole = tl.where(left, whole, 0)
             small = tl.where(left, small, 0)
-        total = joined(tl.sum(whole, 1), tl.sum(small, 1))
+        total = joined(tl.sum(tl.sum(whole, 0), 1), tl.sum(tl.sum(small, 0), 1))
         at = tile * BLOCKS + block
         tl.store(sums + row * blocks + at, total, mask=at < blocks)
