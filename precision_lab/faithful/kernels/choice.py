@@ -8,7 +8,7 @@ import triton.language as tl
 from .arithmetic import gaps, is_left, joined, keys_of, load_logits, mass_parts, uniform_below
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks", "rows", "draw_from"])
 def choose(
     logits,
     row_stride,
@@ -60,8 +60,8 @@ def choose(
     whole, small = mass_parts(gaps(values, tl.load(peaks + row), divisor, HEAT))
     if CUT:
         edge = tl.load(state + 3 * row).to(tl.int32)
-        first = tl.load(state + 3 * row + 1)
-        last = tl.load(state + 3 * row + 2)
+        first = tl.load(state + 3 * row + 1).to(tl.int32)
+        last = tl.load(state + 3 * row + 2).to(tl.int32)
         left = is_left(keys_of(values), index, edge, first, last)
         whole = tl.where(left, whole, 0)
         small = tl.where(left, small, 0)

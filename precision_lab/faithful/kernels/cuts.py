@@ -9,15 +9,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..truncation import ALL as _ALL
 from ..truncation import COUNT as _COUNT
 from ..truncation import FIRST as _FIRST
+from ..truncation import LAST as _LAST
 from ..truncation import RATIO as _RATIO
 from .arithmetic import gaps, is_left, joined, keys_of, load_logits, mass_parts, value_of
 
-ALL = tl.constexpr(_ALL)
 COUNT = tl.constexpr(_COUNT)
 FIRST = tl.constexpr(_FIRST)
+LAST = tl.constexpr(_LAST)
 RATIO = tl.constexpr(_RATIO)
 LOWEST = tl.constexpr(-0x7F800001)  # the key of -inf
 HIGHEST = tl.constexpr(0x7FFFFFFF)
@@ -71,7 +71,7 @@ def scan(
 
 @triton.jit
 def place_of_tie(start, token_stride, vocab, key, edge, first, last, number, TILE: tl.constexpr):
-    """The index of the tied token with that number, from 0 on, int64."""
+    """The index of the tied token with that number, from 0 on."""
     seen = tl.full((), 0, tl.int32)
     place = tl.full((), 0, tl.int32)
     for at in range(0, vocab, TILE):
@@ -81,23 +81,21 @@ def place_of_tie(start, token_stride, vocab, key, edge, first, last, number, TIL
         through = seen + tl.cumsum(tied, 0)
         place += tl.sum((through <= number).to(tl.int32), 0)
         seen += tl.sum(tied, 0)
-    return place.to(tl.int64)
+    return place
 
 
 @triton.jit
-def count_in(room, before, weight, tied, DROPPED: tl.constexpr):
+def count_in(room, before, weight, tied, dropped):
     """How many tokens of equal mass are in, of the ``tied`` that equal the edge. int64."""
-    count = tl.where(room > before, tied, 0)
-    if weight > 0:
-        need = tl.maximum(room - before - (1 if DROPPED else 0), 0)
-        count = need // weight
-        if not DROPPED:
-            count += (count * weight < need).to(tl.int64)
+    need = tl.maximum(room - before - dropped, 0)
+    count = need // tl.maximum(weight, 1)
+    count += tl.where(dropped == 0, (count * weight < need).to(tl.int64), 0)
+    count = tl.where(weight > 0, count, tl.where(room > before, tied, 0))
     count = tl.minimum(count, tied)
     return tl.where(before == 0, tl.maximum(count, 1), count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["room", "over", "dropped", "whole", "ties"])
 def cut_row(
     logits,
     row_stride,
@@ -108,23 +106,24 @@ def cut_row(
     least,
     shares,
     room,
+    over,
+    dropped,
+    whole,
+    ties,
     state,
     KIND: tl.constexpr,
-    OVER: tl.constexpr,
-    DROPPED: tl.constexpr,
-    WHOLE: tl.constexpr,
-    TIES: tl.constexpr,
     TILE: tl.constexpr,
 ):
     """Program i cuts row i: ``state`` is read and written. ``divisors``, (rows,) float32: temperatures, 0 is
-    taken for 1. ``least``, (rows,) float64, of min-p; ``shares``, (1,) float64 and ``room`` as
-    :class:`..truncation.Cut` has them. A lane sums at most 512 masses: vocab <= 512 TILE."""
+    taken for 1. ``least``, (rows,) float64, of min-p; ``shares``, (1,) float64, ``room``, ``over``,
+    ``dropped``, ``whole`` and ``ties`` as :class:`..truncation.Cut` has them. A lane sums at most 512
+    masses: vocab <= 512 TILE."""
     row = tl.program_id(0).to(tl.int64)
     start = logits + row * row_stride
     peak = tl.load(peaks + row)
     edge = tl.load(state + 3 * row).to(tl.int32)
-    first = tl.load(state + 3 * row + 1)
-    last = tl.load(state + 3 * row + 2)
+    first = tl.load(state + 3 * row + 1).to(tl.int32)
+    last = tl.load(state + 3 * row + 2).to(tl.int32)
     low = edge
     high = keys_of(peak)
     if KIND == RATIO:
@@ -143,15 +142,13 @@ def cut_row(
         divisor = tl.where(divisor == 0, 1.0, divisor)
         limit = tl.full((), 0, tl.int64) + room
         if KIND != COUNT:
-            if WHOLE:
-                total, _tied, _lower, _upper = scan(
-                    start, token_stride, vocab, peak, divisor, LOWEST - 1, LOWEST - 1, 0, 0, KIND, TILE
-                )
-            else:
-                total, _tied, _lower, _upper = scan(
-                    start, token_stride, vocab, peak, divisor, edge - 1, edge, first, last, KIND, TILE
-                )
-            limit = (total.to(tl.float64) * tl.load(shares)).to(tl.int64) + OVER
+            # of the whole row every token is above the least key, also those that were dropped
+            least_key = tl.where(whole == 0, edge, LOWEST - 1)
+            below_all = tl.where(whole == 0, edge - 1, LOWEST - 1)
+            total, _tied, _lower, _upper = scan(
+                start, token_stride, vocab, peak, divisor, below_all, least_key, first, last, KIND, TILE
+            )
+            limit = (total.to(tl.float64) * tl.load(shares)).to(tl.int64) + over
         while low < high:
             middle = mean_of(low, high)
             mass, _tied, lower, upper = scan(
@@ -166,21 +163,18 @@ def cut_row(
         tied = equal.to(tl.int64)
         weight = tl.full((), 1, tl.int64)
         if KIND != COUNT:
-            whole, small = mass_parts(gaps(value_of(low), peak, divisor, True))
-            weight = joined(whole, small)
-        count = count_in(limit, before, weight, tied, DROPPED)
+            large, small = mass_parts(gaps(value_of(low), peak, divisor, True))
+            weight = joined(large, small)
+        count = count_in(limit, before, weight, tied, dropped)
         new_first = tl.where(low == edge, first, 0)
         new_last = tl.where(low == edge, last, vocab)
-        if TIES != ALL:  # noqa: SIM102, the one is decided when the kernel is built, the other on the card
-            if count < tied:
-                number = count - 1 if TIES == FIRST else tied - count
-                place = place_of_tie(start, token_stride, vocab, low, edge, first, last, number, TILE)
-                if TIES == FIRST:
-                    new_last = place + 1
-                else:
-                    new_first = place
+        if count < tied:
+            number = tl.where(ties == FIRST, count - 1, tied - count)
+            place = place_of_tie(start, token_stride, vocab, low, edge, first, last, number, TILE)
+            new_last = tl.where(ties == FIRST, place + 1, new_last)
+            new_first = tl.where(ties == LAST, place, new_first)
         first = tl.where(count == 0, 0, new_first)
         last = tl.where(count == 0, 0, new_last)
     tl.store(state + 3 * row, low.to(tl.int64))
-    tl.store(state + 3 * row + 1, first)
-    tl.store(state + 3 * row + 2, last)
+    tl.store(state + 3 * row + 1, first.to(tl.int64))
+    tl.store(state + 3 * row + 2, last.to(tl.int64))

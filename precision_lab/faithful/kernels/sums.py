@@ -8,7 +8,7 @@ import triton.language as tl
 from .arithmetic import gaps, is_left, joined, keys_of, load_logits, mass_parts
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks", "tiles_each"])
 def block_sums(
     logits,
     row_stride,
@@ -59,8 +59,8 @@ def block_sums(
     divisor = tl.load(divisors + row) if HEAT else 1.0
     if CUT:
         edge = tl.load(state + 3 * row).to(tl.int32)
-        first = tl.load(state + 3 * row + 1)
-        last = tl.load(state + 3 * row + 2)
+        first = tl.load(state + 3 * row + 1).to(tl.int32)
+        last = tl.load(state + 3 * row + 2).to(tl.int32)
     for back in range(begin, end):
         tile = begin + end - 1 - back
         index = tile * (BLOCKS * BLOCK) + within
