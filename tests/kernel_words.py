@@ -225,12 +225,13 @@ class TestInput:
     def test_a_row_without_a_law_shows_it_and_leaves_the_others_alone(self, bad):
         logits = normal(3, 300)
         logits[1, 200] = bad
-        for splits in (1, 2):
+        mended = logits.nan_to_num(0.0, 0.0)
+        for splits, text in ((1, None), (2, None), (1, "top_p=0.5 > min_p=0.1")):
             words = launch.words_on(DEVICE, *parts_of_words(3))
-            found = launch.draw(logits.to(DEVICE), words, 2, splits=splits)
+            plan = None if text is None else plan_of(text)
+            found = launch.draw(logits.to(DEVICE), words, 2, plan=plan, splits=splits)
             assert found.peaks.isfinite().tolist() == [True, False, True]
-            mended = logits.nan_to_num(0.0, 0.0)
-            assert torch.equal(found.ids.cpu()[:, ::2], expected(mended)[:, ::2])
+            assert torch.equal(found.ids.cpu()[:, ::2], expected(mended, 2, None, text)[:, ::2])
 
     def test_only_minus_infinity(self):
         logits = torch.full((2, 5), -INF)
