@@ -14,7 +14,7 @@ import precision_lab
 
 PACKAGE = Path(precision_lab.__file__).parent
 LAYERS = (
-    {"types", "errors", "formats", "files", "recorded", "provenance", "devices"},
+    {"types", "errors", "formats", "files", "recorded", "provenance", "devices", "steps", "grammar"},
     {"atoms"},
     {"laws", "uniforms", "targets", "faithful"},
     {"statistics", "samplers"},
