@@ -23,8 +23,8 @@ from ..statistics.entropies import entropy
 from ..statistics.unmasking import unmasking
 from ..targets import Target, is_file_of_logits, load_row, parse_target, parse_use
 from ..targets.use import Use
-from .grid import MOST_VALUES, TOLERANCE
-from .rivals import OURS, REFERENCE, here
+from .grid import TOLERANCE, rows_timed
+from .rivals import REFERENCE, here
 from .timing import Clock, best_rows, paired, ratio
 
 ENOUGH = 1e-6  # total variation of what comes: a chi-square test sees it after about 1e12 draws
@@ -137,10 +137,9 @@ def _row(use: Use, target: Target, steps: str) -> _Row:
     law = target_law(tokens.astype(np.float64))
     if float(law.probs.max()) == 1.0:
         raise InputError(f"{name}, which leaves one token", "two or more", "a larger temperature, k or p")
-    step = use.of(Target(name, law.log_probs, target.provenance, target.mask))
-    if step.mask is None:
+    if use.steps is None:
         return _Row(name, tokens, tokens, 1.0)
-    assert use.steps is not None
+    step = use.of(Target(name, law.log_probs, target.provenance, target.mask))
     return _Row(step.name, step.logits.astype(np.float32), tokens, 1 / use.steps)
 
 
@@ -194,7 +193,7 @@ def _costs(
     use: Use, row: _Row, batch: int, device: str, seconds: float, rng: np.random.Generator
 ) -> tuple[dict[str, dict[str, Any]], str]:
     """Time of a token of every sampler here, paired, and how it was taken."""
-    rows = min(batch, max(1, MOST_VALUES // len(row.given)))
+    rows = rows_timed(len(row.given), batch, device)
     batched = torch.from_numpy(row.given).expand(rows, -1).contiguous().to(device)
     clock, seed = Clock.of(device), int(rng.integers(2**62))
     ways: dict[str, Callable[[], Any]] = {}
@@ -253,6 +252,3 @@ def _recommend(rows: list[dict[str, Any]], use: Use) -> str:
     if close:
         text += f"; {', '.join(close)} cost as much, as far as these rounds tell"
     return f"{text}."
-
-
-__all__ = ["ENOUGH", "OURS", "STEP", "Choice", "choose"]

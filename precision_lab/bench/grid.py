@@ -4,12 +4,13 @@ A cell is either the *times* of all rivals at one vocabulary and batch, in turn,
 one row. Cells are kept on disk one by one, so that a long grid resumes by the same command. Laws do not
 depend on the batch; :func:`table` puts the two together.
 
-Timed are rows of logits that differ. Of a large batch as many rows are drawn as hold :data:`MOST_VALUES`
-values: the others are the same work again.
+Timed are rows of logits that differ. On a CPU, of a large batch as many rows are drawn as hold
+:data:`MOST_VALUES` values: the others are the same work again.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterable
@@ -29,27 +30,51 @@ from ..statistics import total_variation
 from ..store import Store
 from ..study import Cell, Row, Study
 from ..targets import parse_target
-from .rivals import REFERENCE, RIVALS, here
+from .rivals import OURS, REFERENCE, RIVALS, here
 from .timing import Clock, best_rows, paired, peak_bytes, ratio
 
 VOCABS = (4096, 32_768, 50_257, 128_256, 151_936, 262_144)
 BATCHES = (1, 8, 128, 1024)
-MOST_VALUES = 1 << 23  # logits of a batch that is timed, 32 MB in float32: no cache of a core holds them
+MOST_VALUES = (
+    1 << 21
+)  # logits of a batch that is timed on a CPU: 8 MB in float32, more than a core's own caches
 TOLERANCE = 1e-7  # of a law: on any one probability
 FOLDER = Path("runs/bench")
-CLOCKED = ("microseconds", "ratio", "ratio_low", "ratio_high", "rounds", "rows_at_once", "peak_mib")
+CLOCKED = (
+    "microseconds",
+    "ratio",
+    "ratio_low",
+    "ratio_high",
+    "of_ours",
+    "of_ours_low",
+    "of_ours_high",
+    "rounds",
+    "rows_at_once",
+    "peak_mib",
+)
 
 
-def time_cell(vocab: int, batch: int, seconds: float, device: str, rivals: Iterable[str]) -> Cell:
-    """The cell of the times of these rivals."""
-    return {
-        "kind": "times",
-        "device": device,
-        "vocab": vocab,
-        "batch": batch,
-        "seconds": seconds,
-        "rivals": list(rivals),
-    }
+def rows_timed(vocab: int, batch: int, device: str = "cpu") -> int:
+    """How many rows of a batch are drawn for its time: on a GPU all."""
+    return min(batch, max(1, MOST_VALUES // vocab)) if device == "cpu" else batch
+
+
+def time_cells(
+    vocabs: Iterable[int], batches: Iterable[int], seconds: float, device: str, rivals: Iterable[str]
+) -> list[Cell]:
+    """The cells of the times of these rivals; of batches of which as many rows are timed, the first."""
+    names = list(rivals)
+    found = []
+    for vocab in vocabs:
+        seen = set()
+        for batch in batches:
+            rows = rows_timed(vocab, batch, device)
+            if rows in seen:
+                continue
+            seen.add(rows)
+            cell = {"kind": "times", "device": device, "vocab": vocab, "batch": batch}
+            found.append(cell | {"seconds": seconds, "rivals": names})
+    return found
 
 
 def law_cells(vocabs: Iterable[int], rows: Iterable[str], device: str, rivals: Iterable[str]) -> list[Cell]:
@@ -72,7 +97,7 @@ def measure(cell: Cell, rng: np.random.Generator) -> list[Row]:
 def times_of(cell: Cell, rng: np.random.Generator) -> list[Row]:
     """A row a rival: time of a token and its ratio to :data:`REFERENCE`, with what is behind them."""
     vocab, batch, device = cell["vocab"], cell["batch"], cell["device"]
-    rows = min(batch, max(1, MOST_VALUES // vocab))
+    rows = rows_timed(vocab, batch, device)
     logits = torch.from_numpy(rng.normal(0.0, 3.0, (rows, vocab)).astype(np.float32)).to(checked(device))
     clock, seed = Clock.of(device), int(rng.integers(2**62))
     chosen = {}
@@ -88,6 +113,7 @@ def times_of(cell: Cell, rng: np.random.Generator) -> list[Row]:
     found = []
     for name in cell["rivals"]:
         against = ratio(taken[name], taken[REFERENCE], rng=rng)
+        ours = ratio(taken[name], taken.get(OURS, taken[REFERENCE]), rng=rng)
         found.append(
             {
                 "kind": "times",
@@ -99,6 +125,9 @@ def times_of(cell: Cell, rng: np.random.Generator) -> list[Row]:
                 "ratio": against.value,
                 "ratio_low": against.low,
                 "ratio_high": against.high,
+                "of_ours": ours.value if OURS in taken else math.nan,
+                "of_ours_low": ours.low if OURS in taken else math.nan,
+                "of_ours_high": ours.high if OURS in taken else math.nan,
                 "rounds": len(taken[name]),
                 "rows_at_once": chosen[name],
                 "peak_mib": peaks[name] / 2**20,
@@ -170,11 +199,13 @@ def run(
         raise InputError(f"--seconds {seconds}", "a number above 0", "5 is the default")
     rivals = [rival.name for rival in here(device, samplers)]
     for name in samplers or ():
+        if name not in RIVALS:
+            raise InputError(f"sampler {name!r}", "a name of the table", f"one of: {', '.join(RIVALS)}")
         if name not in rivals:
-            raise InputError(f"sampler {name!r} on {device}", f"of {', '.join(RIVALS)}", "one that runs here")
+            raise InputError(f"{name} on {device}", "what runs here", f"it needs {RIVALS[name].package}")
     if REFERENCE not in rivals:
         rivals.append(REFERENCE)
-    cells = [time_cell(vocab, batch, seconds, device, rivals) for vocab in vocabs for batch in batches]
+    cells = time_cells(vocabs, batches, seconds, device, rivals)
     cells += law_cells(vocabs, rows, device, rivals)
     study = replace(_STUDY, name=f"bench_{device}")
     store = Store(folder, study, seed)
