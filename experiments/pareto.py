@@ -32,15 +32,13 @@ SIZES = {
     "quick": ((50_257,), (8,), 3.0, SOME, (50_257,)),
     "full": (grid.VOCABS, grid.BATCHES, 1.5, EVERY, (4096, SHOWN)),
 }
-FILLING = {"integers": "full", "float32": "none", "float64": "bottom"}
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "p", "8")
-RECORDED = {
-    "block sums, fused (prototype)": ("integers", "o"),
-    REFERENCE: ("float32", "^"),
-    "Gumbel-max float32, fused": ("float32", "<"),
-    "Gumbel-max float64, fused": ("float64", ">"),
-    MULTINOMIAL: ("float32", "v"),
-    "cumulative sum float32": ("float32", "X"),
+RECORDED = {  # of an H100 -> precision, marker
+    "block sums, fused (prototype)": ("integers", 0),
+    REFERENCE: ("float32", 2),
+    "Gumbel-max float32, fused": ("float32", 8),
+    "Gumbel-max float64, fused": ("float64", 9),
+    MULTINOMIAL: ("float32", 4),
+    "cumulative sum float32": ("float32", 6),
 }
 
 
@@ -60,28 +58,16 @@ def summary(frame):
 
 
 def look(name):
-    precision = RIVALS[name].precision
-    style = {"color": figures.COLOURS[list(FILLING).index(precision)], "fillstyle": FILLING[precision]}
-    return style | {"marker": MARKERS[list(RIVALS).index(name)], "ms": 8 if name in (OURS, RACE) else 6}
+    size = 8 if name in (OURS, RACE) else 6
+    return figures.precise(RIVALS[name].precision, list(RIVALS).index(name)) | {"ms": size}
 
 
 def corner(ax, part):
-    """Time against error at one vocabulary and batch."""
+    """Time against error at one vocabulary and batch; down from each point to the total variation itself."""
     for r in part.dropna(subset="at_most").itertuples():
-        y = max(r.at_most, LEAST)
+        high = max(r.at_most, LEAST)
         low = max(r.tv_zipf, LEAST)
-        ax.errorbar(
-            r.ratio,
-            y,
-            xerr=[[r.ratio - r.ratio_low], [r.ratio_high - r.ratio]],
-            yerr=[[y - low], [0]],
-            uplims=r.tv_zipf < LEAST,
-            label=r.sampler,
-            ls="none",
-            elinewidth=0.9,
-            capsize=2,
-            **look(r.sampler),
-        )
+        figures.box(ax, (r.ratio, r.ratio_low, r.ratio_high), (high, low, high), label=r.sampler, **look(r.sampler))
     ax.axhline(ENOUGH, color="black", ls=":", lw=0.8)
     ax.axvline(1, color="black", ls=":", lw=0.8)
     ax.set(xscale="log", yscale="log", xlabel="time / float32 Gumbel-max", ylabel="total variation, at most")
@@ -108,11 +94,13 @@ def recorded(ax):
     table = pd.DataFrame(h100.rows(vocabs=(128_256,)))
     for name, (precision, marker) in RECORDED.items():
         part = table[table.sampler == name]
-        style = {"color": figures.COLOURS[list(FILLING).index(precision)], "fillstyle": FILLING[precision]}
-        ax.plot(part.batch, part.ratio, label=name, marker=marker, lw=0.9, **style)
+        ax.plot(part.batch, part.ratio, label=name, lw=0.9, **figures.precise(precision, marker))
     ax.set(xscale="log", yscale="log", xlabel="batch", ylabel="time / float32 Gumbel-max there")
+    ax.set_xticks(sorted(table.batch.unique()), [f"{batch:,}" for batch in sorted(table.batch.unique())])
+    ax.xaxis.set_minor_formatter("")
+    ax.set_ylim(bottom=0.025)
     ax.set_title("measured on an H100, V = 128,256\n(recorded once, no spread)")
-    ax.legend(fontsize=6)
+    ax.legend(fontsize=6, loc="lower left", ncols=2)
 
 
 def draw(frame):
@@ -135,7 +123,7 @@ def draw(frame):
         label: h for ax in axes[: len(batches)] for h, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
     order = [name for name in RIVALS if name in handles]
-    title = "filled: whole numbers; open: float32; half: float64"
+    title = "noise or sums in whole numbers: filled; float32: open; float64: half filled"
     figure.legend(
         [handles[n] for n in order],
         order,
