@@ -17,6 +17,7 @@ from .files import atomic
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+PRECISIONS = {"integers": "full", "float32": "none", "float64": "bottom"}  # and how its markers are filled
 STYLE: Any = {
     "figure.constrained_layout.use": True,
     "figure.dpi": 110,
@@ -54,6 +55,32 @@ def canvas(
 def series(index: int) -> dict[str, Any]:
     """Colour and marker of the index-th series, the same in every figure."""
     return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+
+
+def precise(precision: str, index: int) -> dict[str, Any]:
+    """Colour and filling by the precision of a sampler's noise, one of :data:`PRECISIONS`, and the marker of the
+    index-th sampler: also told apart where there is no colour."""
+    colour = COLOURS[list(PRECISIONS).index(precision)]
+    markers = (*MARKERS, "<", ">", "h", "p", "8")
+    filling = {"fillstyle": PRECISIONS[precision], "markerfacecoloralt": "white"}
+    return filling | {"color": colour, "marker": markers[index % len(markers)]}
+
+
+def box(
+    axes: Axes, x: tuple[float, float, float], y: tuple[float, float, float], *, label: str, **look: Any
+) -> None:
+    """A point (value, low, high) in x and y with both its intervals."""
+    axes.errorbar(
+        x[0],
+        y[0],
+        xerr=[[x[0] - x[1]], [x[2] - x[0]]],
+        yerr=[[y[0] - y[1]], [y[2] - y[0]]],
+        label=label,
+        linestyle="none",
+        capsize=2,
+        elinewidth=0.9,
+        **look,
+    )
 
 
 def interval(

@@ -21,11 +21,11 @@ LAYERS = (
     {"kernels", "mdm", "calibration", "pipelines"},
     {"result", "study", "store", "engine"},
     {"verdict"},
+    {"bench"},
     {
         "figures",
         "report",
         "testing",
-        "bench",
         "compare",
         "defects",
         "explain",
