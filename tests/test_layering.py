@@ -19,7 +19,7 @@ LAYERS = (
     {"laws", "uniforms", "targets", "faithful"},
     {"statistics", "samplers"},
     {"kernels", "mdm", "calibration", "pipelines"},
-    {"result", "study", "store", "engine"},
+    {"finding", "result", "study", "store", "engine"},
     {"verdict"},
     {"bench"},
     {
