@@ -10,7 +10,7 @@ A word for each, by the mean over the rows of one network with its 95 % interval
 networks: *decisive* beyond 5 % of the unmasking or 0.05 nats a token for certain (what 64 texts against 64 can show:
 the entropy of a text has a standard deviation of 0.14 nats); *harmless* within 1 %, 0.01 nats and a total variation
 of 0.01 for certain; *visible* between; *no draw* where the default is greedy.
-Cost: up to ten seconds a law of float32, quick half a core-minute, full an hour of a core.
+Cost: up to ten seconds a law of float32, quick half a core-minute, full 40 core-minutes.
 """
 
 from collections.abc import Iterable
@@ -36,7 +36,7 @@ FILES = {"mdm": MODELS / "h100" / "logits.safetensors", "smollm2": MODELS / "smo
 RATIOS = 5  # mask ratios of the masked model's rows, in turn
 
 # profile -> rows of each network
-ROWS = {"smoke": {"mdm": 2}, "quick": {"mdm": 2}, "full": {"mdm": 25, "smollm2": 8}}
+ROWS = {"smoke": {"mdm": 2}, "quick": {"mdm": 2}, "full": {"mdm": 15, "smollm2": 6}}
 SMOKE = ("BD3-LMs", "Dream-7B")
 QUICK = ("MDLM", "MDLM in Duo's code", "d1, rollouts", "Dream-7B")
 VARIANTS = ("published", "float32", "bfloat16")

@@ -68,7 +68,7 @@ class TestMeasure:
         r = 1 / (50_000 * 0.5)
         lattice = lattice_step(log_p, r).sum() / r
         assert lattice < 0.99  # else the test would not tell float32 from the faithful law
-        assert row["multiplier"] == pytest.approx(lattice, rel=2e-4)
+        assert row["multiplier"] == pytest.approx(lattice, rel=5e-4)
         assert row["entropy_lost"] > 0.01
 
     def test_a_float64_race_is_faithful(self, rows):
