@@ -92,7 +92,7 @@ class TestMeasure:
     def test_probabilities_kept_in_float16_lose_the_rare_ones(self):
         log_p = np.log([0.5, 2.0**-24, 2.0**-27])
         kept = np.exp(study.handed_on(log_p, "fp16"))
-        assert kept == pytest.approx([0.5, 2.0**-24, 0.0], abs=0)
+        assert kept == pytest.approx([0.5, 2.0**-24, 0.0], rel=1e-12, abs=0)
         assert study.handed_on(log_p, "") is log_p
 
 
