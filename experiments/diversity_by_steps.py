@@ -164,9 +164,7 @@ def figure(rows, analysis):
 
 STUDY = Study(
     name="diversity_by_steps",
-    question=(
-        "How does the diversity of generated text depend on the noise's precision and the number of steps?"
-    ),
+    question=("How does the diversity of generated text depend on the noise's precision and the number of steps?"),
     cells=cells,
     measure=measure,
     analyse=analyse,
