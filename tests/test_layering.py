@@ -26,6 +26,7 @@ LAYERS = (
         "report",
         "testing",
         "bench",
+        "overhead",
         "compare",
         "defects",
         "explain",
