@@ -21,7 +21,7 @@ import torch
 
 import precision_lab.samplers
 from precision_lab import __main__ as command_line
-from precision_lab import bench, doctor, engine, overhead, report
+from precision_lab import doctor, engine, report
 from precision_lab.errors import InputError
 from precision_lab.files import read_json
 from precision_lab.mdm import corpus as corpora
@@ -42,6 +42,7 @@ COMMANDS = [
     "train",
     "capture",
     "bench",
+    "choose",
     "overhead",
     "gallery",
     "measure",
@@ -496,18 +497,26 @@ class TestEmit:
 
 FAKE = """
 from precision_lab import figures
-from precision_lab.study import Study
+from precision_lab.study import Analysis, Study
+
+
+def cells(profile):
+    return [{"profile": str(profile)}]
 
 
 def measure(cell, rng):
     return [cell | {"x": rng.random()}]
 
 
-def draw(frame):
+def analyse(rows):
+    return Analysis(notes=["It is"])
+
+
+def figure(rows, analysis):
     return figures.canvas()[0]
 
 
-STUDY = Study("fake", "Is it?", lambda profile: [{"profile": str(profile)}], measure, draw, lambda frame: "It is.")
+STUDY = Study("fake", "Is it?", cells, measure, analyse=analyse, figure=figure)
 """
 
 
@@ -627,50 +636,6 @@ class TestDoctor:
         assert code == 1
         assert rows["rand float16 on cpu"]["state"] == "unusable"
         assert "rand of another torch" in rows["rand float16 on cpu"]["value"]
-
-
-class TestBench:
-    def test_every_sampler_beside_its_rival(self, cli, monkeypatch):
-        monkeypatch.setattr(bench, "SAMPLERS", {n: SAMPLERS[n] for n in ("gumbel_max_bf16", "gumbel_max_fp64")})
-        monkeypatch.setattr(bench, "RIVAL", "gumbel_max_bf16")
-        code, out, err = cli("bench", "--vocab", "50", "--rounds", "2", "-f", "json")
-        assert code == 0
-        assert "round 2/2" in err
-        rows = {row["sampler"]: row for row in strict(out)}
-        rival, other = rows["gumbel_max_bf16"], rows["gumbel_max_fp64"]
-        assert (rival["ratio"], rival["ratio_low"], rival["ratio_high"]) == (1, 1, 1)
-        assert other["ratio_low"] <= other["ratio"] <= other["ratio_high"]
-        assert other["total_variation"] < 1e-9 < rival["total_variation"]
-        assert cli("bench", "--rounds", "0")[0] == 2
-
-
-class TestOverhead:
-    def test_draws_a_second_beside_the_bare_expression(self, cli, monkeypatch):
-        monkeypatch.setattr(overhead, "VALUES", 1 << 12)
-        code, out, _ = cli("overhead", "--vocab", "100", "--rows", "2", "--rounds", "2", "-f", "json")
-        assert code == 0
-        rows = strict(out)
-        assert len(rows) == 3 * len(overhead.EXPRESSIONS)
-        for row in rows:
-            assert row["low"] <= row["draws_per_second_over_bare"] <= row["high"]
-            assert row["way"].startswith("bare") == (row["low"] == row["high"] == 1)
-
-    @pytest.mark.parametrize("name", overhead.EXPRESSIONS)
-    def test_the_bare_expression_draws_the_same_tokens(self, name):
-        """So it is the recipe, and nothing is left out of it."""
-        logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
-        prepare, draw = overhead.EXPRESSIONS[name]
-        bare = draw(prepare(logits), torch.Generator().manual_seed(1), 50)
-        assert torch.equal(bare, SAMPLERS[name].draw(logits, 50, rng=torch.Generator().manual_seed(1)))
-
-    def test_memory(self, monkeypatch):
-        found = overhead.memory(vocab=50, draws={"faithful_masses": (3 * overhead.BLOCK // 2,)})
-        assert [row["draws"] for row in found] == [1, 3 * overhead.BLOCK // 2]
-        assert all(row["peak_mib"] > 10 for row in found)
-
-    def test_a_sampler_without_an_expression(self):
-        with pytest.raises(InputError, match="one of gumbel_max_fp32"):
-            overhead.overhead(samplers=("faithful_masses",))
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,7 @@
 a Study, in one run, and the memory of many draws.
 
 The bare expression is written as its publisher does, in a loop over chunks, and gets the best of several sizes
-of a chunk. Rounds visit all ways in turn; a ratio is taken within a round. The clock is the processor time of
-this process, so that what else the machine runs does not count.
+of a chunk: see :mod:`.timing`.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import engine
-from .errors import InputError
-from .samplers import SAMPLERS, Sampler
-from .targets.synthetic import zipf
-from .types import Profile
-from .uniforms import Rng
+from .. import engine
+from ..errors import InputError
+from ..samplers import SAMPLERS, Sampler
+from ..targets.synthetic import zipf
+from ..types import Profile
+from ..uniforms import Rng
+from .rivals import Way
+from .timing import CHUNKS, Clock, paired, ratio
 
-Way = Callable[[], object]
-CHUNKS = (1 << 15, 1 << 17, 1 << 19, 1 << 22)  # values at once, of which the bare expression gets its best
 BLOCK = 1 << 20  # draws whose ids are held at once where draws are counted
-VALUES = 1 << 25  # noise values of one visit
+VALUES = 1 << 24  # noise values of one visit
 
 
 def _gumbel(logits: Tensor, rng: torch.Generator, count: int) -> Tensor:
@@ -86,23 +85,26 @@ STUDY = Study("{name}", "what does the engine cost?", lambda profile: [CELL], me
 
 
 def overhead(
-    *, vocab: int = 8192, rows: int = 1, rounds: int = 9, samplers: tuple[str, ...] = tuple(EXPRESSIONS)
+    *, vocab: int = 8192, rows: int = 1, seconds: float = 20.0, samplers: tuple[str, ...] = tuple(EXPRESSIONS)
 ) -> list[dict[str, Any]]:
-    """A row for each sampler and way: seconds a draw of a row, and draws a second over those of the best bare
-    expression, the median over rounds and their range. ``vocab`` of a Zipf row, the same for all ``rows``."""
+    """A row for each sampler and way: microseconds a draw of a row, and draws a second over those of the best
+    bare expression, the median over rounds with its 95 % bootstrap interval. ``vocab`` of a Zipf row, the same
+    for all ``rows``; ``seconds`` of each sampler. Errors: InputError for a sampler without an expression."""
     table = []
+    rng = np.random.default_rng(0)
     for name in samplers:
         if name not in EXPRESSIONS:
             raise InputError(f"sampler {name!r}", f"one of {', '.join(EXPRESSIONS)}", "choose")
         draws = max(1, VALUES // (vocab * rows))
         print(f"overhead of {name}, vocabulary {vocab}, {rows} rows, {draws} draws", file=sys.stderr)
         with tempfile.TemporaryDirectory() as folder:
-            taken = _paired(_ways(name, vocab, rows, draws, Path(folder)), rounds)
+            ways = _ways(name, vocab, rows, draws, Path(folder))
+            taken = paired(ways, clock=Clock.of("cpu"), seconds=seconds)
         bare = min(
             (way for way in taken if way.startswith("bare")), key=lambda way: statistics.median(taken[way])
         )
         for way in ("draw", "study", bare):
-            ratios = [b / a for a, b in zip(taken[way], taken[bare], strict=True)]
+            found = ratio(taken[bare], taken[way], rng=rng)
             table.append(
                 {
                     "sampler": name,
@@ -110,10 +112,10 @@ def overhead(
                     "rows": rows,
                     "way": way,
                     "us_per_draw": statistics.median(taken[way]) / draws / rows * 1e6,
-                    "draws_per_second_over_bare": statistics.median(ratios),
-                    "low": min(ratios),
-                    "high": max(ratios),
-                    "rounds": rounds,
+                    "draws_per_second_over_bare": found.value,
+                    "low": found.low,
+                    "high": found.high,
+                    "rounds": len(taken[way]),
                 }
             )
     return table
@@ -145,18 +147,6 @@ def _ways(name: str, vocab: int, rows: int, draws: int, folder: Path) -> dict[st
     return ways | {f"bare, {size} at once": lambda size=size: bare(size) for size in sizes}
 
 
-def _paired(ways: dict[str, Way], rounds: int) -> dict[str, list[float]]:
-    """Processor seconds of each way, one a round; a first round warms up."""
-    taken: dict[str, list[float]] = {way: [] for way in ways}
-    for turn in range(rounds + 1):
-        for way, call in ways.items():
-            started = time.process_time()
-            call()
-            if turn:
-                taken[way].append(time.process_time() - started)
-    return taken
-
-
 def drawn_in_blocks(sampler: Sampler, logits: Tensor, n: int, *, rng: Rng) -> Iterator[Tensor]:
     """Ids of ``n`` draws of one row, at most :data:`BLOCK` at a time."""
     for start in range(0, n, BLOCK):
@@ -171,7 +161,7 @@ def memory(*, vocab: int = 151_936, draws: dict[str, tuple[int, ...]] | None = N
     for name, numbers in wanted.items():
         for n in (1, *numbers):
             print(f"memory of {n} draws of {name}, vocabulary {vocab}", file=sys.stderr)
-            command = [sys.executable, "-m", "precision_lab.overhead", name, str(vocab), str(n)]
+            command = [sys.executable, "-m", "precision_lab.bench.overhead", name, str(vocab), str(n)]
             found = subprocess.run(command, capture_output=True, text=True, check=True)
             table.append({"sampler": name, "vocab": vocab, "draws": n} | json.loads(found.stdout))
     return table
