@@ -32,7 +32,7 @@ from .rivals import Way
 from .timing import CHUNKS, Clock, paired, ratio
 
 BLOCK = 1 << 20  # draws whose ids are held at once where draws are counted
-VALUES = 1 << 24  # noise values of one visit
+VALUES = 1 << 25  # noise values of one visit
 
 
 def _gumbel(logits: Tensor, rng: torch.Generator, count: int) -> Tensor:
