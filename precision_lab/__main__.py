@@ -785,6 +785,23 @@ def choose(
 
 
 @app.command()
+def overhead(
+    vocab: Annotated[int, typer.Option(min=1, help="Vocabulary.")] = 8192,
+    rows: Annotated[int, typer.Option(min=1, help="Rows drawn from at once.")] = 1,
+    seconds: SecondsOption = 20.0,
+    memory: Annotated[
+        bool,
+        typer.Option("--memory", help="Peak memory of up to 1e8 draws at a vocabulary of 151,936 instead."),
+    ] = False,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """What ``draw`` and a Study cost beside the bare torch expression in its best chunks, as ratios in one run."""
+    from .bench import overhead as measure
+
+    emit(measure.memory() if memory else measure.overhead(vocab=vocab, rows=rows, seconds=seconds), format)
+
+
+@app.command()
 def gallery(
     show_defects: Annotated[
         bool, typer.Option("--defects", help="The twelve defects, by law and by draws.")

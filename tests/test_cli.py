@@ -43,6 +43,7 @@ COMMANDS = [
     "capture",
     "bench",
     "choose",
+    "overhead",
     "gallery",
     "measure",
     "doctor",
