@@ -18,9 +18,10 @@ LAYERS = (
     {"atoms"},
     {"laws", "uniforms", "targets", "faithful"},
     {"statistics", "samplers"},
-    {"kernels", "mdm", "calibration", "pipelines"},
+    {"kernels", "mdm", "pipelines"},
     {"result", "study", "store", "engine"},
     {"verdict"},
+    {"calibration"},
     {
         "figures",
         "report",
