@@ -210,7 +210,8 @@ def _sampler(spec: str, takes: Takes, draws: int) -> Any:
 PipelineOption = Annotated[
     str | None,
     typer.Option(
-        help="What is meant between logits and draw, in order: temperature=0.7 > top_k=50 > top_p=0.95 > min_p=0.05.",
+        help="What is meant between logits and draw, in order: temperature=0.7 > top_k=50 > top_p=0.95 > min_p=0.05;"
+        " or a published processor: 'vllm: temperature=0.7, top_k=50'.",
     ),
 ]
 
