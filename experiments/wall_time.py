@@ -65,6 +65,7 @@ def measure(cell, rng):
     few, state[0, at[:masks]] = state.clone(), vocab
     few[0, at[: cell["hits"]]] = vocab
     model, r, turn = network(cell["layers"], cell["width"], vocab), np.full(timed, 1 / (N - step)), cell["block"] % 3
+    r[-1] = 1.0  # the last step, as everywhere, takes what is left
     every = NAMES[turn:] + NAMES[:turn]  # who begins changes from block to block
     for name in every if cell["layers"] < LARGE["layers"] else NAMES[:1]:
         done = {

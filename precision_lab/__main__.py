@@ -309,6 +309,8 @@ def show(report: Any, format: Format) -> None:
             print(f"\n{said(note)}")
         if report.judged and report.exit_code != 0:
             print(f"\nscope: {said(report.scope())}")
+        if report.shown and report.exit_code == 1:
+            print(f"\nshown by: {_code(report.shown)}")
         if report.command:
             print(f"\nagain: {_code(report.command)}")
     raise typer.Exit(report.exit_code)
@@ -458,28 +460,47 @@ def audit(
 @app.command()
 def perplexity(
     samples: Annotated[
-        Path, typer.Argument(help="tokens (n, length) in .npz, .npy, .parquet or .safetensors.")
+        Path,
+        typer.Argument(
+            help="tokens (n, length) in .npz, .npy, .parquet, .safetensors or .jsonl; or texts: .txt (one a line), .jsonl."
+        ),
     ],
     tokenizer: Annotated[
-        Path | None,
-        typer.Option(help="tokenizer.json of the ids: byte-level BPE with <|endoftext|>, as GPT-2's."),
+        Path | None, typer.Option(help="tokenizer.json of the ids, of any kind, or its folder.")
     ] = None,
     judge: Annotated[
         str,
         typer.Option(
-            help="smollm2 (reads the text; 93 MB on first use), or the folder of a causal model of ours."
+            help="smollm2 (reads the text; 93 MB on first use), the folder of a Hugging Face causal model (extra hf), "
+            "or of a causal model of ours."
         ),
     ] = "smollm2",
+    end: Annotated[
+        str | None, typer.Option(help="Name or id of a token that ends a text, beside </s> and the like.")
+    ] = None,
+    mask: Annotated[
+        str | None, typer.Option(help="Name or id of the mask, if its name does not say so.")
+    ] = None,
+    start: Annotated[
+        bool | None,
+        typer.Option(help="A start symbol before each text. Default: as the judge's own tokenizer has it."),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where the judge runs.")] = Device.CPU,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Generative perplexity of your own samples, by each public definition, beside their diversity; 95 %
-    intervals."""
+    intervals. Padding is cut, an end ends a text, and a mask that is left is an error."""
+    from . import devices
     from .mdm import judges
 
     names = ("value", "low", "high", "n", "method")
-    found = judges.report(samples, tokenizer, judge, seed=seed)
-    emit([{"quantity": key} | {name: getattr(e, name) for name in names} for key, e in found.items()], format)
+    where = devices.checked(device.value)
+    found = judges.report(samples, tokenizer, judge, seed=seed, start=start, device=where, end=end, mask=mask)
+    for note in found.notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
+    estimates = found.estimates.items()
+    emit([{"quantity": key} | {name: getattr(e, name) for name in names} for key, e in estimates], format)
 
 
 class What(StrEnum):

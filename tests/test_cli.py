@@ -496,18 +496,26 @@ class TestEmit:
 
 FAKE = """
 from precision_lab import figures
-from precision_lab.study import Study
+from precision_lab.study import Analysis, Study
+
+
+def cells(profile):
+    return [{"profile": str(profile)}]
 
 
 def measure(cell, rng):
     return [cell | {"x": rng.random()}]
 
 
-def draw(frame):
+def analyse(rows):
+    return Analysis(notes=["It is"])
+
+
+def figure(rows, analysis):
     return figures.canvas()[0]
 
 
-STUDY = Study("fake", "Is it?", lambda profile: [{"profile": str(profile)}], measure, draw, lambda frame: "It is.")
+STUDY = Study("fake", "Is it?", cells, measure, analyse=analyse, figure=figure)
 """
 
 
