@@ -22,9 +22,9 @@ from .devices import described, of_run
 from .errors import InputError, PrecisionLabError, unknown_name
 from .files import check_writable
 from .provenance import git_commit, versions
-from .result import Result
+from .result import Result, with_committed_run
 from .store import Store
-from .study import Cell, Study
+from .study import Analysis, Cell, Study
 from .types import Profile
 
 _BESIDE = Path(__file__).parent.parent / "experiments"  # a checkout; otherwise the folder the user stands in
@@ -60,6 +60,17 @@ def load_study(name: str, folder: Path = FOLDER) -> Study:
 def _commit() -> str | None:
     """The commit whose code this process has in memory: asked once, near its start."""
     return git_commit()
+
+
+def analysed(
+    study: Study, frame: pd.DataFrame, seed: int, folder: Path = FOLDER
+) -> tuple[pd.DataFrame, Analysis]:
+    """The rows that the study's analysis takes, with the committed long run of results/full where it names ``keys``, and the
+    analysis. ``folder``: where the experiments are; results/ is beside it."""
+    rows = frame
+    if study.keys:
+        rows = with_committed_run(frame, seed, study.keys, folder.parent / "results" / "full", study.name)
+    return rows, study.analysis(rows)
 
 
 def _measure(name: str, folder: Path, cell: Cell, seed: int, out: Path) -> dict:
@@ -133,10 +144,12 @@ def run(
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     frame = pd.DataFrame([row for i in range(len(cells)) for row in records[i]["rows"]])
+    rows, analysis = analysed(study, frame, seed, folder)
     manifest = {
         "experiment": name,
         "question": study.question,
-        "verdict": study.verdict(frame),
+        "verdict": analysis.text(),
+        "findings": [finding.record() for finding in analysis.findings],
         "profile": profile.value,
         "seed": seed,
         "cells": len(cells),
@@ -148,5 +161,5 @@ def run(
         "cells_by_commit": dict(Counter(record.get("commit") or "unknown" for record in records.values())),
         "format": 1,
     }
-    result = Result(name, frame, manifest)
+    result = Result(name, frame, manifest, rows, analysis)
     return result, result.save(out)

@@ -13,16 +13,27 @@ import pandas as pd
 from .errors import InputError
 from .files import atomic, read_json, write_json
 from .statistics import Estimate, cluster_bootstrap
+from .study import Analysis
+
+HASHES = (
+    "weights",
+    "logits",
+    "digest",
+)  # columns of hexadecimal digits: read as text, though they may be all digits
+RUN_SEED = "run_seed"  # column of joined tables: the seed of the run that a row is from
 
 
 @dataclass(frozen=True)
 class Result:
     """``frame``: tidy rows. ``manifest``: question, verdict, profile, seed, versions, device, commit (and
-    the cells that earlier commits measured), seconds."""
+    the cells that earlier commits measured), seconds. ``rows``: the same with the committed long run, and
+    ``analysis``: what they say; None for a result that was read back."""
 
     name: str
     frame: pd.DataFrame
     manifest: dict[str, Any]
+    rows: pd.DataFrame | None = None
+    analysis: Analysis | None = None
 
     def save(self, out: Path) -> list[Path]:
         """Write ``<name>.csv`` and ``<name>.json``."""
@@ -48,13 +59,26 @@ def with_long_run(frame: pd.DataFrame, root: Path, name: str, keys: list[str]) -
     return both.drop_duplicates(keys)
 
 
+def with_committed_run(
+    frame: pd.DataFrame, seed: int, keys: Sequence[str], committed: Path, name: str
+) -> pd.DataFrame:
+    """Rows of a run with ``seed`` and those of the committed long run of experiment ``name`` (in the folder ``committed``),
+    if there is one; ``run_seed`` says of which seed. Rows of the same ``keys`` and seed are the same numbers and taken once.
+    """
+    fresh = frame.assign(**{RUN_SEED: seed})
+    if not (committed / f"{name}.json").exists():
+        return fresh
+    known = load_result(committed, name)
+    long = known.frame.assign(**{RUN_SEED: known.manifest["seed"]})
+    return pd.concat([fresh, long], ignore_index=True).drop_duplicates([*keys, RUN_SEED])
+
+
 def load_result(out: Path, name: str) -> Result:
     """Read back a saved result; InputError if its manifest is missing or damaged."""
     manifest, table = read_json(out / f"{name}.json"), out / f"{name}.csv"
     if not table.is_file():
         raise InputError(f"no file {table}", "the table beside its manifest", "run the experiment again")
-    # hashes are not numbers
-    return Result(name, pd.read_csv(table, dtype={"weights": str, "logits": str}), manifest)
+    return Result(name, pd.read_csv(table, dtype=dict.fromkeys(HASHES, str)), manifest)
 
 
 def averages(frame: pd.DataFrame, keys: list[str], columns: list[str]) -> pd.DataFrame:

@@ -23,15 +23,17 @@ import torch
 from precision_lab import engine, figures, provenance, report
 from precision_lab.errors import InputError, PrecisionLabError, unknown_name
 from precision_lab.files import atomic, read_json, read_safetensors, write_json, write_safetensors
+from precision_lab.finding import Finding
 from precision_lab.result import Result, load_result
+from precision_lab.statistics import Estimate
 from precision_lab.store import Store
-from precision_lab.study import Study
+from precision_lab.study import Analysis, Study
 from precision_lab.types import Profile
 
 FAKE = """
 from pathlib import Path
 from precision_lab import figures
-from precision_lab.study import Study
+from precision_lab.study import Analysis, Study
 
 HERE = Path(__file__).parent
 
@@ -44,11 +46,15 @@ def measure(cell, rng):
     return [cell | {"draw": i, "u": rng.random(), "none": None} for i in range(3)]
 
 
-def draw(frame):
-    figure, (axes,) = figures.canvas()
-    part = frame.groupby("k").u.mean()
+def analyse(rows):
+    return Analysis(notes=[f"{len(rows)} rows"])
+
+
+def figure(rows, analysis):
+    drawn, (axes,) = figures.canvas()
+    part = rows.groupby("k").u.mean()
     figures.interval(axes, part.index, part, part - 0.1, part + 0.1, label="mean", index=0)
-    return figure
+    return drawn
 
 
 STUDY = Study(
@@ -56,8 +62,8 @@ STUDY = Study(
     question="Is it so?",
     cells=lambda profile: [{"k": k} for k in range({"smoke": 3, "quick": 4, "full": 5}[profile])],
     measure=measure,
-    draw=draw,
-    verdict=lambda frame: f"{len(frame)} rows.",
+    analyse=analyse,
+    figure=figure,
 )
 """
 
@@ -116,8 +122,25 @@ class TestStudy:
         def nothing(*_):
             return []
 
-        return Study(**{"name": "s", "question": "?", "cells": nothing, "measure": nothing, "draw": nothing,
-                        "verdict": nothing} | changed)  # fmt: skip
+        parts = {"cells": nothing, "measure": nothing, "analyse": nothing, "figure": nothing}
+        return Study(**{"name": "s", "question": "?"} | parts | changed)
+
+    def test_an_analysis_and_a_figure_are_needed(self):
+        for missing in ("analyse", "figure"):
+            with pytest.raises(InputError, match="without an analysis or a figure"):
+                self.study(**{missing: None})
+
+    def test_functions_of_the_rows_are_the_older_form(self):
+        old = self.study(
+            analyse=None, figure=None, verdict="{} rows.".format, draw=len, summary=lambda rows: rows
+        )
+        found = old.analysis("ab")
+        assert (found.text(), found.summary, old.drawn("ab", found)) == ("ab rows.", "ab", 2)
+
+    def test_the_verdict_is_head_findings_notes(self):
+        finding = Finding("x", Estimate.exact(2.0), 1.0)
+        assert Analysis([finding], ["a note"], "Head").text() == f"Head. {finding.text()}; a note."
+        assert Analysis(notes=["a", "b"]).text() == "a; b."
 
     def test_a_cell_is_known_by_all_that_defines_its_numbers(self):
         cell, study = {"a": 1, "b": [2.5, None]}, self.study()
@@ -343,8 +366,40 @@ class TestRun:
             report.run("fake", Profile.SMOKE, out, jobs=jobs, folder=folder)
         assert not out.exists()
 
+    def test_verdict_summary_and_figure_are_made_again_from_the_table(self, folder, out):
+        _, files = report.run("fake", Profile.SMOKE, out, folder=folder)
+        before = {path: path.read_bytes() for path in files}
+        measured(folder)
+        assert set(report.remake("fake", out, folder=folder)) == {
+            path for path in files if path.suffix != ".csv"
+        }
+        again = {path: path.read_bytes() for path in files}
+        coordinates = out / "fake.svg"  # of numbers as the table has them, to nine digits
+        assert {path: text for path, text in again.items() if path != coordinates} == {
+            path: text for path, text in before.items() if path != coordinates
+        }
+        coordinates.unlink()
+        rewritten(folder, FAKE.replace("} rows", "} lines"))
+        report.remake("fake", out, folder=folder)
+        manifest = read_json(out / "fake.json")
+        assert manifest["verdict"] == "9 lines."
+        assert list(manifest) == list(json.loads(before[out / "fake.json"]))
+        assert (out / "fake.csv").read_bytes() == before[out / "fake.csv"]
+        assert coordinates.read_bytes() == again[coordinates]
+        assert measured(folder) == []
+
+    def test_the_committed_run_is_joined_where_keys_are_named(self, folder, out):
+        rewritten(folder, FAKE.replace("    cells=lambda", '    keys=("k", "draw"),\n    cells=lambda'))
+        committed = folder.parent / "results" / "full"
+        result, _ = engine.run("fake", Profile.FULL, committed, folder=folder)
+        assert (result.manifest["verdict"], len(result.rows)) == ("15 rows.", 15)
+        result, _ = engine.run("fake", Profile.SMOKE, out, folder=folder)
+        assert (result.manifest["verdict"], len(result.frame)) == ("15 rows.", 9)
+        result, _ = engine.run("fake", Profile.SMOKE, out, seed=1, folder=folder)
+        assert (result.manifest["verdict"], len(result.frame)) == ("24 rows.", 9)
+
     def test_a_verdict_that_fails_leaves_the_cells(self, folder, out):
-        rewritten(folder, FAKE.replace('f"{len(frame)} rows."', "frame.missing"))
+        rewritten(folder, FAKE.replace('f"{len(rows)} rows"', "rows.missing"))
         with pytest.raises(AttributeError):
             engine.run("fake", Profile.SMOKE, out, folder=folder)
         rewritten(folder, FAKE)
@@ -438,6 +493,38 @@ class TestFigures:
         assert tuple(figure.get_size_inches()) == (4, 3)
         assert axes[1].get_subplotspec().colspan.start == 1
         figures.save(figure, tmp_path / "f")
+
+    def test_every_precision_has_its_own_look_whatever_it_is_called(self):
+        looks = [tuple(figures.precision(name).values()) for name in figures.PRECISIONS]
+        assert len(set(looks)) == len(figures.PRECISIONS)
+        names = {
+            "gumbel_max_fp16": "float16",
+            "gumbel_max_bf16": "bfloat16",
+            "gumbel_max_fp32": "float32",
+            "mdlm_fp32": "float32",
+            "gumbel_max_fp64": "float64",
+            "gumbel_max_fp64_truncated": "truncated",
+            "Prop. 5.2": "truncated",
+            "lattice": "float32",
+            "faithful": "float64",
+            "two_stage": "two-stage",
+        }
+        assert {name: figures.precision_of(name) for name in names} == names
+        assert all(figures.precision(name) == figures.precision(precision) for name, precision in names.items())
+        with pytest.raises(InputError, match="candle"):
+            figures.precision("candle")
+
+    def test_a_sweep_is_in_the_order_of_x_with_its_intervals(self, tmp_path):
+        table = pd.DataFrame({"n": [4, 1], "y": [2.0, 1.0], "y_low": [1.5, 0.0], "y_high": [3.0, 1.25]})
+        drawn, (axes,) = figures.canvas()
+        figures.sweep(axes, table, "n", "y", label="y", look=figures.precision("float32"), factor=2.0)
+        line, _, (bars,) = axes.containers[0]
+        assert line.get_xydata().tolist() == [[2.0, 1.0], [8.0, 2.0]]
+        assert [bar[:, 1].tolist() for bar in bars.get_segments()] == [[0.0, 1.25], [1.5, 3.0]]
+        figures.save(drawn, tmp_path / "f")
+
+    def test_one_digit_and_the_power_of_ten(self):
+        assert [figures.power_of_ten(x) for x in (3.1e5, 7e12, 96.0, 1.0)] == ["3e5", "7e12", "1e2", "1e0"]
 
     def test_every_series_has_its_own_look(self):
         looks = [tuple(figures.series(k).values()) for k in range(8)]

@@ -85,7 +85,7 @@ def rows(done: Decoded) -> list[dict[str, Any]]:
     return [
         {"sequence": k, "nfe": done.nfe, "draws": done.draws}
         | {name: float(values[k]) for name, values in measures.items()}
-        | {"tokens": " ".join(map(str, tokens[k]))}
+        | {"tokens": as_text(tokens[k])}
         for k in range(len(tokens))
     ]
 
@@ -95,6 +95,11 @@ def real_texts(folder: Path | str) -> np.ndarray:
     lie source by source, and here the first n are a sample of all sources."""
     windows = np.load(Path(folder) / "validation.npy", allow_pickle=False).astype(np.int64)
     return windows[np.random.Generator(np.random.Philox(0)).permutation(len(windows))]
+
+
+def as_text(row: np.ndarray) -> str:
+    """The ids of one sequence, (length,), as numbers with spaces between; back again: :func:`ids`."""
+    return " ".join(map(str, row.tolist()))
 
 
 def ids(texts: list[str]) -> np.ndarray:

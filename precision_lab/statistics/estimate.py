@@ -118,6 +118,23 @@ def mean(values: ArrayLike, confidence: float = 0.95) -> Estimate:
     return Estimate(centre, centre - half, centre + half, confidence, x.size, "Student t", Guarantee.ASYMPTOTIC)
 
 
+def variance(values: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """Sample variance s^2 of independent values with the interval of normal ones: (n - 1) s^2 over the quantiles of
+    chi-square with n - 1 degrees of freedom at (1 + confidence) / 2 and (1 - confidence) / 2.
+
+    HEURISTIC: exact for normal values only. Errors: InputError for fewer than two values and for values that are not finite.
+    """
+    check_open_unit("confidence", confidence)
+    x = check_numbers(values)
+    if x.size < 2 or not np.isfinite(x).all():
+        raise InputError(f"{x.size} values", "two or more finite numbers", "measure more, drop the rest")
+    spread = float(x.var(ddof=1))
+    side = (1 - confidence) / 2
+    low, high = spread * (x.size - 1) / stats.chi2.isf([side, 1 - side], x.size - 1)
+    method = "chi-square, normal values"
+    return Estimate(spread, float(low), float(high), confidence, x.size, method, Guarantee.HEURISTIC)
+
+
 def difference(first: Estimate, second: Estimate) -> Estimate:
     """first - second of independent estimates: d -/+ the root of the squared distances to the ends that
     face away.
