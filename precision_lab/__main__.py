@@ -731,6 +731,10 @@ def bench(
     laws: Annotated[
         bool, typer.Option("--laws", help="Time exact laws by vocabulary and bits instead.")
     ] = False,
+    models: Annotated[
+        bool,
+        typer.Option("--models", help="What adapters and decoders add to a network instead: time, memory."),
+    ] = False,
     device: Annotated[
         Device, typer.Option(help="Where samplers draw; laws are computed on the CPU.")
     ] = Device.CPU,
@@ -738,6 +742,11 @@ def bench(
 ) -> None:
     """Cost beside fidelity: samplers in turn, as ratios to float32 Gumbel-max in its best chunks, with 95 %
     intervals; memory, random bits, total variation, ceiling. Or the cost of exact laws."""
+    if models:
+        from .bench.models import bench_models
+
+        emit(bench_models(), format)
+        return
     if laws:
         from .bench.laws import bench_laws
 
