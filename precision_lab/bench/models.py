@@ -37,7 +37,7 @@ def bench_models(*, vocab: int = 50_304, length: int = 512, rounds: int = 5) -> 
     text = torch.zeros(1, length, dtype=torch.int64)
     text[0, -TOKENS:] = mask
     ours = network.from_public(text)
-    size = {"batch": 1, "length": length, "given": text}
+    size: dict[str, Any] = {"batch": 1, "length": length, "given": text}
 
     def rng() -> torch.Generator:
         return torch.Generator().manual_seed(0)
