@@ -42,6 +42,7 @@ COMMANDS = [
     "train",
     "capture",
     "bench",
+    "bound",
     "choose",
     "overhead",
     "gallery",

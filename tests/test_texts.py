@@ -103,7 +103,7 @@ class TestGenerate:
                 {"temperature": 0.5},
                 "option 'temperature' of event_driven; expected one of batch, length",
             ),
-            ("autoregressive", {"given": None}, "option 'given'"),
+            ("autoregressive", {"schedule": None}, "option 'schedule'"),
             ("ancestral", {"sampler_": 1}, "option 'sampler_'"),
             ("parallel", {"length": None}, "length None"),
         ],
