@@ -46,8 +46,10 @@ lint: $(DEV)
 notebooks: $(DEV)
 	$(PY) -m pytest -q --nbmake notebooks
 
+# Ten minutes, resumed by the same command; its figure is results/full/pareto.png.
 bench: $(STAMP)
-	$(PY) -m precision_lab bench
+	OMP_NUM_THREADS=1 $(PY) -m precision_lab run pareto --profile full
+	OMP_NUM_THREADS=1 $(PY) -m precision_lab bench
 	$(PY) -m precision_lab bench --laws
 
 clean:

@@ -76,7 +76,9 @@ def measure(cell, rng):
             "sequence": k,
             "sequence_entropy": float(sequence_entropy(tokens[k : k + 1])[0]),
             "distinct_2": distinct_n(tokens[k : k + 1], 2),
-            "nfe": done.nfe,
+            "nfe": done.asked
+            if cell["decoder"] == "event_driven"
+            else done.nfe,  # a call there is a sequence asked
             "draws": done.draws,
             "tokens": as_text(tokens[k]),
         }

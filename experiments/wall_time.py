@@ -64,11 +64,14 @@ def measure(cell, rng):
     places = torch.from_numpy(rng.permutation(cell["length"]))
     tokens = torch.from_numpy(rng.integers(0, cell["vocab"], (1, cell["length"])))
     common = {"batch": 1, "length": cell["length"], "rng": generator}
-    ancestral = common | {
-        "steps": timed,
-        "unmask": np.full(timed, 1 / (N - step)),
-        "given": masked(tokens, places[:masks], cell["vocab"]),
-    }
+    ancestral = (
+        common
+        | {
+            "steps": timed,
+            "unmask": np.append(np.full(timed - 1, 1 / (N - step)), 1.0),  # the last step takes what is left
+            "given": masked(tokens, places[:masks], cell["vocab"]),
+        }
+    )
     first_hitting = common | {"given": masked(tokens, places[: cell["hits"]], cell["vocab"])}
     rows = []
     for name in in_turn(cell):

@@ -34,6 +34,16 @@ OURS = "faithful_masses"
 STEP = "unmask_step"
 RIVAL = "gumbel_max_fp32"
 NAMES = (OURS, RIVAL, "gumbel_max_fp64", "torch_multinomial_fp32", "inverse_cdf_fp32", "inverse_cdf_fp64")
+PRECISION = {
+    OURS: "integers",
+    RIVAL: "float32",
+    "gumbel_max_fp64": "float64",
+    "torch_multinomial_fp32": "float32",
+    "inverse_cdf_fp32": "float32",
+    "inverse_cdf_fp64": "float64",
+    STEP: "integers",
+}
+LEAST = 1e-17  # where a total variation of less is drawn
 ENOUGH = 1e-6  # total variation, as a share of what comes: a chi-square test sees it after about 1e12 draws
 TOKENS = [
     ("smollm2", "next token, T = 1", 1.0, 1.0, 0),
@@ -149,19 +159,26 @@ def summary(frame):
 
 
 def draw(frame):
+    """Bars: time, the range over rows; total variation, up to the bound that the law's own error leaves."""
     table = summary(frame[~frame.use.str.startswith("whole")])
     uses = list(dict.fromkeys(table.use))
     figure, axes = figures.canvas(min(3, len(uses)), -(-len(uses) // 3), width=3.6, height=2.9)
     for ax, use in zip(axes, uses, strict=False):
-        for k, name in enumerate((*NAMES, STEP)):
-            part = table[(table.use == use) & (table.sampler == name)]
-            if len(part):
-                ax.plot(part.total_variation.clip(1e-17), part.ratio, ls="none", label=name, **figures.series(k))
+        for k, (name, precision) in enumerate(PRECISION.items()):
+            for r in table[(table.use == use) & (table.sampler == name)].itertuples():
+                wrong = max(r.total_variation, LEAST)
+                bound = max(r.total_variation + r.law_error, LEAST)
+                time = r.ratio, r.ratio_low, r.ratio_high
+                look = figures.precise(precision, k)
+                figures.box(ax, (wrong, wrong, bound), time, label=name, **look)
         ax.axvline(ENOUGH, color="black", ls=":", lw=0.8)
         ax.set(xscale="log", yscale="log", xlabel="total variation, share of what comes", title=use)
         ax.set_ylabel("time / float32 Gumbel-max")
+        ax.yaxis.set_minor_formatter("")
     handles = {label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, fontsize=7)
+    title = "noise or sums in whole numbers: filled; float32: open; float64: half filled"
+    at = {"loc": "outside lower center", "ncols": 4, "fontsize": 7, "title": title, "title_fontsize": 7}
+    figure.legend(handles.values(), handles, **at)
     return figure
 
 

@@ -309,6 +309,8 @@ def show(report: Any, format: Format) -> None:
             print(f"\n{said(note)}")
         if report.judged and report.exit_code != 0:
             print(f"\nscope: {said(report.scope())}")
+        if report.shown and report.exit_code == 1:
+            print(f"\nshown by: {_code(report.shown)}")
         if report.command:
             print(f"\nagain: {_code(report.command)}")
     raise typer.Exit(report.exit_code)
@@ -458,28 +460,47 @@ def audit(
 @app.command()
 def perplexity(
     samples: Annotated[
-        Path, typer.Argument(help="tokens (n, length) in .npz, .npy, .parquet or .safetensors.")
+        Path,
+        typer.Argument(
+            help="tokens (n, length) in .npz, .npy, .parquet, .safetensors or .jsonl; or texts: .txt (one a line), .jsonl."
+        ),
     ],
     tokenizer: Annotated[
-        Path | None,
-        typer.Option(help="tokenizer.json of the ids: byte-level BPE with <|endoftext|>, as GPT-2's."),
+        Path | None, typer.Option(help="tokenizer.json of the ids, of any kind, or its folder.")
     ] = None,
     judge: Annotated[
         str,
         typer.Option(
-            help="smollm2 (reads the text; 93 MB on first use), or the folder of a causal model of ours."
+            help="smollm2 (reads the text; 93 MB on first use), the folder of a Hugging Face causal model (extra hf), "
+            "or of a causal model of ours."
         ),
     ] = "smollm2",
+    end: Annotated[
+        str | None, typer.Option(help="Name or id of a token that ends a text, beside </s> and the like.")
+    ] = None,
+    mask: Annotated[
+        str | None, typer.Option(help="Name or id of the mask, if its name does not say so.")
+    ] = None,
+    start: Annotated[
+        bool | None,
+        typer.Option(help="A start symbol before each text. Default: as the judge's own tokenizer has it."),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where the judge runs.")] = Device.CPU,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Generative perplexity of your own samples, by each public definition, beside their diversity; 95 %
-    intervals."""
+    intervals. Padding is cut, an end ends a text, and a mask that is left is an error."""
+    from . import devices
     from .mdm import judges
 
     names = ("value", "low", "high", "n", "method")
-    found = judges.report(samples, tokenizer, judge, seed=seed)
-    emit([{"quantity": key} | {name: getattr(e, name) for name in names} for key, e in found.items()], format)
+    where = devices.checked(device.value)
+    found = judges.report(samples, tokenizer, judge, seed=seed, start=start, device=where, end=end, mask=mask)
+    for note in found.notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
+    estimates = found.estimates.items()
+    emit([{"quantity": key} | {name: getattr(e, name) for name in names} for key, e in estimates], format)
 
 
 class What(StrEnum):
@@ -656,10 +677,32 @@ def capture(
     print(f"{len(taken.logits)} rows of {taken.logits.shape[1]} logits -> {path}")
 
 
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"{option} {text!r}", "whole numbers by commas", f"for example {option} 4096,50257"
+        ) from None
+
+
+SecondsOption = Annotated[float, typer.Option(help="Of timing, shared by all samplers (of a cell).")]
+
+
 @app.command()
 def bench(
-    vocab: Annotated[int, typer.Option(help="Vocabulary.")] = 8192,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 7,
+    vocab: Annotated[str, typer.Option(help="Vocabularies, by commas.")] = "50257",
+    batch: Annotated[str, typer.Option(help="Batches, by commas.")] = "1,8",
+    seconds: SecondsOption = 5.0,
+    rows: Annotated[
+        str, typer.Option(help="Logits whose laws are compared: zipf, normal or zipf,normal.")
+    ] = "zipf",
+    sampler: Annotated[
+        list[str] | None, typer.Option(help="Only these, beside float32 Gumbel-max; repeatable.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder that keeps what is measured: the same command resumes.")
+    ] = Path("runs/bench"),
     laws: Annotated[
         bool, typer.Option("--laws", help="Time exact laws by vocabulary and bits instead.")
     ] = False,
@@ -668,13 +711,77 @@ def bench(
     ] = Device.CPU,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Cost beside fidelity: every sampler in one run, as ratios to gumbel_max_fp32; or the cost of exact
-    laws."""
-    from . import bench as measure
+    """Cost beside fidelity: samplers in turn, as ratios to float32 Gumbel-max in its best chunks, with 95 %
+    intervals; memory, random bits, total variation, ceiling. Or the cost of exact laws."""
+    if laws:
+        from .bench.laws import bench_laws
 
-    emit(
-        measure.bench_laws() if laws else measure.bench(vocab=vocab, rounds=rounds, device=device.value), format
+        emit(bench_laws(), format)
+        return
+    from .bench import grid, h100
+
+    wanted = tuple(rows.split(","))
+    if not set(wanted) <= {"zipf", "normal"}:
+        raise InputError(f"--rows {rows}", "zipf, normal or zipf,normal", "choose")
+    vocabs = _numbers("--vocab", vocab)
+    batches = _numbers("--batch", batch)
+    table = grid.run(
+        vocabs,
+        batches,
+        seconds=seconds,
+        device=device.value,
+        rows=wanted,
+        samplers=tuple(sampler) if sampler else None,
+        folder=out,
     )
+    found = table.to_dict("records")
+    blank = dict.fromkeys(table.columns)
+    emit(found + [blank | row for row in h100.rows(vocabs, batches)], format)
+
+
+@app.command()
+def choose(
+    vocab: Annotated[int | None, typer.Option(help="Tokens: of a Zipf row, if there is no --target.")] = None,
+    batch: Annotated[int, typer.Option(help="Rows drawn at once.")] = 1,
+    temperature: Annotated[float, typer.Option(help="Of the token.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option("--top-k")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p")] = None,
+    min_p: Annotated[float | None, typer.Option("--min-p")] = None,
+    use: UseOption = "lm",
+    target: Annotated[
+        str | None, typer.Option(help="name[parameter=value,...], or FILE[:ROW] of logits: your own row.")
+    ] = None,
+    device: DeviceOption = Device.CPU,
+    seconds: SecondsOption = 5.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Which sampler should I use? On this machine, in one use: what each gets wrong, by its law, beside what
+    it costs; and one recommendation."""
+    from .bench import choose as room
+
+    found = room.choose(
+        vocab=vocab,
+        batch=batch,
+        use=use,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        target=target,
+        device=device.value,
+        seconds=seconds,
+        seed=seed,
+    )
+    if format is Format.JSON:
+        whole = {"recommendation": found.recommendation, "given": found.given, "samplers": found.rows}
+        print(json.dumps(_strict(whole), indent=2))
+        return
+    if format is not Format.CSV:
+        bold = "**" if format is Format.MD else ""
+        said = _markdown if format is Format.MD else printable
+        print(f"{bold}{said(found.recommendation)}{bold}\n\n{said(found.given)}\n")
+    emit(found.rows, format)
 
 
 @app.command()

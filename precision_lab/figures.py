@@ -27,6 +27,11 @@ PRECISIONS = (
     "bfloat16",
     "real text",
 )  # index: the series
+FILLINGS = {
+    "integers": "full",
+    "float32": "none",
+    "float64": "bottom",
+}  # of markers, where many samplers share a colour
 STYLE: Any = {
     "figure.constrained_layout.use": True,
     "figure.dpi": 110,
@@ -64,6 +69,32 @@ def canvas(
 def series(index: int) -> dict[str, Any]:
     """Colour and marker of the index-th series, the same in every figure."""
     return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+
+
+def precise(precision: str, index: int) -> dict[str, Any]:
+    """Colour and filling by the precision of a sampler's noise, one of :data:`FILLINGS`, and the marker of the
+    index-th sampler: also told apart where there is no colour."""
+    colour = "#000000" if precision == "integers" else COLOURS[PRECISIONS.index(precision)]
+    markers = (*MARKERS, "<", ">", "h", "p", "8")
+    filling = {"fillstyle": FILLINGS[precision], "markerfacecoloralt": "white"}
+    return filling | {"color": colour, "marker": markers[index % len(markers)]}
+
+
+def box(
+    axes: Axes, x: tuple[float, float, float], y: tuple[float, float, float], *, label: str, **look: Any
+) -> None:
+    """A point (value, low, high) in x and y with both its intervals."""
+    axes.errorbar(
+        x[0],
+        y[0],
+        xerr=[[x[0] - x[1]], [x[2] - x[0]]],
+        yerr=[[y[0] - y[1]], [y[2] - y[0]]],
+        label=label,
+        linestyle="none",
+        capsize=2,
+        elinewidth=0.9,
+        **look,
+    )
 
 
 def precision_of(name: str) -> str:

@@ -137,7 +137,7 @@ def _report(
     caller = Caller.of(sample, library_of(logits), _spec(sample), call=call, constants=settings)
     with global_seed(seed % (1 << 32)):
         bound = isinstance(sample, functools.partial) or caller.convention is None or caller.convention.constant
-        own = not bound and expected is logits
+        own = (steps is not None or not bound) and expected is logits
         report = examine(_AtOneRow(caller, given, own), asked, seed, command)
     return replace(report, name=_name(sample))
 
@@ -145,8 +145,8 @@ def _report(
 class _AtOneRow:
     """A caller that is given one row of logits, whatever the law that its draws should have.
 
-    ``own``: that law is the softmax of what it is given, for all that is known, so that other rows can be
-    judged too.
+    ``own``: that law is the softmax of what it is given, or what its steps make of it, for all that is
+    known, so that other rows can be judged too.
     """
 
     def __init__(self, caller: Any, row: Any, own: bool) -> None:

@@ -130,6 +130,17 @@ class SamplerContract:
             tokens = sampler.draw(rows, 23, rng=rng)
             assert int((tokens != alive).sum()) < 8
 
+    @pytest.mark.parametrize("chunk", [1, 5 * VOCAB, 7 * VOCAB + 1])
+    def test_the_size_of_a_chunk_does_not_change_the_tokens(self, sampler, chunk, monkeypatch):
+        """Generators on a CPU give the same values one at a time and many at once."""
+        rows = torch.stack([row(), row().flip(0), torch.zeros(VOCAB)])
+        for rng_of in (seeded, np.random.default_rng):
+            with monkeypatch.context() as patch:
+                patch.setattr(chunks, "VALUES_IN_MEMORY", 1 << 22)
+                whole = sampler.draw(rows, 23, rng=rng_of(8))
+                patch.setattr(chunks, "VALUES_IN_MEMORY", chunk)
+                assert torch.equal(sampler.draw(rows, 23, rng=rng_of(8)), whole)
+
     def test_draws_in_chunks_are_independent(self, sampler, monkeypatch):
         """Flat row of 32: 20 draws in chunks of one repeat the first with probability 32^-19; a chunk that
         drew from a generator of its own seed would repeat it always."""

@@ -30,6 +30,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import torch
+from gpu_kernels import benchmark
 from scipy import stats
 from torch import Tensor
 
@@ -51,7 +52,12 @@ EFFECTS = {
 DRY_EFFECTS = {5.0: 0.2, 6.0: 0.2}
 TABLES = [("gumbel", "fp32"), ("race", "fp32"), ("exponential_", "fp32"), ("rand", "fp32")]
 DRY_TABLES = [("rand", "bf16")]
-SECONDS = {"tests": 50, "tables": 60, "draws": 110}  # of each step; 20 are left for imports and files
+SECONDS = {
+    "tests": 60,
+    "tables": 50,
+    "draws": 75,
+    "kernels": 35,
+}  # of each step; 20 are left for imports and files
 WORDS = {"cuda": 1 << 28, "cpu": 1 << 20}  # drawn at a time
 
 
@@ -201,6 +207,7 @@ STEPS: dict[str, Callable[[str, float], dict[str, Any]]] = {
     "draws": draw_points,
     "tables": measure_tables,
     "tests": run_marked_tests,
+    "kernels": benchmark,
 }
 
 

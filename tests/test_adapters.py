@@ -40,6 +40,11 @@ def rng():
     return np.random.default_rng(1)
 
 
+def said(network, tokens, t=None):
+    """Log-probabilities everywhere, in our numbering."""
+    return network.log_probs(network.hidden(tokens, t))
+
+
 class TestNumbering:
     def test_there_and_back(self):
         network = Adapted(Table(), width=WIDTH, mask_id=MASK)
@@ -52,7 +57,7 @@ class TestNumbering:
         table = Table()
         network = Adapted(table, width=WIDTH, mask_id=MASK)
         public = torch.tensor([[0, MASK, 8]])
-        found = network.log_probs(network.hidden(network.from_public(public)))
+        found = said(network, network.from_public(public))
         assert torch.equal(table.asked[0][0], public)
         without = [i for i in range(WIDTH) if i != MASK]
         due = torch.log_softmax(Table()(public)[..., without], -1)
@@ -60,7 +65,7 @@ class TestNumbering:
 
     def test_never(self):
         network = Adapted(Table(), width=WIDTH, mask_id=MASK, never=[7, 8])
-        found = network.hidden(torch.zeros(1, 2, dtype=torch.int64)).exp()
+        found = said(network, torch.zeros(1, 2, dtype=torch.int64)).exp()
         assert (found[..., -2:] == 0).all()
         torch.testing.assert_close(found.sum(-1), torch.ones(1, 2, dtype=torch.float64))
 
@@ -76,20 +81,20 @@ class TestNumbering:
             done = first_hitting(network, EXACT, **size)
         else:
             done = confidence_ordered(network, EXACT, steps=5, **size)
-        public = network.to_public(done.tokens)
-        assert not torch.isin(public, torch.tensor([MASK, 0])).any()
+        assert not torch.isin(done.tokens, torch.tensor([MASK, 0])).any()
 
     def test_shift(self):
         """The prediction at l is read at l - 1; at 0 from itself."""
         plain, shifted = (Adapted(Table(), width=WIDTH, mask_id=MASK, shift=s) for s in (False, True))
         tokens = torch.tensor([[1, 8, 2, 8]])
-        a, b = plain.hidden(tokens), shifted.hidden(tokens)
+        a, b = said(plain, tokens), said(shifted, tokens)
         torch.testing.assert_close(b[:, 1:], a[:, :-1])
         torch.testing.assert_close(b[:, 0], a[:, 0])
 
     def test_half_precision_logits_are_normalised_in_float32(self):
         network = Adapted(lambda ids: Table()(ids).bfloat16(), width=WIDTH, mask_id=MASK)
-        found = network.hidden(torch.zeros(1, 3, dtype=torch.int64))
+        assert network.hidden(torch.zeros(1, 3, dtype=torch.int64)).dtype == torch.bfloat16
+        found = said(network, torch.zeros(1, 3, dtype=torch.int64))
         assert found.dtype == torch.float32
         torch.testing.assert_close(
             found.double().exp().sum(-1), torch.ones(1, 3, dtype=torch.float64), atol=1e-6, rtol=0
@@ -101,6 +106,7 @@ class TestConventions:
         table = Table()
         network = mdlm(table, width=WIDTH, mask_id=MASK)
         network.hidden(torch.tensor([[8, 8, 1, 2]]), torch.tensor([0.25]))
+        assert torch.equal(table.asked.pop(0)[0], table.asked[0][0])  # the first question is asked twice
         network.hidden(torch.tensor([[8, 8, 8, 2]]), None)
         network.hidden(torch.tensor([[8, 8, 8, 8]]), torch.tensor([1.0]))
         due = [-math.log(1 - 0.999 * 0.25), -math.log(1 - 0.999 * 0.75), -math.log(1e-3)]
@@ -117,7 +123,7 @@ class TestConventions:
         first_hitting(network, EXACT, batch=2, length=3, rng=rng(), schedule=schedule)
         plain = Table()
         first_hitting(mdlm(plain, width=WIDTH, mask_id=MASK), EXACT, batch=2, length=3, rng=rng())
-        for (_, told), (_, due) in zip(table.asked[1:], plain.asked, strict=True):
+        for (_, told), (_, due) in zip(table.asked[2:], plain.asked[1:], strict=True):
             torch.testing.assert_close(told, due, rtol=1e-5, atol=1e-6)
 
     def test_mdlm_takes_no_schedule_that_is_none(self):
@@ -131,18 +137,18 @@ class TestConventions:
 
     def test_llada(self):
         network = llada(lambda ids: SimpleNamespace(logits=Table()(ids)), width=WIDTH, mask_id=6)
-        assert network.hidden(torch.tensor([[8, 1]])).shape == (1, 2, WIDTH - 1)
+        assert said(network, torch.tensor([[8, 1]])).shape == (1, 2, WIDTH - 1)
 
     def test_subs_throws_the_mask_away_and_without_it_its_mass_is_refused(self):
         tokens = torch.tensor([[8, 1]])
-        Adapted(Table(), width=WIDTH, mask_id=MASK).hidden(tokens)
+        said(Adapted(Table(), width=WIDTH, mask_id=MASK), tokens)
         with pytest.raises(InputError, match="on the mask"):
-            Adapted(Table(), width=WIDTH, mask_id=MASK, subs=False).hidden(tokens)
+            said(Adapted(Table(), width=WIDTH, mask_id=MASK, subs=False), tokens)
 
         def none_on_it(ids):
             return Table()(ids).index_fill(-1, torch.tensor([MASK]), -torch.inf)
 
-        Adapted(none_on_it, width=WIDTH, mask_id=MASK, subs=False).hidden(tokens)
+        said(Adapted(none_on_it, width=WIDTH, mask_id=MASK, subs=False), tokens)
 
 
 class TestDevice:
@@ -169,7 +175,7 @@ class TestDevice:
 
 class TestBadNetworks:
     @pytest.mark.parametrize(
-        ("forward", "said"),
+        ("forward", "message"),
         [
             (lambda ids: torch.zeros(1, 2, 5), "logits"),
             (lambda ids: torch.zeros(*ids.shape), "logits"),
@@ -178,17 +184,24 @@ class TestBadNetworks:
             (lambda ids: torch.full((*ids.shape, WIDTH), math.inf), "inf"),
         ],
     )
-    def test_answers(self, forward, said):
-        with pytest.raises(InputError, match=said):
-            Adapted(forward, width=WIDTH, mask_id=MASK).hidden(torch.zeros(1, 2, dtype=torch.int64))
+    def test_answers(self, forward, message):
+        with pytest.raises(InputError, match=message):
+            said(Adapted(forward, width=WIDTH, mask_id=MASK), torch.zeros(1, 2, dtype=torch.int64))
 
     @pytest.mark.parametrize(
         "options",
-        [{"mask_id": -1}, {"mask_id": WIDTH}, {"mask_id": 1, "never": [1]}, {"mask_id": 1, "never": [99]}],
+        [
+            {"mask_id": -1},
+            {"mask_id": 1, "never": [1]},
+            {"mask_id": 1, "never": [99]},
+            {"mask_id": 1, "never": ["a"]},
+        ],
     )
     def test_ids(self, options):
         with pytest.raises(InputError, match="id"):
             Adapted(Table(), width=WIDTH, **options)
+        with pytest.raises(InputError, match="mask_id = 9"):
+            llada(Table(), width=WIDTH, mask_id=WIDTH)
 
     def test_tokens_of_another_vocabulary(self):
         with pytest.raises(InputError, match="ids"):
@@ -214,14 +227,14 @@ def bert(tmp_path_factory):
 class TestHuggingFace:
     def test_is_the_model(self, bert):
         folder, model = bert
-        network = hugging_face(folder)
+        network = hugging_face(folder, never=())
         public = torch.tensor([[2, 4, 5, 3]])
-        found = network.hidden(network.from_public(public))
+        found = said(network, network.from_public(public))
         due = model(input_ids=public).logits[..., [0, 1, 2, 3, 5, 6, 7, 8]].log_softmax(-1)
         torch.testing.assert_close(found, due)
         assert hugging_face(folder, device="cpu").device.type == "cpu"
-        done = first_hitting(hugging_face(folder, never=[0, 1, 2, 3]), EXACT, batch=2, length=6, rng=rng())
-        assert int(network.to_public(done.tokens).min()) > 4
+        done = first_hitting(hugging_face(folder), EXACT, batch=2, length=6, rng=rng())
+        assert int(done.tokens.min()) > 4
 
     def test_missing_folder_and_weights(self, bert, tmp_path):
         with pytest.raises(InputError, match=r"config\.json"):

@@ -389,7 +389,6 @@ class TestBrokenFiles:
             (lambda l, t: (l, t.astype(np.float32)), "tokens of dtype float32"),
             (lambda l, t: (l.astype(np.int64), t), "floats"),
             (lambda l, t: (l.reshape(2, 100, VOCAB), t), "expected .n,. and .n, vocab"),
-            (lambda l, t: (np.zeros_like(l), t), "flat or certain"),
             (lambda l, t: (np.asfortranarray(l), t), "column-major"),
             (lambda l, t: (l.astype(object), t), "Python objects"),
             (lambda l, t: (np.array([0.0, np.nan, 1.0]), t % 3), "NaN"),

@@ -62,8 +62,9 @@ def eager(logits: torch.Tensor, n: int, seed: int) -> torch.Tensor:
     """What a device without the compiled loop runs."""
     source = certified._Source.of_generator(seeded(seed), logits, 0)
     found = torch.empty((n, len(logits)), dtype=torch.int64)
-    certified._eager(logits, logits.amax(-1), source, found)
-    certified._settle_all(logits, source, found)
+    rows = certified.Rows(logits, logits.amax(-1))
+    certified._eager(rows, source, found)
+    certified._settle_all(rows, source, found)
     return found
 
 

@@ -299,11 +299,6 @@ class TestGiven:
             with pytest.raises(InputError, match=r"given of (shape|type list)"):
                 decode(Probe(4, 3), EXACT, batch=1, length=4, rng=rng(), given=given)
 
-    def test_first_hitting_needs_as_many_masks_in_every_sequence(self):
-        given = torch.tensor([[0, 3, 3, 1], [0, 3, 1, 1]])
-        with pytest.raises(InputError, match="1 to 2 masks"):
-            first_hitting(Probe(4, 3), EXACT, batch=2, length=4, rng=rng(), given=given)
-
 
 def test_large_vocabularies_are_mixed_in_pieces():
     """50,000 tokens: 10 positions at a time, 4 MB; 8,192 and fewer: 64, as ever."""
@@ -472,12 +467,34 @@ class TestAncestral:
             ancestral(Probe(1, 2), EXACT, batch=1, length=1, steps=5, rng=rng(), unmask=r)
 
     def test_no_mask_left_in_another_arithmetic_unmasks(self):
-        """0 / 0 counts as 1, so does the last; below 0 and above 1 are clipped."""
+        """0 / 0 behind an r of 1 is no error, for no mask is left; the last counts as 1, rounding above 1 too."""
         seen = witness()
-        ancestral(Probe(1, 2), seen, batch=1, length=1, steps=4, rng=rng(7), unmask=[-0.1, 0.0, math.nan, 0.5])
+        r = torch.tensor([0.0, 0.0, 1.0078125, math.nan]).bfloat16()
+        ancestral(Probe(1, 2), seen, batch=1, length=1, steps=4, rng=rng(7), unmask=r)
         assert [float(rows[0, -1].exp()) for rows in seen.rows] == [1, 1, 0]
-        ancestral(Probe(1, 2), seen, batch=1, length=1, steps=2, rng=rng(7), unmask=[0.0, 0.5])
+        ancestral(Probe(1, 2), seen, batch=1, length=1, steps=2, rng=rng(7), unmask=[0.0, 0.995])
         assert float(seen.rows[-1][0, -1].exp()) == 0
+
+    @pytest.mark.parametrize(
+        ("unmask", "message"),
+        [
+            ([math.nan, 0.5, 1.0], "NaN in step 0"),
+            ([0.5, math.nan, 1.0], "NaN in step 1"),
+            ([-0.1, 0.5, 1.0], "unmask from -0.1"),
+            ([0.5, 1.1, 1.0], "unmask from 0.5 to 1.1"),
+            ([0.0, 0.0, 0.0], "leaves 1 of the masks"),
+            ([0.5, 0.5, 0.5], "leaves 0.125 of the masks"),
+        ],
+    )
+    @pytest.mark.parametrize("sampler", [EXACT, None], ids=["sampler", "faithful"])
+    def test_what_is_no_schedule_that_ends(self, unmask, message, sampler):
+        with pytest.raises(InputError, match=message):
+            ancestral(Probe(1, 2), sampler, batch=1, length=1, steps=3, rng=rng(), unmask=unmask)
+
+    @pytest.mark.parametrize("format", [FP32, BF16], ids=lambda f: f.name)
+    @pytest.mark.parametrize("steps", [10, 5000])
+    def test_public_arithmetic_ends(self, format, steps):
+        ancestral(Probe(1, 2), batch=1, length=1, steps=steps, rng=rng(), unmask=cancelling(steps, format))
 
     @pytest.mark.parametrize("unmask", ["many", ["a", "b"], [[0.1], [0.2, 0.3]], [{}, {}]])
     def test_probabilities_that_are_no_numbers(self, unmask):
@@ -571,10 +588,10 @@ class TestFaithfulAncestral:
 
     def test_what_is_given_stays_and_steps_have_their_probabilities(self):
         given = torch.tensor([[0, 3, 3, 1]])
-        done = ancestral(Probe(4, 3), batch=1, length=4, steps=3, rng=rng(), given=given, unmask=[0, 1, 0.5])
+        done = ancestral(Probe(4, 3), batch=1, length=4, steps=3, rng=rng(), given=given, unmask=[0, 1, 1])
         assert done.tokens[0, [0, 3]].tolist() == [0, 1]
         assert done.steps.tolist() == [[-1, 1, 1, -1]]
-        last = ancestral(Probe(4, 3), batch=1, length=4, steps=3, rng=rng(), given=given, unmask=[0, 0, 0])
+        last = ancestral(Probe(4, 3), batch=1, length=4, steps=3, rng=rng(), given=given, unmask=[0, 0, 1])
         assert last.steps.tolist() == [[-1, 2, 2, -1]]
         assert given.tolist() == [[0, 3, 3, 1]]
 
@@ -661,7 +678,7 @@ class TestTwoStage:
         assert (done.tokens < 3).all()
         assert done.nfe == 1
 
-    @pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"temperature": 0.0}])
+    @pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"temperature": -1.0}])
     def test_bad_input(self, wrong):
         with pytest.raises(InputError):
             two_stage(Probe(1, 2), EXACT, **({"batch": 1, "length": 1, "steps": 2, "rng": rng()} | wrong))
@@ -936,7 +953,7 @@ class TestUniforms:
                 take(*((2, 3),) if take is uniforms else (2, 3), rng=wrong)
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("temperature", [-1.0, math.inf, math.nan, None, "1"])
 def test_bad_temperature(temperature):
     for decode in (
         lambda: ancestral(Probe(1, 2), EXACT, batch=1, length=1, steps=2, rng=rng(), temperature=temperature),

@@ -309,7 +309,8 @@ class TestTheDecoder:
             model, faithful_step, **SIZE | {"steps": 50_000}, rng=np.random.default_rng(0), excess=0.0
         )
         assert done.draws == 16
-        assert done.nfe == sum(map(len, model.asked)) <= 16
+        assert done.asked == sum(map(len, model.asked)) <= 16
+        assert done.nfe == len(model.asked)
         assert (done.tokens < 2).all()
 
     def test_a_prediction_is_asked_once_and_never_old(self, model):
@@ -335,7 +336,7 @@ class TestTheDecoder:
 
     def test_one_step_decodes_everything(self, model):
         done = event_driven(model, lattice_step, **SIZE | {"steps": 1}, rng=np.random.default_rng(0))
-        assert done.nfe == 2
+        assert (done.nfe, done.asked) == (1, 2)
         assert (done.tokens < 2).all()
         assert (done.steps == 0).all()
 

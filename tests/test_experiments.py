@@ -31,7 +31,12 @@ from precision_lab.types import Profile
 
 EXPERIMENTS = sorted(engine.experiments())
 PARTS = ["grid", "measure", "analyse", "figure"]
-OLDER_FORM = {"which_sampler"}  # functions of the rows in place of analyse and figure
+OLDER_FORM = {  # functions of the rows in place of analyse and figure
+    "one_curve",
+    "pareto",
+    "published_setups",
+    "which_sampler",
+}
 
 
 @pytest.fixture(scope="module", params=EXPERIMENTS)

@@ -22,7 +22,7 @@ from precision_lab.faithful import (
     noise,
     race,
 )
-from precision_lab.faithful.certified import _Source
+from precision_lab.faithful.certified import Rows, _Source
 from precision_lab.faithful.noise import CEILING, CUT, FLOOR, Pair, exponentials_of, gumbels_of
 from precision_lab.laws.lattice import reach, tail_ratio_of_atoms
 from precision_lab.statistics import total_variation
@@ -288,7 +288,7 @@ class TestOneNoise:
         assert torch.equal(gumbel_like(logits, generator=seeded(2)), out)
         for k in {1, min(2, vocab), vocab - 1, vocab} - {0}:
             found = torch.empty((6, k), dtype=torch.int64)
-            race._topk_eagerly(logits, logits.amax(-1), source, found)
+            race._topk_eagerly(Rows(logits, logits.amax(-1)), source, found)
             assert torch.equal(gumbel_topk(logits, k, generator=seeded(2)), found)
 
     @pytest.mark.parametrize("draw", [gumbel_like, exponential_race, lambda l, **kw: gumbel_topk(l, 4, **kw)])

@@ -134,6 +134,26 @@ def test_marked_tests(monkeypatch):
     assert found == {"ok": False, "tests": {"t::a": "passed", "t::b": "skipped", "t::c": "failed"}}
 
 
+def test_the_benchmark_on_a_processor(capsys):
+    """Every call is timed, in at least one round, and the copy beside itself."""
+    assert gpu.main(["--device", "cpu", "--steps", "kernels"]) == 0
+    found = json.loads(capsys.readouterr().out)["kernels"]
+    assert len(found["lines"]) == 2 * 7
+    for line in found["lines"]:
+        assert line["rounds"] >= 1
+        assert 0 < line["us_least"] <= line["us"] <= line["us_most"]
+        if line["call"] == "copy":
+            assert (line["time_of_copy"], line["bandwidth_of_copy"]) == (1, 0.5)
+
+
+def test_a_benchmark_without_time_leaves_out_and_says_so(monkeypatch, capsys):
+    monkeypatch.setitem(gpu.SECONDS, "kernels", -1)
+    assert gpu.main(["--device", "cpu", "--steps", "kernels"]) == 1
+    found = json.loads(capsys.readouterr().out)["kernels"]
+    assert found["lines"] == []
+    assert len(found["left_out"]) == 2
+
+
 def test_names_of_cards():
     assert gpu.Card("NVIDIA H100 80GB HBM3", "").slug == "nvidia-h100-80gb-hbm3"
     assert sum(gpu.SECONDS.values()) <= 220  # of four minutes

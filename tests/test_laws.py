@@ -723,15 +723,14 @@ class TestOrderOfEvents:
         assert not done
 
     @pytest.mark.parametrize("bits", [4, 9, 10, 17, 20])
-    def test_tokens_with_their_fates(self, bits):
+    def test_tokens(self, bits):
         """By insertion and by one, two and three digits."""
         size = min(1 << (bits - 1), 3000)
         order = np.random.default_rng(bits).permutation(1 << bits)[:size]
-        tokens, fates = order.astype(np.int32), order / 2.0
+        tokens = order.astype(np.int32)
         count = np.full(_sweep.DIGITS + 1, 7, np.int32)
-        _sweep.sort_tokens.py_func(size, tokens, fates, tokens.copy(), fates.copy(), count)
+        _sweep.sort_tokens.py_func(size, tokens, tokens.copy(), count)
         np.testing.assert_array_equal(tokens, np.sort(order))
-        np.testing.assert_array_equal(fates, np.sort(order) / 2.0)
 
     def test_a_crowd_is_the_same_sorted_or_found_among_all(self):
         """60 equal tokens of each of three classes, shuffled, which tie at every score: alone, where they are
@@ -806,6 +805,26 @@ class TestRelativeError:
         same = law.probs[w == choices[0]]
         assert same.max() / same.min() > 1 + 1e-6  # the order of equal tokens matters, and is seen
 
+    @pytest.mark.parametrize("tie", ["first", "last"])
+    @pytest.mark.parametrize("name", ["bf16", "fp16"])
+    def test_a_crowd_at_every_score(self, name, tie):
+        """Two hundred tokens of three weights share half-precision scores of odds from 2^-33 to more than a half:
+        scores at which the order of the tokens is left out, those whose tokens are visited once for eight, and
+        those that leave little. Against the sum over scores, token by token, in mpmath."""
+        fmt, bits = FORMATS[name], 40
+        rng = np.random.default_rng(11)
+        w = rng.choice([1.0, 2.0, 4.0], 200)
+        values = np.geomspace(2.0**-6, 8.0, 60)
+        counts = np.geomspace(2.0**7, 2.0**37, 60).astype(np.int64)
+        counts[-1] += (1 << bits) - counts.sum()
+        atoms = Atoms.of(fmt.round(values), counts, bits)
+        law = argmax_law(w, atoms, combine="divide", score=fmt, tie=tie)
+        expected = by_scores(w, atoms, "divide", tie, name)
+        assert law.relative < 1e-11
+        np.testing.assert_allclose(law.probs, expected, rtol=law.relative)
+        same = law.probs[w == 1.0]
+        assert same.max() / same.min() > 1 + 1e-3
+
     def test_many_equal_tokens_by_moments(self):
         """20,000 equal tokens, 2^16 atoms: the k-th has sum_s o P (1 - o)^k; here with mpmath for a few of
         them."""
@@ -834,11 +853,11 @@ class TestRelativeError:
         assert law.probs[1] > law.probs[0] * 1.01
 
 
-def by_scores(w: np.ndarray, atoms: Atoms, combine: str, tie: str) -> np.ndarray:
+def by_scores(w: np.ndarray, atoms: Atoms, combine: str, tie: str, name: str = "fp32") -> np.ndarray:
     """P(i) = sum_s m_i(s) prod_{j before i} F_j(s-) prod_{j after i} F_j(s) with logarithms in mpmath, one
     row at a time."""
     order = range(len(w)) if tie == "first" else range(len(w))[::-1]
-    score, total = reference_score(combine, "fp32"), 1 << atoms.bits
+    score, total = reference_score(combine, name), 1 << atoms.bits
     ladders = {
         x: sorted((score(x, v), c) for v, c in zip(atoms.values.tolist(), atoms.counts.tolist(), strict=True))
         for x in set(w.tolist())

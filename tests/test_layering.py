@@ -14,18 +14,18 @@ import precision_lab
 
 PACKAGE = Path(precision_lab.__file__).parent
 LAYERS = (
-    {"types", "errors", "formats", "files", "recorded", "provenance", "devices"},
+    {"types", "errors", "formats", "files", "recorded", "provenance", "devices", "steps", "grammar"},
     {"atoms"},
     {"laws", "uniforms", "targets", "faithful"},
     {"statistics", "samplers"},
     {"kernels", "mdm", "calibration", "pipelines"},
     {"finding", "result", "study", "store", "engine"},
     {"verdict"},
+    {"bench"},
     {
         "figures",
         "report",
         "testing",
-        "bench",
         "compare",
         "defects",
         "explain",

@@ -21,7 +21,8 @@ from precision_lab.mdm import judges, smollm2
 from precision_lab.mdm.corpus import END_OF_TEXT, train_tokenizer
 from precision_lab.mdm.denoiser import Denoiser, DenoiserConfig
 from precision_lab.mdm.fetch import Unavailable
-from precision_lab.mdm.judges import Retokenised, SameTokens, decode_utf8, smollm2_judge
+from precision_lab.mdm.judges import Retokenised, SameTokens, smollm2_judge
+from precision_lab.mdm.spelling import LETTERS, Spelling, decode_utf8
 from precision_lab.statistics import (
     DEFINITIONS,
     Scores,
@@ -337,7 +338,7 @@ class TestRetokenised:
         """Byte tokens 0xC3 alone and 0xE2 0x82 before a space: two maximal invalid parts."""
 
         def byte(b):
-            return OURS.token_to_id(next(k for k, v in judges.LETTERS.items() if v == b))
+            return OURS.token_to_id(next(k for k, v in LETTERS.items() if v == b))
 
         row = [byte(0xC3), byte(ord("x")), byte(0xE2), byte(0x82), byte(0x20), byte(0xC3), byte(0xA9)]
         ids, replaced, dropped = judge().read(np.array(row))
@@ -350,10 +351,10 @@ class TestRetokenised:
         text, count = decode_utf8(raw)
         assert text == raw.decode(errors="replace")
         assert count == text.count("\ufffd") - raw.decode(errors="ignore").count("\ufffd")
-        letter = {v: k for k, v in judges.LETTERS.items()}
+        letter = {v: k for k, v in LETTERS.items()}
         ids = [OURS.token_to_id(letter[b]) for b in raw]
         assert OURS.decode(ids, skip_special_tokens=False) == text
-        assert judges._bytes(OURS, np.array(ids, dtype=np.int64)) == raw
+        assert Spelling(OURS).read(np.array(ids, dtype=np.int64)) == ([text], count, 0)
 
     def test_a_spelled_control_token_is_text(self):
         spelled = [i for letter in END_OF_TEXT for i in ours(letter)]
@@ -362,7 +363,7 @@ class TestRetokenised:
         assert THEIRS.decode(ids.tolist()) == END_OF_TEXT
 
     def test_bytes_that_the_judge_lacks_are_counted(self):
-        letters = [k for k, v in judges.LETTERS.items() if v != ord("x")]
+        letters = [k for k, v in LETTERS.items() if v != ord("x")]
         poor = Tokenizer(models.BPE(vocab={k: i for i, k in enumerate([END_OF_TEXT, *letters])}, merges=[]))
         poor.pre_tokenizer, poor.decoder = (
             pre_tokenizers.ByteLevel(add_prefix_space=False),
@@ -397,19 +398,21 @@ class TestRetokenised:
         assert_moved(monkeypatch, replace(judge(), network=network))
 
     def test_refusals(self):
-        other = Tokenizer(models.WordLevel({END_OF_TEXT: 0, "the": 1, "naïve café": 2}, unk_token="the"))
-        for pair in ((THEIRS, other), (other, OURS)):
-            with pytest.raises(InputError, match="expected byte-level BPE"):
-                Retokenised("x", Bigram(3), *pair)
-        other.decoder = decoders.ByteLevel()
-        with pytest.raises(InputError, match="the token 'naïve café'; expected byte-level BPE"):
+        other = Tokenizer(models.Unigram([("a", 0.0), ("b", -1.0)]))
+        with pytest.raises(InputError, match="Unigram without a decoder"):
             Retokenised("x", Bigram(3), THEIRS, other)
-        with pytest.raises(InputError, match="end of text"):
-            Retokenised("x", Bigram(3), Tokenizer(models.BPE()), OURS)
+        with pytest.raises(InputError, match="x without an end of text"):
+            Retokenised("x", Bigram(3), Tokenizer(models.BPE()), OURS).score([[*ours("a"), 0]])
+        with pytest.raises(InputError, match="no start symbol"):
+            Retokenised("x", Bigram(3), Tokenizer(models.BPE()), OURS, start=True)
         with pytest.raises(InputError, match="no mask"):
             judge().score([[OURS.get_vocab_size()]])
         with pytest.raises(InputError, match="two tokens or more"):
             Retokenised("x", Bigram(3), THEIRS, OURS, context=1)
+        with pytest.raises(InputError, match="ids without a tokenizer"):
+            Retokenised("x", Bigram(3), THEIRS, None).score([[1, 2]])
+        with pytest.raises(InputError, match="texts among ids"):
+            judge().score([[1, 2], "text"])
 
 
 class TestReport:
@@ -420,7 +423,7 @@ class TestReport:
         names = str(tmp_path / "x.npy"), str(tmp_path / "tokenizer.json")
         found = judges.report(*names, "smollm2", seed=0)
         assert found == judges.report(*map(Path, names), "smollm2", seed=0)
-        assert "perplexity, mdlm" in found
+        assert "perplexity, mdlm" in found.estimates
         with pytest.raises(InputError, match=r"no file x\.json"):
             judges.report(names[0], "x.json", "smollm2", seed=0)
         (tmp_path / "tokenizer.json").write_text("{")

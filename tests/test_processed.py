@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from judging import statistical
 
 from precision_lab.errors import InputError
 from precision_lab.pipelines import parse_pipeline
@@ -18,7 +19,11 @@ from precision_lab.targets import Target, parse_target
 from precision_lab.testing import SamplerFailed, check_categorical
 from precision_lab.types import Budget
 from precision_lab.verdict.audit import audit
+from precision_lab.verdict.batch_rows import Batch
+from precision_lab.verdict.batches import TESTS, design, examine_batches
+from precision_lab.verdict.caller import Caller, Misbehaved
 from precision_lab.verdict.check import asked_of, parse_use
+from precision_lab.verdict.invariance import examine_identity
 from precision_lab.verdict.plan import Asked, ask, plan
 from precision_lab.verdict.processed import asked_for, judge_each, rows_after, with_steps_before
 
@@ -101,8 +106,10 @@ class TestFixture:
         not."""
         text = f"top_p={p}"
         count = {0.65: 2, 0.8: 3}[p]
-        assert checked(top_k(count), text).exit_code == 0
-        assert checked(top_k(count + 1), text).exit_code == 0
+        for kept, nudged in ((count, p - 1e-6), (count + 1, p + 1e-6)):
+            process = parse_pipeline(f"top_p={nudged}").apply
+            assert int(process(ROW[None]).isfinite().sum()) == kept
+            assert checked(process, text).exit_code == 0
         for wrong in (count - 1, count + 2):
             with pytest.raises(SamplerFailed):
                 checked(top_k(wrong), text)
@@ -267,3 +274,159 @@ class TestAudit:
         left, counted = rows_after(parse_pipeline("top_p=0.65"), rows, np.arange(6))
         assert np.flatnonzero(counted).tolist() == [0, 1, 3, 4, 5]
         assert np.isfinite(left).tolist() == [[True, True] + [False] * 4] * 5
+
+
+def after_steps(pipeline, fault):
+    """``fault``, a sampler, drawing from what the steps leave."""
+
+    def sample(logits, n, *, generator):
+        return fault(pipeline.apply(logits.float()), n, generator=generator)
+
+    sample.__name__ = fault.__name__
+    return sample
+
+
+def race(logits, n, *, generator):
+    noise = torch.empty(n, *logits.shape, dtype=torch.float64).exponential_(generator=generator)
+    return (torch.softmax(logits.double(), -1) / noise).argmax(-1)
+
+
+def first_for_all(logits, n, *, generator):
+    return race(logits[:1].expand_as(logits), n, generator=generator)
+
+
+def from_eight_on(logits, n, *, generator):
+    return race(logits / 0.5 if len(logits) >= 8 else logits, n, generator=generator)
+
+
+def one_noise(logits, n, *, generator):
+    noise = torch.empty(n, 1, logits.shape[-1], dtype=torch.float64).exponential_(generator=generator)
+    return (torch.softmax(logits.double(), -1) / noise).argmax(-1)
+
+
+CHAIN = parse_pipeline("temperature=0.7 > top_k=50 > top_p=0.95")
+
+
+class TestWholeBatches:
+    """Rows that differ, with the steps inside the sampler: a right one is failed with 2e-8, the faults here
+    are missed with less than 1e-6."""
+
+    @pytest.mark.parametrize("text", [str(CHAIN), "temperature=0"])
+    @statistical(false_fail=2e-8)
+    def test_right_ones_pass(self, text):
+        pipeline = parse_pipeline(text)
+        drawer = Caller.of(after_steps(pipeline, race))
+        found = examine_batches(drawer, seed=0, level=1e-8, identity=False, pipeline=pipeline)
+        assert set(found) == set(TESTS)
+        assert not any(result.failed for result in found.values())
+
+    @pytest.mark.parametrize(
+        ("fault", "what"),
+        [
+            (first_for_all, "rows mixed up"),
+            (from_eight_on, "depends on the batch size"),
+            (one_noise, "same noise for all rows"),
+        ],
+        ids=lambda each: getattr(each, "__name__", ""),
+    )
+    def test_faults_are_called_by_their_names(self, fault, what):
+        drawer = Caller.of(after_steps(CHAIN, fault))
+        with pytest.raises(Misbehaved, match=what) as found:
+            examine_batches(drawer, seed=0, level=1e-8, pipeline=CHAIN)
+        assert f"pipeline='{CHAIN}'" in found.value.call
+
+    def test_greedy_rows_are_mixed_up_too(self):
+        pipeline = parse_pipeline("temperature=0")
+        drawer = Caller.of(after_steps(pipeline, first_for_all))
+        with pytest.raises(Misbehaved, match="row 1 is given the token of row 0"):
+            examine_batches(drawer, seed=0, level=1e-8, pipeline=pipeline)
+
+    def test_other_steps_than_stated_are_a_wrong_law_of_rows(self):
+        """Tokens that top-k forbids: total failure."""
+        drawer = Caller.of(after_steps(parse_pipeline("top_k=6"), race))
+        found = examine_batches(drawer, seed=0, level=1e-8, pipeline=parse_pipeline("top_k=4"))
+        assert found["row_laws"].p_value == 0
+        assert not found["company"].failed
+
+    def test_the_fixture_judges_them(self):
+        with pytest.raises(SamplerFailed, match="rows mixed up"):
+            check_categorical(after_steps(CHAIN, first_for_all), ROW, pipeline=CHAIN, detect="tv=0.1")
+
+    def test_a_sampler_by_name_is_given_what_the_steps_leave(self):
+        pipeline = parse_pipeline("top_k=3")
+        given = []
+
+        class Drawer:
+            spec = "named"
+            takes = frozenset()
+
+            def fresh(self, seed, logits, n, **options):
+                given.append((logits, options))
+                generator = torch.Generator().manual_seed(seed)
+                return race(torch.from_numpy(logits.copy()), n, generator=generator).numpy()
+
+        examine_batches(Drawer(), seed=0, level=1e-8, pipeline=pipeline, before=True)
+        assert all((np.isfinite(rows).sum(axis=1) <= 3).all() for rows, _ in given)
+        assert not any("dtype" in options for _, options in given)
+
+    @pytest.mark.parametrize("text", ["top_k=5", "min_p=0.05", "top_p=0.9", "temperature=0", str(CHAIN)])
+    def test_rows_are_such_that_nothing_is_in_doubt(self, text):
+        pipeline = parse_pipeline(text)
+        asked = design(0, pipeline=pipeline)
+        for batch in asked.company:
+            if batch.kind in ("own", "masked"):
+                for row in batch.logits[:2].astype(np.float64):
+                    assert pipeline.doubtful(row, batch.dtype) == []
+        left = float(asked.by_rank[16].max())
+        assert (left == 1) == (text == "temperature=0")
+
+    def test_where_every_row_is_in_doubt_batches_are_not_judged(self):
+        """A mass of 1 - 1e-9 is not told from 1 in float32."""
+        heard = []
+        pipeline = parse_pipeline("top_p=0.999999999")
+        drawer = Caller.of(after_steps(pipeline, race))
+        assert examine_batches(drawer, seed=0, level=1e-8, pipeline=pipeline, say=heard.append) == {}
+        assert "batches are not judged" in heard[0]
+
+    def test_invariance_takes_as_many_draws_as_few_tokens_need(self):
+        """Two tokens, 0.73 to 0.27, agree with 0.61: 71 bits take 99 draws. One token: other seeds give no
+        others."""
+        for text, draws in (("top_k=2", 99), ("temperature=0", 64)):
+            pipeline = parse_pipeline(text)
+            asked = []
+
+            class Drawer:
+                spec = "rows"
+                takes = frozenset({"seed"})
+
+                def fresh(self, seed, logits, n, settings):
+                    asked.append(n)  # noqa: B023
+                    ids = np.empty((n, len(logits)), dtype=np.int64)
+                    for j, (row, number) in enumerate(zip(logits, settings["seed"], strict=True)):
+                        p = pipeline.law(row.astype(np.float64)).probs  # noqa: B023
+                        ids[:, j] = np.random.default_rng(int(number)).choice(len(p), size=n, p=p / p.sum())
+                    return ids
+
+            examine_identity(Drawer(), like=Batch("own", 1, 16, 1, 0, pipeline=text))
+            assert set(asked) == {draws}
+
+    def test_the_shown_call_shows_it(self, capsys, tmp_path):
+        """Pasted, it prints a row whose likeliest token never came."""
+        path = tmp_path / "mixed.py"
+        path.write_text(MIXED)
+        with pytest.raises(Misbehaved) as fault:
+            examine_batches(Caller.of(f"{path}:sample"), seed=0, level=1e-8, pipeline=parse_pipeline("top_k=2"))
+        exec(fault.value.call, {})
+        assert "in 0.000 of" in capsys.readouterr().out
+
+
+MIXED = """
+import torch
+
+
+def sample(logits, n, *, generator):
+    top = logits.float().topk(2, -1)
+    kept = torch.full_like(logits, -torch.inf, dtype=torch.float32).scatter(-1, top.indices, top.values)
+    p = kept.softmax(-1)[:1].expand(logits.shape)
+    return torch.multinomial(p, n, replacement=True, generator=generator).T
+"""

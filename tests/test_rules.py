@@ -8,6 +8,7 @@ import inspect
 import itertools
 import math
 import pkgutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -317,14 +318,7 @@ class TestCeilings:
 
 
 class TestChunks:
-    @pytest.mark.parametrize(
-        ("rows_outermost", "expected"),
-        [
-            (False, [[0, 1], [2], [3, 4], [5], [6, 7], [8]]),
-            (True, [[0, 1], [2, 3], [4, 5], [6], [7], [8]]),
-        ],
-    )
-    def test_the_generator_is_used_in_the_order_said(self, monkeypatch, rows_outermost, expected):
+    def test_the_generator_is_used_in_the_order_said(self, monkeypatch):
         """Three rows, two at a time, and three draws, one at a time: a counter, chunk by chunk and in its
         places."""
         monkeypatch.setattr(chunks, "VALUES_IN_MEMORY", 20)
@@ -335,13 +329,18 @@ class TestChunks:
             calls.append([next(counter) for _ in range(count * len(part))])
             return torch.tensor(calls[-1]).reshape(count, len(part))
 
-        out = chunks.draw_in_chunks(
-            decide, torch.zeros(3, 5), 3, values_per_row=10, rows_outermost=rows_outermost
-        )
-        assert calls == expected
-        assert out.tolist() == (
-            [[0, 1, 6], [2, 3, 7], [4, 5, 8]] if rows_outermost else [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-        )
+        out = chunks.draw_in_chunks(decide, torch.zeros(3, 5), 3, values_per_row=10)
+        assert calls == [[0, 1], [2], [3, 4], [5], [6, 7], [8]]
+        assert out.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+    def test_rows_of_an_inverse_cdf_are_drawn_part_by_part(self, monkeypatch):
+        """Of three rows two have sums at a time: their draws come before those of the third."""
+        monkeypatch.setattr(sys.modules[InverseCDF.__module__], "SUMS_IN_MEMORY", 2 * 64)
+        rows = torch.zeros(3, 1000)
+        found = SAMPLERS["inverse_cdf_fp64"].draw(rows, 4, rng=torch.Generator().manual_seed(0))
+        rng = torch.Generator().manual_seed(0)
+        parts = [SAMPLERS["inverse_cdf_fp64"].draw(part, 4, rng=rng) for part in rows.split(2)]
+        assert torch.equal(found, torch.cat(parts, 1))
 
 
 class TestWeights:

@@ -16,8 +16,9 @@ from scipy import stats
 
 from precision_lab import engine
 from precision_lab.errors import InputError
+from precision_lab.mdm.decode.step_laws import EXCESS
 from precision_lab.mdm.denoiser import Autocast, Denoiser, DenoiserConfig
-from precision_lab.mdm.texts import DECODERS, EXCESS, STEP_LAWS, batches, generate, ids, real_texts, rows
+from precision_lab.mdm.texts import DECODERS, STEP_LAWS, batches, generate, ids, real_texts, rows
 from precision_lab.result import averages
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -223,12 +224,126 @@ def unmask_rows_alone(logits: Tensor, n: int, *, generator: torch.Generator) -> 
     return torch.where(coarse(n, len(logits), generator=generator) < 0.3, tokens, 2)
 
 
-@pytest.mark.parametrize(
-    "function", [unmask_rows_alone, unmask, stay_masked, unmask_by_the_row, unmask_then_clamp]
-)
+def stay_filled(logits: Tensor, n: int, *, generator: torch.Generator) -> Tensor:
+    tokens = scores(logits, n, generator).argmax(-1)
+    return tokens.masked_fill(coarse(n, len(logits), generator=generator) > 0.3, 2)
+
+
+def stay_assigned(logits: Tensor, n: int, *, generator: torch.Generator) -> Tensor:
+    tokens = scores(logits, n, generator).argmax(-1)
+    remasked = coarse(n, len(logits), generator=generator) >= 0.25
+    tokens[remasked] = 2
+    return tokens
+
+
+def stay_unless_open(logits: Tensor, n: int, *, generator: torch.Generator) -> Tensor:
+    tokens = scores(logits, n, generator).argmax(-1)
+    opened = coarse(n, len(logits), generator=generator) < logits.softmax(-1)[:, 0]
+    tokens[~opened] = torch.tensor(1)
+    return tokens
+
+
+GATES = [
+    *(unmask_rows_alone, unmask, stay_masked, unmask_by_the_row, unmask_then_clamp),
+    *(stay_filled, stay_assigned, stay_unless_open),
+]
+
+
+@pytest.mark.parametrize("function", GATES)
 def test_gate_is_that_of_every_combination(function: Callable[..., Tensor]) -> None:
     for row in ROWS[:2]:
         assert np.abs(law(function, row).probs - enumerated(function, row, gates=1)).max() < 1e-12
+
+
+@pytest.mark.parametrize("opens", ["<", "<=", ">", ">="])
+def test_gate_in_float64_is_counted_in_words(opens: str) -> None:
+    """53 bits: u < 0.3 for ceil(0.3 2^53) of the words, and one more for u <= 0.5, which is one of them."""
+    compare = {"<": torch.lt, "<=": torch.le, ">": torch.gt, ">=": torch.ge}[opens]
+    for rate in (0.3, 0.5):
+
+        def gated(logits: Tensor, n: int, *, generator: torch.Generator, rate: float = rate) -> Tensor:
+            tokens = scores(logits, n, generator).argmax(-1)
+            u = torch.rand(n, len(logits), dtype=torch.float64, generator=generator)
+            return torch.where(compare(u, rate), tokens, 2)
+
+        below = math.ceil(Fraction(rate) * 2**53)
+        equal = Fraction(rate).denominator <= 2**53
+        share = {"<": below, "<=": below + equal, ">": 2**53 - below - equal, ">=": 2**53 - below}[opens]
+        inside = enumerated(lambda l, n, *, generator: scores(l, n, generator).argmax(-1), ROWS[0])
+        expected = inside * float(Fraction(share, 2**53))
+        expected[2] += float(1 - Fraction(share, 2**53))
+        assert np.abs(law(gated, ROWS[0]).probs - expected).max() < 1e-15
+
+
+# -- one-hot rows
+
+
+def one_hot_sum(logits: Tensor, n: int, *, generator: torch.Generator) -> Tensor:
+    vocab = logits.shape[-1]
+    rows = F.one_hot(scores(logits, n, generator).argmax(-1), vocab)
+    return (rows * torch.arange(vocab)).sum(-1)
+
+
+def one_hot_product(logits: Tensor, n: int, *, generator: torch.Generator) -> Tensor:
+    """A table of ids that the logits decide: the best three first."""
+    best = logits.argsort(-1, descending=True)
+    drawn = scores(logits.gather(-1, best), n, generator).argmax(-1)
+    rows = F.one_hot(drawn, logits.shape[-1]).float()
+    return (rows * best.float()).sum(-1).long()
+
+
+def one_hot_matrix(logits: Tensor, n: int, *, generator: torch.Generator) -> Tensor:
+    rows = F.one_hot(scores(logits, n, generator).argmax(-1), logits.shape[-1]).float()
+    return (rows @ torch.arange(logits.shape[-1]).flip(0).float()).long()
+
+
+def one_hot_argmax(logits: Tensor, n: int, *, generator: torch.Generator) -> Tensor:
+    return F.one_hot(scores(logits, n, generator).argmax(-1), logits.shape[-1]).argmax(-1)
+
+
+@pytest.mark.parametrize("function", [one_hot_sum, one_hot_product, one_hot_matrix, one_hot_argmax])
+def test_one_hot_rows_are_ids(function: Callable[..., Tensor]) -> None:
+    for row in ROWS[:2]:
+        assert np.abs(law(function, row).probs - enumerated(function, row)).max() < 1e-12
+
+
+# -- rates
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rate"),
+    [
+        (torch.float16, 0.25),
+        (torch.bfloat16, 4.0),
+        (torch.bfloat16, 0.5),
+        (torch.float32, 3.0),
+        (torch.float64, 0.7),
+    ],
+)
+def test_a_rate_is_a_division(dtype: torch.dtype, rate: float) -> None:
+    """exponential_(rate) against exponential_() / rate: in half precision, for a power of two, the same law; in wide
+    formats the target, within a bound that counts the division."""
+
+    def race(logits: Tensor, n: int, generator: torch.Generator, rate: float, over: float) -> Tensor:
+        noise = torch.empty(n, *logits.shape, dtype=dtype).exponential_(rate, generator=generator)
+        return (logits.softmax(-1).to(dtype) / (noise / over)).argmax(-1)
+
+    def at_once(logits: Tensor, n: int, *, generator: torch.Generator) -> Tensor:
+        return race(logits, n, generator, rate, 1.0)
+
+    def divided(logits: Tensor, n: int, *, generator: torch.Generator) -> Tensor:
+        return race(logits, n, generator, 1.0, rate)
+
+    for row in ROWS[:2]:
+        found = law(at_once, row)
+        same = law(divided, row)
+        assert np.abs(found.probs - same.probs).max() <= 1e-15
+        if dtype.itemsize == 2:
+            assert found.error == same.error < 1e-9
+        else:
+            unit = torch.finfo(dtype).eps / 2
+            assert found.error - same.error > 2 * 2 * unit  # two ulp in place of the rounding of one division
+            assert found.error < 200 * unit
 
 
 # -- cumulative sums

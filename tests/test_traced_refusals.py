@@ -492,7 +492,74 @@ def test_uniform_between_bounds_is_rounded_as_torch_does() -> None:
         assert torch.equal(drawn, stretch(u, 1e-6, 1.0))
 
 
-def test_one_hot_of_torch_is_read_or_refused() -> None:
-    function = of(lambda l, n, g: F.one_hot(draw(l, n, g), l.shape[-1]).argmax(-1))
-    with pytest.raises(InputError, match="Python reads"):
-        law(function)
+def two_rates(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """E / 1 for the first half of the vocabulary, E / 2 for the second."""
+    half = logits.shape[-1] // 2
+    shape = (n, len(logits))
+    first = torch.empty(*shape, half).exponential_(1.0, generator=generator)
+    second = torch.empty(*shape, logits.shape[-1] - half).exponential_(2.0, generator=generator)
+    return (logits.softmax(-1) / torch.cat([first, second], -1)).argmax(-1)
+
+
+def two_uniforms(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    half = logits.shape[-1] // 2
+    shape = (n, len(logits))
+    first = torch.empty(*shape, half).uniform_(0.0, 1.0, generator=generator)
+    second = torch.empty(*shape, logits.shape[-1] - half).uniform_(0.25, 1.0, generator=generator)
+    return (logits + gumbel(torch.cat([first, second], -1))).argmax(-1)
+
+
+def rate_of_three(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    noise = torch.empty(n, *logits.shape, dtype=torch.bfloat16).exponential_(3.0, generator=generator)
+    return (logits.softmax(-1).bfloat16() / noise).argmax(-1)
+
+
+def assigned_twice(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """A whole column of draws is assigned, by one random value each."""
+    tokens = draw(logits, n, generator)
+    tokens[torch.rand(n, generator=generator) < 0.5] = 2
+    return tokens
+
+
+def assigned_and_added(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    tokens = draw(logits, n, generator)
+    gate = torch.rand(n, len(logits), generator=generator) < 0.5
+    return tokens.index_put((gate,), torch.tensor(1), accumulate=True)
+
+
+def short_rows(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Rows for all tokens but the last, which is not drawn in a replay; F.one_hot raises there."""
+    logits = F.pad(logits, (0, 1), value=-200.0)
+    return F.one_hot(draw(logits, n, generator), logits.shape[-1] - 1).argmax(-1)
+
+
+def infinite_table(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """0 times infinity is NaN, whatever was drawn."""
+    table = torch.arange(logits.shape[-1]).float()
+    table[0] = torch.inf
+    return (F.one_hot(draw(logits, n, generator), logits.shape[-1]) * table).sum(-1).long()
+
+
+def gate_that_turns(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    u = torch.rand(n, len(logits), dtype=torch.float64, generator=generator)
+    return draw(logits, n, generator).masked_fill((7 * u).frac() < 0.5, 2)
+
+
+UNSOUND: dict[str, tuple[Callable[[Tensor, int, torch.Generator], Any], str]] = {
+    "one-hot of what was drawn": (lambda l, n, g: F.one_hot(draw(l, n, g)).argmax(-1), "Python reads"),
+    "one-hot rows too short": (short_rows, "a place for every token"),
+    "one-hot times infinity": (infinite_table, "not finite"),
+    "two rates": (two_rates, "several kinds of draws"),
+    "two uniforms": (two_uniforms, "several kinds of draws"),
+    "a rate of three in bfloat16": (rate_of_three, "a power of two"),
+    "columns assigned": (assigned_twice, "index_put"),
+    "assigned and added": (assigned_and_added, "index_put"),
+    "a gate in float64 that turns": (gate_that_turns, "rise and fall"),
+}
+
+
+@pytest.mark.parametrize("name", UNSOUND)
+def test_likenesses_of_what_is_read_are_refused(name: str) -> None:
+    function, message = UNSOUND[name]
+    with pytest.raises(InputError, match=message):
+        law(of(function))

@@ -15,13 +15,18 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from . import kernels, words
 from . import masses as mass_maps
-from . import words
+from .eager import draw_eagerly
+from .quick import quick_rows, with_words
 from .threads import over_rows
+from .truncated import draw_truncated
+from .truncation import PipelineLike, Plan, masses_kept, plan_of, tempers
 from .words import Randomness, keys_of
 
 BLOCK = 256  # tokens whose masses are summed before any is looked at
 CHUNK = 1 << 17  # values of half-precision logits that are widened at once: half a megabyte
+_EVERYTHING = Plan((), 1.0)
 
 
 def categorical(
@@ -30,6 +35,7 @@ def categorical(
     *,
     generator: Randomness,
     temperature: float | Tensor | None = None,
+    pipeline: PipelineLike | None = None,
     position: int | Tensor = 0,
 ) -> Tensor:
     """``n`` tokens for each row of ``logits``, (..., vocab). Returns (n, ...) int64 on the device of the
@@ -42,35 +48,62 @@ def categorical(
     which two words are taken; or a generator or seed for every row.  The words of a draw depend on the
     row's key, its place in the batch (not with generators or seeds of its own), ``position`` and the draw:
     rows never share them, and a row's tokens do not depend on the others. ``temperature``: a number, or one
-    for each row; 0: the first of the largest logits.  ``position``: a whole number, or one for each row,
-    that sets apart calls with the same seeds: the place in a text. Time: one pass over the logits, about a
-    fifth of float32 Gumbel-max. Memory: 8 vocab / 256 bytes a row. Errors: InputError for NaN or +inf, a
-    row of -inf, more than 2^18 tokens, bad temperatures, or what is no generator.
+    for each row; 0: the first of the largest logits.  ``pipeline``: top-k, top-p, min-p and temperatures,
+    as ``"temperature=0.7 > top_k=50 > top_p=0.95"``, a Pipeline or steps, after ``temperature``; masses are
+    then those of the tokens left, by :mod:`.truncation`, at the product of the temperatures.  ``position``:
+    a whole number, or one for each row, that sets apart calls with the same seeds: the place in a text.
+    Time: one pass over the logits, about a fifth of float32 Gumbel-max. Memory: 8 vocab / 256 bytes a row.
+    A CUDA tensor is drawn from by :mod:`.kernels` where there is Triton; the tokens are the same. Errors:
+    InputError for NaN or +inf, a row of -inf, more than 2^18 tokens, bad temperatures, a pipeline that
+    cannot be read, or what is no generator.
     """
+    plain = temperature is None and pipeline is None
+    quick = quick_rows(logits, generator, position) if plain else None
+    if quick is not None:
+        count = _whole("n", n)
+        drawn = np.empty((count, quick.shape[0]), dtype=np.int64)
+        if _whole_loop()(quick, words.words_from(generator), position, drawn) < 0:
+            return torch.from_numpy(drawn if logits.dim() == 2 else drawn[:, 0])
+        _check(logits, logits.amax(-1).reshape(-1))
     rows = _rows_of(logits)
     count = _whole("n", n)
-    keys = keys_of(generator, len(rows))
+    keys = keys_of(generator, rows.shape[0])
     own = not isinstance(generator, torch.Generator)
-    places = _per_row("position", position, rows, torch.int64)
-    heat = None if temperature is None else _per_row("temperature", temperature, rows, torch.float64)
-    if heat is not None and not bool((heat >= 0).all() & heat.isfinite().all()):
-        raise InputError(f"temperature {heat.min().item()}", "0 or more", "0 takes the largest logit")
-    top = rows.amax(-1)
-    _check(rows, top)
-    numbers = torch.zeros(len(rows), dtype=torch.int64) if own else torch.arange(len(rows))
-    words_of = _Words(keys, numbers.numpy(), places.cpu().numpy())
-    ids = _draw(rows, top, heat, words_of, count)
+    places = _places(position, rows)
+    heat = None if temperature is None else _heat(temperature, rows)
+    plan = None if pipeline is None else plan_of(pipeline)
+    numbers = np.zeros(len(keys), dtype=np.int64) if own else np.arange(len(keys))
+    words_of = _Words(keys, numbers, places)
+    if rows.device.type == "cuda" and rows.dtype in kernels.DTYPES and kernels.available():
+        ids, top = _draw_by_kernels(rows, heat, plan, words_of, count)
+        _check(rows, top)  # last, as it waits for the card
+    else:
+        top = rows.amax(-1)
+        _check(rows, top)
+        ids = _draw(rows, top, heat, plan or _EVERYTHING, words_of, count)
     return ids.reshape(count, *logits.shape[:-1])
 
 
-def categorical_masses(logits: Tensor, temperature: float | Tensor | None = None) -> Tensor:
-    """The integer masses m of :func:`categorical`, (..., vocab) int64: its law is m / m.sum(-1)."""
+def categorical_masses(
+    logits: Tensor,
+    temperature: float | Tensor | None = None,
+    *,
+    pipeline: PipelineLike | None = None,
+) -> Tensor:
+    """The integer masses m of :func:`categorical`, (..., vocab) int64: its law is m / m.sum(-1), exactly.
+
+    ``pipeline`` as there; tokens that it drops have mass 0. Against ``parse_pipeline(text).law``: the
+    tokens left are the same, but that top-p may take or leave a token where a mass is within 2^-22 of p;
+    the relative error of each mass is that of :func:`categorical`. Errors: InputError as there, and for
+    temperatures of 0.
+    """
     rows = _rows_of(logits)
-    heat = None if temperature is None else _per_row("temperature", temperature, rows, torch.float64)
+    heat = None if temperature is None else _heat(temperature, rows)
     if heat is not None and not bool((heat > 0).all()):
         raise InputError(f"temperature {heat.min().item()}", "above 0", "at 0 the draw is certain")
+    plan = _EVERYTHING if pipeline is None else plan_of(pipeline)
     _check(rows, rows.amax(-1))
-    return mass_maps.masses(rows, heat).reshape(logits.shape)
+    return masses_kept(rows, plan, heat).reshape(logits.shape)
 
 
 def _rows_of(logits: Tensor) -> Tensor:
@@ -84,7 +117,8 @@ def _rows_of(logits: Tensor) -> Tensor:
             f"(..., vocab), 1 to {mass_maps.MOST_VOCAB} tokens",
             "check the axis",
         )
-    return logits.detach().reshape(-1, logits.shape[-1])
+    plain = logits.detach() if logits.requires_grad else logits
+    return plain if plain.dim() == 2 else plain.reshape(-1, logits.shape[-1])
 
 
 def _whole(name: str, value: int) -> int:
@@ -95,21 +129,44 @@ def _whole(name: str, value: int) -> int:
 
 def _per_row(name: str, value: float | Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
     """(rows,) of a number or of one for each row."""
-    found = torch.as_tensor(value, dtype=dtype, device=rows.device).reshape(-1)
-    if found.numel() not in (1, len(rows)):
+    try:
+        found = torch.as_tensor(value, dtype=dtype, device=rows.device).reshape(-1)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{name} = {value!r}", "a number, or one a row", "change it") from None
+    if found.numel() not in (1, rows.shape[0]):
         raise InputError(
             f"{found.numel()} values of {name} for {len(rows)} rows", "one, or one a row", "repeat it"
         )
     return found.expand(len(rows))
 
 
+def _heat(temperature: float | Tensor, rows: Tensor) -> Tensor:
+    """(rows,) float64 temperatures, 0 or more. InputError for others."""
+    heat = _per_row("temperature", temperature, rows, torch.float64)
+    good = (heat >= 0) & heat.isfinite()
+    if not bool(good.all()):
+        got = float(heat[good.logical_not()][0])
+        raise InputError(f"temperature {got}", "0 or more", "0 takes the largest logit")
+    return heat
+
+
+def _places(position: int | Tensor, rows: Tensor) -> np.ndarray:
+    """(rows,) int64: the position of each row."""
+    if type(position) is int and -(2**63) <= position < 2**63:
+        return np.full(rows.shape[0], position)
+    if isinstance(position, float) or (isinstance(position, Tensor) and position.dtype.is_floating_point):
+        raise InputError(f"position = {position!r}", "whole numbers", "convert it")
+    return _per_row("position", position, rows, torch.int64).cpu().numpy()
+
+
 def _check(rows: Tensor, top: Tensor) -> None:
     """InputError with the row's number for NaN, +inf and a row of -inf; the largest value of a row shows
     all three."""
-    bad = ~top.isfinite()
-    if bool(bad.any()):
-        at = int(bad.long().argmax())
-        value = float(top[at])
+    peaks = top.double().cpu().numpy()
+    good = np.isfinite(peaks)
+    if not good.all():
+        at = int(good.argmin())
+        value = float(peaks[at])
         what = "NaN" if value != value else "+inf" if value > 0 else "only -inf"
         raise InputError(
             f"{what} in row {at} of the logits", "numbers or -inf, one of them finite", "mend that row"
@@ -125,25 +182,25 @@ class _Words:
         self.positions = positions
 
 
-def _draw(rows: Tensor, top: Tensor, heat: Tensor | None, words_of: _Words, n: int) -> Tensor:
+def _draw(rows: Tensor, top: Tensor, heat: Tensor | None, plan: Plan, words_of: _Words, n: int) -> Tensor:
+    """(n, rows) tokens of checked rows, without kernels."""
     count, vocab = rows.shape
     ids = np.empty((n, count), dtype=np.int64)
     if not ids.size:
         return torch.from_numpy(ids).to(rows.device)
     if rows.device.type != "cpu":
-        from .eager import draw_eagerly
-
-        return draw_eagerly(rows, heat, words_of.keys, words_of.rows, words_of.positions, n)
+        return draw_eagerly(rows, heat, words_of.keys, words_of.rows, words_of.positions, n, plan)
+    if plan.cuts:
+        return draw_truncated(rows, plan, heat, words_of.keys, words_of.rows, words_of.positions, n)
     step = max(1, CHUNK // vocab)
     loop = _loop()
-    wide = np.float64 if rows.dtype == torch.float64 else np.float32
-    temper = np.ones(count, dtype=wide) if heat is None else heat.numpy().astype(wide)
-    peak = top.double().numpy().astype(wide)
+    temper = tempers(heat, plan.temperature, rows).numpy()
+    peak = (top if top.dtype in (torch.float32, torch.float64) else top.float()).numpy()
 
     def part(start: int, stop: int) -> None:
         for i in range(start, stop, step):
             chunk = slice(i, min(i + step, stop))
-            values = rows[chunk]
+            values = rows if chunk.stop - i == count else rows[chunk]
             if values.dtype not in (torch.float32, torch.float64):
                 values = values.float()
             loop(
@@ -158,6 +215,31 @@ def _draw(rows: Tensor, top: Tensor, heat: Tensor | None, words_of: _Words, n: i
 
     over_rows(part, count, vocab)
     return torch.from_numpy(ids)
+
+
+def _draw_by_kernels(
+    rows: Tensor, heat: Tensor | None, plan: Plan | None, words_of: _Words, n: int
+) -> tuple[Tensor, Tensor]:
+    """(n, rows) tokens, and the largest logit of each row, which is yet to be checked."""
+    from .kernels import launch
+
+    words_there = launch.words_on(rows.device, words_of.keys, words_of.rows, words_of.positions)
+    drawn = launch.draw(rows, words_there, n, heat=heat, plan=plan)
+    return drawn.ids, drawn.peaks
+
+
+@cache
+def _whole_loop() -> Any:
+    """The compiled loop of a quick call: see :mod:`.quick`."""
+    import numba
+
+    loop = _loop()
+
+    @numba.njit(nogil=True, error_model="numpy")
+    def draw(logits, peaks, keys, numbers, positions, ids):
+        loop(logits, peaks, np.ones(len(logits), dtype=np.float32), keys, numbers, positions, ids)
+
+    return with_words(draw)
 
 
 @cache

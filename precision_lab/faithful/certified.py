@@ -27,11 +27,12 @@ from torch import Tensor
 
 from ..errors import InputError
 from . import noise
-from .categorical import CHUNK, _check, _per_row, _rows_of, _whole
+from .categorical import CHUNK, _check, _heat, _places, _rows_of, _whole
 from .masses import compiled_exponential, exponentials
 from .noise import TILE, Pair
+from .quick import quick_rows, with_words
 from .threads import over_rows
-from .words import Randomness, keys_of
+from .words import Randomness, keys_of, words_from
 
 LEAST = -60.0  # nats: weights below are 0. A head of E = 45.06 beats E = 2^-65 from 48.9 nats on
 MARGIN = 2.0**-16  # relative, between the best two float32 scores: nearer ones are looked at again
@@ -63,10 +64,14 @@ def certified_argmax(
     *,
     generator: Randomness | None = None,
     words: Tensor | None = None,
+    temperature: float | Tensor | None = None,
     position: int | Tensor = 0,
 ) -> Certified:
     """argmax_i (l_i - log(-log(1 - U_i))) of real arithmetic, ``n`` times for each row of ``logits``, (...,
     vocab).
+
+    ``temperature``: a number, or one for each row: in place of l_i stands (l_i - max l) / T, in float64, whose
+    two roundings move the law by less than 2^-45 in total variation. 0: the first of the largest logits.
 
     U_i = (K_i + 1/2) 2^-64. K: from ``generator``, as for :func:`~precision_lab.faithful.categorical`; or
     ``words``, (n, ..., vocab) uint64, or int64 of the same bits. The token is the same on every machine, as
@@ -79,23 +84,52 @@ def certified_argmax(
     Time: 0.3 to 0.45 of float32 Gumbel-max by torch on one core. Memory: 4 vocab bytes a thread, and 256 KB.
     Errors: InputError as for categorical; for both or none of ``generator`` and ``words``; for words of
     another shape or dtype."""
-    rows = _rows_of(logits)
-    count = _whole("n", n)
     if (generator is None) == (words is None):
         raise InputError("both or none of generator and words", "one of them", "leave the other out")
-    top = rows.amax(-1)
-    _check(rows, top)
+    count = _whole("n", n)
+    if generator is not None and temperature is None:
+        quick = quick_rows(logits, generator, position)
+        if quick is not None:
+            return _quickly(logits, quick, generator, position, count)
+    given = _rows_of(logits)
+    heat = None if temperature is None else _heat(temperature, given)
+    top = given.amax(-1)
+    _check(given, top)
     if generator is None:
         assert words is not None
-        source = _Source.of_words(words, (count, *logits.shape), rows.device)
+        source = _Source.of_words(words, (count, *logits.shape), given.device)
     else:
-        source = _Source.of_generator(generator, rows, position)
-    found = torch.empty((count, len(rows)), dtype=torch.int64, device=rows.device)
+        source = _Source.of_generator(generator, given, position)
+    found = torch.empty((count, len(given)), dtype=torch.int64, device=given.device)
+    rows = Rows(given, top, heat)
     if found.numel():
-        fast = _compiled if rows.device.type == "cpu" else _eager
-        fast(rows, top, source, found)
+        fast = _compiled if given.device.type == "cpu" else _eager
+        fast(rows, source, found)
     refined, exact = _settle_all(rows, source, found)
     return Certified(found.reshape(count, *logits.shape[:-1]), found.numel(), refined, exact)
+
+
+class Rows:
+    """Rows of logits, (rows, vocab), the largest of each, and their temperatures, if any, 0 among them."""
+
+    def __init__(self, given: Tensor, top: Tensor, heat: Tensor | None = None) -> None:
+        self.shape = given.shape
+        self.device = given.device
+        self._given = given
+        self._top = top
+        self._heat = heat
+
+    def part(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Some rows as they race, in float32 or float64, and the largest value of each."""
+        given = self._given if rows.start == 0 and rows.stop >= self.shape[0] else self._given[rows]
+        top = self._top[rows]
+        if self._heat is None:
+            return _widened(given), _widened(top)
+        heat = self._heat[rows, None]
+        x = (given.double() - top[:, None].double()) / torch.where(heat == 0, 1.0, heat)
+        first = (given == top[:, None]).long().argmax(-1, keepdim=True)
+        only = torch.full_like(x, -torch.inf).scatter(-1, first, 0.0)
+        return torch.where(heat == 0, only, x), torch.zeros_like(x[:, 0])
 
 
 class _Source:
@@ -112,14 +146,10 @@ class _Source:
 
     @staticmethod
     def of_generator(generator: Randomness, rows: Tensor, position: int | Tensor) -> _Source:
-        keys = keys_of(generator, len(rows))
-        if isinstance(position, int):
-            places = np.full(len(rows), position, dtype=np.int64)
-        else:
-            places = _per_row("position", position, rows, torch.int64).cpu().numpy()
+        keys = keys_of(generator, rows.shape[0])
         own = not isinstance(generator, torch.Generator)
-        numbers = np.zeros(len(rows), dtype=np.int64) if own else np.arange(len(rows))
-        return _Source(keys, numbers, places)
+        numbers = np.zeros(len(keys), dtype=np.int64) if own else np.arange(len(keys))
+        return _Source(keys, numbers, _places(position, rows))
 
     @staticmethod
     def of_words(words: Tensor, shape: tuple[int, ...], device: torch.device) -> _Source:
@@ -156,14 +186,35 @@ def _widened(rows: Tensor) -> Tensor:
     return rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
 
 
-def _eager(rows: Tensor, top: Tensor, source: _Source, found: Tensor) -> None:
+def _quickly(
+    logits: Tensor, rows: np.ndarray, generator: Randomness, position: int | Tensor, n: int
+) -> Certified:
+    """A call that :mod:`.quick` takes."""
+    assert isinstance(generator, torch.Generator)
+    assert isinstance(position, int)
+    drawn = np.empty((n, rows.shape[0]), dtype=np.int64)
+    words = words_from(generator)
+    if _whole_loop()(rows, words, position, drawn) >= 0:
+        _check(logits, logits.amax(-1).reshape(-1))
+    found = torch.from_numpy(drawn)
+    refined = exact = 0
+    if drawn.size and drawn.min() < 0:
+        count = rows.shape[0]
+        keys = np.repeat(words.view(np.uint32)[None], count, axis=0)
+        source = _Source(keys, np.arange(count), np.full(count, position))
+        given = torch.from_numpy(rows)
+        refined, exact = _settle_all(Rows(given, given.amax(-1)), source, found)
+    return Certified(found if logits.dim() == 2 else found[:, 0], drawn.size, refined, exact)
+
+
+def _eager(rows: Rows, source: _Source, found: Tensor) -> None:
     """The race by torch operations one by one. Writes tokens, and -1 where float32 does not decide."""
-    vocab = rows.shape[1]
+    count, vocab = rows.shape
     step = max(1, (CHUNK << 3) // vocab)
-    for start in range(0, len(rows), step):
+    for start in range(0, count, step):
         part = slice(start, start + step)
-        wide = _widened(rows[part])
-        peak = _widened(top[part]).unsqueeze(-1)
+        wide, top = rows.part(part)
+        peak = top.unsqueeze(-1)
         for draw in range(len(found)):
             scores = _scores(wide, peak, source.pair(draw, part, vocab, rows.device))
             best, at = scores.max(-1)
@@ -171,12 +222,11 @@ def _eager(rows: Tensor, top: Tensor, source: _Source, found: Tensor) -> None:
             found[draw, part] = torch.where(near.sum(-1) == 1, at, -1)
 
 
-def _compiled(rows: Tensor, top: Tensor, source: _Source, found: Tensor) -> None:
+def _compiled(rows: Rows, source: _Source, found: Tensor) -> None:
     """The same by the compiled loop, a thread for every half a million values."""
     draws, count = found.shape
     vocab = rows.shape[1]
     ids = found.numpy()
-    peaks = _widened(top).numpy()
     step = max(1, CHUNK // vocab)
     loop = race_loop()
     none = np.empty((0, 0, 0), dtype=np.uint32)
@@ -184,14 +234,14 @@ def _compiled(rows: Tensor, top: Tensor, source: _Source, found: Tensor) -> None
     def part(start: int, stop: int) -> None:
         for i in range(start, stop, step):
             chunk = slice(i, min(i + step, stop))
-            values = _widened(rows[chunk]).contiguous().numpy()
+            values, peaks = rows.part(chunk)
             first = second = none
             if source.given is not None:
                 first = source.given.first[:, chunk].numpy().astype(np.uint32)
                 second = source.given.second[:, chunk].numpy().astype(np.uint32)
             loop(
-                values,
-                peaks[chunk],
+                values.contiguous().numpy(),
+                peaks.numpy(),
                 source.keys[chunk],
                 source.numbers[chunk],
                 source.positions[chunk],
@@ -201,6 +251,21 @@ def _compiled(rows: Tensor, top: Tensor, source: _Source, found: Tensor) -> None
             )
 
     over_rows(part, count, draws * vocab)
+
+
+@cache
+def _whole_loop() -> Any:
+    """The compiled loop of a quick call: see :mod:`.quick`."""
+    import numba
+
+    loop = race_loop()
+
+    @numba.njit(nogil=True, error_model="numpy")
+    def draw(logits, peaks, keys, numbers, positions, ids):
+        none = np.empty((0, 0, 0), dtype=np.uint32)
+        loop(logits, peaks, keys, numbers, positions, none, none, ids)
+
+    return with_words(draw)
 
 
 @cache
@@ -279,14 +344,14 @@ def race_loop() -> Any:
     return loop
 
 
-def _settle_all(rows: Tensor, source: _Source, found: Tensor) -> tuple[int, int]:
+def _settle_all(rows: Rows, source: _Source, found: Tensor) -> tuple[int, int]:
     """Put a token in each place of ``found`` that is -1. Returns how many there were, and how many took
     decimals."""
     refined, exact = 0, 0
     for draw, r in np.argwhere(found.cpu().numpy() == -1).tolist():
         row = slice(r, r + 1)
-        wide = _widened(rows[row])
-        top = wide.amax(-1, keepdim=True)
+        wide, peak = rows.part(row)
+        top = peak.unsqueeze(-1)
         pair = source.pair(draw, row, rows.shape[1], rows.device)
         scores = _scores(wide, top, pair)[0]
         near = (scores >= scores.max() * (1 - MARGIN)).nonzero().flatten()

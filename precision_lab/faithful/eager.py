@@ -7,21 +7,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import masses as mass_maps
+from .truncation import Plan, masses_kept
 from .words import MULTIPLIERS, ROUNDS, STEPS
 
 _LOW = 0xFFFFFFFF
 
 
 def draw_eagerly(
-    rows: Tensor, heat: Tensor | None, keys: np.ndarray, numbers: np.ndarray, positions: np.ndarray, n: int
+    rows: Tensor,
+    heat: Tensor | None,
+    keys: np.ndarray,
+    numbers: np.ndarray,
+    positions: np.ndarray,
+    n: int,
+    plan: Plan | None = None,
 ) -> Tensor:
     """(n, rows) tokens of ``rows``, (rows, vocab), by the words that the compiled loop takes. Arguments as
-    it has them; ``heat``: temperatures, 0 for the first of the largest."""
+    it has them; ``heat``: temperatures, 0 for the first of the largest; ``plan``: what is cut."""
     device = rows.device
     cold = torch.zeros(len(rows), dtype=torch.bool, device=device) if heat is None else heat == 0
-    temperature = None if heat is None else torch.where(cold, 1.0, heat)
-    running = mass_maps.masses(rows, temperature).cumsum(-1)
+    warm = None if heat is None else torch.where(cold, 1.0, heat)
+    running = masses_kept(rows, plan or Plan((), 1.0), warm).cumsum(-1)
     total = running[:, -1]
     key = torch.from_numpy(keys.astype(np.int64)).to(device)
     number = torch.from_numpy(numbers).to(device)

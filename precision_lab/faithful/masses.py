@@ -61,15 +61,22 @@ def masses_of_weights(weights: Tensor) -> Tensor:
 
 @cache
 def compiled() -> Any:
-    """``mass(x)`` for a float32 x <= 0, compiled: the same operations as :func:`masses`. Returns int64."""
+    """``mass(x)`` for a float32 x <= 0, compiled: the same numbers as :func:`masses`. Returns int64.
+
+    Rounding is by a sum with 1.5 2^52, whose spacing is 1: its last bits are the whole number, ties to even.
+    A processor does that for many values at once, which it cannot with a conversion."""
     import numba
 
     exponential = compiled_exponential()
-    least, half = np.float32(LEAST), float(2.0**_HALF)
+    least = np.float32(LEAST)
+    half = float(2.0**_HALF)
+    shift = 1.5 * 2.0**52
+    base = np.int64(np.float64(shift).view(np.int64))
 
     @numba.njit(nogil=True, error_model="numpy", inline="always")
     def mass(x):
-        return np.int64(np.rint(np.float64(exponential(max(x, least))) * half))
+        value = np.float64(exponential(max(x, least))) * half + shift
+        return np.int64(np.float64(value).view(np.int64) - base)
 
     return mass
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from . import noise
-from .categorical import CHUNK, _check, _rows_of, _whole
-from .certified import _Source, _widened, certified_argmax
+from .categorical import CHUNK, _check, _heat, _rows_of, _whole
+from .certified import Rows, _Source, certified_argmax
 from .noise import TILE
 from .threads import over_rows
 from .words import Randomness
@@ -53,42 +53,59 @@ def gumbel_like(logits: Tensor, *, generator: Randomness, position: int | Tensor
 
 
 def exponential_race(
-    logits: Tensor, n: int = 1, *, generator: Randomness, position: int | Tensor = 0
+    logits: Tensor,
+    n: int = 1,
+    *,
+    generator: Randomness,
+    temperature: float | Tensor | None = None,
+    position: int | Tensor = 0,
 ) -> Tensor:
-    """``n`` tokens for each row of ``logits``, (..., vocab): argmax_i exp(l_i) / E_i. Returns (n, ...) int64.
+    """``n`` tokens for each row of ``logits``, (..., vocab): argmax_i exp(l_i / T) / E_i. Returns (n, ...)
+    int64.
 
-    The tokens of :func:`~precision_lab.faithful.certified_argmax`, which says what they cost and what is
-    refused: float32 where that decides, real arithmetic where it does not. Total variation from softmax at
-    most vocab 2^-64, below 1.5e-14."""
-    return certified_argmax(logits, n, generator=generator, position=position).tokens
+    The tokens of :func:`~precision_lab.faithful.certified_argmax`, which says what they cost, what a
+    temperature does and what is refused: float32 where that decides, real arithmetic where it does not. Total
+    variation from softmax at most vocab 2^-64, below 1.5e-14, with a temperature 2^-45 more."""
+    return certified_argmax(logits, n, generator=generator, temperature=temperature, position=position).tokens
 
 
-def gumbel_topk(logits: Tensor, k: int, *, generator: Randomness, position: int | Tensor = 0) -> Tensor:
+def gumbel_topk(
+    logits: Tensor,
+    k: int,
+    *,
+    generator: Randomness,
+    temperature: float | Tensor | None = None,
+    position: int | Tensor = 0,
+) -> Tensor:
     """``k`` different tokens for each row of ``logits``, (..., vocab), drawn one after another without
-    replacement from softmax: the k largest of l + G, largest first; of equal scores the first token. Returns
-    (..., k) int64 on the device of the logits.
+    replacement from softmax(l / T): the k largest of l / T + G, largest first; of equal scores the first token.
+    Returns (..., k) int64 on the device of the logits. ``temperature``: a number above 0, or one for each row.
 
     The first follows softmax, the second softmax without the first, and so on (Kool, van Hoof and Welling
     2019). Noise: :func:`gumbel_like`, of the same words. Scores (l - max l) + G are rounded to float32 twice,
     each time by 2^-19 nats at most where they lie above -16, which moves the probability of a place by 2^-17
     of itself at most.
     Time: that of gumbel_like and a heap of k. Memory: 8 k bytes, 4 vocab where the device is no CPU.
-    Errors: InputError as for categorical, and where a row has fewer than k tokens above -inf.
+    Errors: InputError as for categorical, for a temperature of 0, and where a row has fewer than k tokens
+    above -inf.
     """
-    rows = _rows_of(logits)
+    given = _rows_of(logits)
     k = _whole("k", k)
-    top = rows.amax(-1)
-    _check(rows, top)
-    if k > rows.shape[1]:
-        raise InputError(f"k = {k} of {rows.shape[1]} tokens", "no more than there are", "ask for fewer")
-    source = _Source.of_generator(generator, rows, position)
-    found = torch.empty((len(rows), k), dtype=torch.int64, device=rows.device)
+    top = given.amax(-1)
+    _check(given, top)
+    heat = None if temperature is None else _heat(temperature, given)
+    if heat is not None and bool((heat == 0).any()):
+        raise InputError("temperature 0 of several tokens", "above 0", "at 0 torch.topk has the answer")
+    if k > given.shape[1]:
+        raise InputError(f"k = {k} of {given.shape[1]} tokens", "no more than there are", "ask for fewer")
+    source = _Source.of_generator(generator, given, position)
+    found = torch.empty((len(given), k), dtype=torch.int64, device=given.device)
     if found.numel():
-        fast = _topk if rows.device.type == "cpu" else _topk_eagerly
-        fast(rows, top, source, found)
+        fast = _topk if given.device.type == "cpu" else _topk_eagerly
+        fast(Rows(given, top, heat), source, found)
         if bool((found[:, -1] == DEAD).any()):
             at = int((found[:, -1] == DEAD).long().argmax())
-            alive = int((rows[at] > -torch.inf).sum())
+            alive = int((given[at] > -torch.inf).sum())
             raise InputError(
                 f"k = {k} of {alive} tokens above -inf in row {at}", "no more than there are", "ask for fewer"
             )
@@ -114,37 +131,36 @@ def _fill_eagerly(source: _Source, out: Tensor) -> None:
         out[rows] = noise.gumbels_of(noise.exponentials_of(source.pair(0, rows, vocab, out.device)))
 
 
-def _topk(rows: Tensor, top: Tensor, source: _Source, found: Tensor) -> None:
-    vocab = rows.shape[1]
+def _topk(rows: Rows, source: _Source, found: Tensor) -> None:
+    count, vocab = rows.shape
     ids = found.numpy()
-    peaks = _widened(top).numpy()
     step = max(1, CHUNK // vocab)
     loop = _topk_loop()
 
     def part(start: int, stop: int) -> None:
         for i in range(start, stop, step):
             chunk = slice(i, min(i + step, stop))
-            values = _widened(rows[chunk]).contiguous().numpy()
+            values, peaks = rows.part(chunk)
             loop(
-                values,
-                peaks[chunk],
+                values.contiguous().numpy(),
+                peaks.numpy(),
                 source.keys[chunk],
                 source.numbers[chunk],
                 source.positions[chunk],
                 ids[chunk],
             )
 
-    over_rows(part, len(rows), vocab)
+    over_rows(part, count, vocab)
 
 
-def _topk_eagerly(rows: Tensor, top: Tensor, source: _Source, found: Tensor) -> None:
-    vocab = rows.shape[1]
+def _topk_eagerly(rows: Rows, source: _Source, found: Tensor) -> None:
+    count, vocab = rows.shape
     step = max(1, (CHUNK << 3) // vocab)
     lowest = torch.finfo(torch.float32).min
-    for start in range(0, len(rows), step):
+    for start in range(0, count, step):
         part = slice(start, start + step)
-        wide = _widened(rows[part])
-        x = (wide - _widened(top[part]).unsqueeze(-1)).float().clamp(min=lowest)
+        wide, peak = rows.part(part)
+        x = (wide - peak.unsqueeze(-1)).float().clamp(min=lowest)
         gumbel = noise.gumbels_of(noise.exponentials_of(source.pair(0, part, vocab, rows.device)))
         scores = (x + gumbel).masked_fill(wide == -torch.inf, -torch.inf)
         ranked = torch.sort(scores, dim=-1, descending=True, stable=True)

@@ -64,9 +64,13 @@ def keys_of(generator: Randomness, rows: int) -> np.ndarray:
     return found
 
 
+def words_from(generator: torch.Generator) -> np.ndarray:
+    """(2,) int64: two words of 63 bits, drawn from the generator."""
+    return torch.randint(0, 2**63 - 1, (2,), generator=generator, device=generator.device).cpu().numpy()
+
+
 def _drawn(generator: torch.Generator) -> np.ndarray:
-    words = torch.randint(0, 2**63 - 1, (2,), generator=generator, device=generator.device)
-    return words.cpu().numpy().view(np.uint32)
+    return words_from(generator).view(np.uint32)
 
 
 @cache

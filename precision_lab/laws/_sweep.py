@@ -21,7 +21,12 @@ SHIFT = 32  # the furthest that an event is moved by insertion
 FEW = 32  # tokens that are sorted by insertion
 DIGIT = 9  # bits
 DIGITS = 1 << DIGIT
-ABSENT = 2.0  # the fate of a class without an event
+LANES = 8  # scores whose tokens are visited once for all
+TURNS = 64  # tokens after which a lane is settled
+# The largest -log of the share of a product that one score may leave, so that what lanes spend is no more than
+# half of it, and what is left is known to a few ulp
+GENTLE = math.log(2.0)
+SLIGHT = 2.0**-23  # the same, up to which the order of the tokens of one score is left out; see :func:`share`
 INFINITE = np.finfo(np.float64).max  # the key of a score of +inf; that of NaN is inf
 jit = njit(nogil=True, cache=True, error_model="numpy")
 # Called by compiled functions alone. The two options, which no stub lists, save a second of compilation.
@@ -254,21 +259,17 @@ def bucket_sort(n, inverse, low, high, bucket, upto, raw, events):
 
 
 @part
-def sort_tokens(size, tokens, fates, spare_tokens, spare_fates, count):
-    """Put the first ``size`` tokens, which are distinct, in ascending order, each with its fate: by
-    insertion where they are few, else by their digits, the last first. ``count``: (DIGITS + 1,) integers,
-    of any value."""
+def sort_tokens(size, tokens, spare, count):
+    """Put the first ``size`` tokens, which are distinct, in ascending order: by insertion where they are few,
+    else by their digits, the last first. ``count``: (DIGITS + 1,) integers, of any value."""
     if size <= FEW:
         for e in range(1, size):
             token = tokens[e]
-            its_fate = fates[e]
             at = e
             while at > 0 and tokens[at - 1] > token:
                 tokens[at] = tokens[at - 1]
-                fates[at] = fates[at - 1]
                 at -= 1
             tokens[at] = token
-            fates[at] = its_fate
         return
     largest = 0
     for e in range(size):
@@ -285,12 +286,102 @@ def sort_tokens(size, tokens, fates, spare_tokens, spare_fates, count):
             digit = tokens[e] >> shift & (DIGITS - 1)
             at = count[digit]
             count[digit] = at + 1
-            spare_tokens[at] = tokens[e]
-            spare_fates[at] = fates[e]
+            spare[at] = tokens[e]
         for e in range(size):
-            tokens[e] = spare_tokens[e]
-            fates[e] = spare_fates[e]
+            tokens[e] = spare[e]
         shift += DIGIT
+
+
+@part
+def left_by(i, j, events, first):
+    """-log of the share of a product that events i to j leave; inf where one has odds above 1/2."""
+    exponent = 0.0
+    for e in range(i, j):
+        fate = events[e, FATE]
+        if not fate > 0:
+            return np.inf
+        c = int(events[e, CLASS])
+        exponent += (first[c + 1] - first[c]) * -math.log1p(-fate)
+    return exponent
+
+
+@part
+def enter(i, j, events, lane, odds, listed, entered, entrants):
+    """The fates of events i to j into a lane of ``odds``, and their classes into the list ``entrants``, each
+    once. Returns the length of the list, which was ``entered``."""
+    for e in range(i, j):
+        c = int(events[e, CLASS])
+        if not listed[c]:
+            listed[c] = 1
+            entrants[entered] = c
+            entered += 1
+        odds[c, lane] = events[e, FATE]
+    return entered
+
+
+@part
+def gather(entered, entrants, first, members, owner, listed, tokens, spare, count):
+    """The tokens of the first ``entered`` classes of ``entrants``, ascending, into ``tokens``. Returns (how
+    many, tokens looked at)."""
+    crowd = 0
+    for at in range(entered):
+        crowd += first[entrants[at] + 1] - first[entrants[at]]
+    m = 0
+    if crowd * 8 > len(members):
+        for token in range(len(members)):
+            tokens[m] = token
+            m += listed[owner[token]]
+        return m, len(members)
+    for at in range(entered):
+        for k in range(first[entrants[at]], first[entrants[at] + 1]):
+            tokens[m] = members[k]
+            m += 1
+    sort_tokens(m, tokens, spare, count)
+    return m, crowd
+
+
+@part
+def spend_lanes(m, tokens, owner, odds, start, spent, lacking, gain):
+    """Spend each ``start[lane]`` on the first ``m`` tokens, in their order, by ``odds[class, lane]``; the lanes of
+    a token side by side. ``spent`` and ``lacking``: (LANES,) of any value, room for what each lane has spent
+    since ``start``, taken off every ``TURNS`` tokens, and for what that rounds away. No lane spends more than
+    half; see :data:`GENTLE`."""
+    spent[:] = 0.0
+    lacking[:] = 0.0
+    for turn in range(m):
+        token = tokens[turn]
+        c = owner[token]
+        value = 0.0
+        for lane in range(LANES):
+            taken = (start[lane] - spent[lane]) * odds[c, lane]
+            spent[lane] += taken
+            value += taken
+        add(gain, token, value)
+        if turn % TURNS == TURNS - 1:
+            for lane in range(LANES):
+                left = start[lane] - spent[lane]
+                lacking[lane] += (start[lane] - left) - spent[lane]
+                start[lane], lacking[lane] = give_back(left, lacking[lane])
+                spent[lane] = 0.0
+
+
+@part
+def share(i, j, events, product, exponent, moments, doubt):
+    """Give the tokens of events i to j their parts of a score at which hardly anything is spent, whatever their
+    order: a token of odds o gets between P o e^-exponent and P o, and the middle of it is within ``doubt``."""
+    for e in range(i, j):
+        c = int(events[e, CLASS])
+        most = product * events[e, FATE]
+        add(moments[0], c, most * (1.0 - 0.5 * exponent))
+        doubt[c] += 0.5 * most * exponent
+
+
+@part
+def take(product, lacking, exponent):
+    """What is left of ``product`` after a share of 1 - e^-exponent, and ``lacking`` with what that rounds away."""
+    taken = product * -math.expm1(-exponent)
+    left = product - taken
+    return left, lacking + ((product - left) - taken)
 
 
 @jit
@@ -300,23 +391,52 @@ def spend_all(
     first,
     members,
     owner,
-    fate_of,
+    odds,
+    listed,
+    entrants,
     tokens,
-    fates,
-    spare_tokens,
-    spare_fates,
+    spare,
     count,
     product,
     lacking,
     gain,
     moments,
+    doubt,
 ):
     """Spend ``product`` on ``n`` ordered events. Returns what is left, in two parts, and the tokens looked
-    at."""
+    at.
+
+    Of a score that equal tokens share with others the product before it is kept, in ``start``, and what is
+    left of it is known without a look at the tokens; these get their parts once ``LANES`` such scores have come."""
+    start = np.zeros(LANES)
+    spent = np.empty(LANES)
+    owed = np.empty(LANES)
     tokens_seen = 0
+    lanes = 0
+    entered = 0
+    settle = False
     i = 0
-    while i < n:
-        if not i & 63:
+    turn = 0
+    while i < n or entered > 0:
+        if settle or i == n:
+            m, looked_at = gather(entered, entrants, first, members, owner, listed, tokens, spare, count)
+            tokens_seen += looked_at
+            if lanes > 0:
+                spend_lanes(m, tokens, owner, odds, start, spent, owed, gain)
+            else:  # one score that leaves little: one by one
+                for at in range(m):
+                    taken, product, lacking = spend(product, lacking, odds[owner[tokens[at]], 0])
+                    add(gain, tokens[at], taken)
+                    product, lacking = give_back(product, lacking)
+            for at in range(entered):
+                odds[entrants[at]] = 0.0
+                listed[entrants[at]] = 0
+            entered = 0
+            lanes = 0
+            settle = False
+            continue
+        turn += 1
+        if not turn & 63:
             product, lacking = give_back(product, lacking)
         c = int(events[i, CLASS])
         crowd = first[c + 1] - first[c]
@@ -330,42 +450,32 @@ def spend_all(
             for e in range(i, j):
                 taken, product, lacking = spend(product, lacking, events[e, FATE])
                 add(gain, members[first[int(events[e, CLASS])]], taken)
-        elif j == i + 1 and f > 0 and crowd * f <= SMALL:
+            i = j
+            continue
+        if j == i + 1 and f > 0 and crowd * f <= SMALL:
             g = product * f
             for r in range(MOMENTS):
                 add(moments[r], c, g)
                 g *= f
-            g = product * -math.expm1(crowd * math.log1p(-f))
-            t = product - g
-            lacking += (product - t) - g
-            product = t
-        else:  # equal tokens among others at one score: one by one, in order of index
-            m = 0
-            if j > i + 1 and crowd * 8 > len(members):
-                for e in range(i, j):
-                    fate_of[int(events[e, CLASS])] = events[e, FATE]
-                for token in range(len(members)):
-                    f = fate_of[owner[token]]
-                    tokens[m] = token
-                    fates[m] = f
-                    m += f != ABSENT
-                for e in range(i, j):
-                    fate_of[int(events[e, CLASS])] = ABSENT
-                tokens_seen += len(members)
-            else:
-                for e in range(i, j):
-                    own = int(events[e, CLASS])
-                    for k in range(first[own], first[own + 1]):
-                        tokens[m] = members[k]
-                        fates[m] = events[e, FATE]
-                        m += 1
-                if j > i + 1:
-                    sort_tokens(crowd, tokens, fates, spare_tokens, spare_fates, count)
-                tokens_seen += crowd
-            for turn in range(m):
-                taken, product, lacking = spend(product, lacking, fates[turn])
-                add(gain, tokens[turn], taken)
-                product, lacking = give_back(product, lacking)
+            product, lacking = take(product, lacking, crowd * -math.log1p(-f))
+            i = j
+            continue
+        exponent = left_by(i, j, events, first)
+        if exponent > GENTLE:
+            settle = True
+            if lanes == 0:
+                entered = enter(i, j, events, 0, odds, listed, entered, entrants)
+                i = j
+            continue
+        product, lacking = give_back(product, lacking)
+        if exponent <= SLIGHT:
+            share(i, j, events, product, exponent, moments, doubt)
+        else:
+            entered = enter(i, j, events, lanes, odds, listed, entered, entrants)
+            start[lanes] = product
+            lanes += 1
+            settle = lanes == LANES
+        product, lacking = take(product, lacking, exponent)
         i = j
     return product, lacking, tokens_seen
 
@@ -388,6 +498,7 @@ def sweep(
     pos,
     gain,
     moments,
+    doubt,
 ):
     """All events with a score in [threshold(x1), threshold(x0)), best first.
 
@@ -413,11 +524,11 @@ def sweep(
     owner = np.empty(vocab, np.int32)  # the class of each token
     owner[members] = np.repeat(np.arange(classes, dtype=np.int32), np.diff(first))
     crowd = (
-        np.full(classes, ABSENT),  # the fate of each class
-        np.empty(vocab, np.int32),  # tokens, with their fates, and room to sort them
-        np.empty(vocab),
+        np.zeros((classes, LANES)),  # the fate of each class at some scores
+        np.zeros(classes, np.int8),  # whether it has one, and a list of those that do
+        np.empty(classes, np.int32),
+        np.empty(vocab, np.int32),  # tokens, and room to sort them
         np.empty(vocab, np.int32),
-        np.empty(vocab),
         np.empty(DIGITS + 1, np.int32),
     )
     ahead = np.empty(classes)  # the score of each class's next event
@@ -461,7 +572,7 @@ def sweep(
             if not bucket_sort(n, inverse, low, high, bucket, upto, raw, events):
                 events[:n] = raw[np.argsort(-raw[:n, KEY], kind="stable")]
             product, lacking, seen = spend_all(
-                n, events, first, members, owner, *crowd, product, lacking, gain, moments
+                n, events, first, members, owner, *crowd, product, lacking, gain, moments, doubt
             )
             tokens_seen += seen
         above = limit

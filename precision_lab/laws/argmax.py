@@ -323,14 +323,17 @@ class _Race:
         class_of = np.empty(len(self.members), dtype=np.int64)
         class_of[self.members] = np.repeat(np.arange(len(self.weights)), np.diff(self.first))
         bounds = self._beyond() if segments > 1 else []
+        in_doubt = np.zeros(len(self.weights))
         pool = ThreadPoolExecutor(_threads())
         try:
             for done, part in enumerate([pool.submit(self._segment, i) for i in range(segments)], 1):
-                gain, left = part.result()
+                gain, left, doubt = part.result()
                 probs += gain
+                in_doubt += doubt
                 missing = np.full(len(probs), left)
                 if done < segments and left > self.stop:
                     missing = np.minimum(left, bounds[done][class_of])
+                missing += in_doubt[class_of]
                 enough = done == segments or bool(
                     (missing <= np.minimum(self.tolerance, self.relative * np.maximum(probs, FLOOR))).all()
                 )
@@ -377,21 +380,23 @@ class _Race:
             own, bounds = before, [bound, *bounds]
         return bounds
 
-    def _segment(self, i: int) -> tuple[Float, float]:
-        """What each token gains between two thresholds, and the mass below the second."""
+    def _segment(self, i: int) -> tuple[Float, float, Float]:
+        """What each token gains between two thresholds, the mass below the second, and the doubt about what a
+        token of each class gains."""
         from . import _sweep
 
         t, classes, (x0, x1) = self.table, len(self.weights), self.edges[i : i + 2]
         gain, moments = np.zeros((len(self.members), 2)), np.zeros((_sweep.MOMENTS, classes, 2))
+        doubt = np.zeros(classes)
         top, (pos, product) = float(self.weights.max()), self._stand(x0)
         step = (x1 - x0) / 16 if x1 < math.inf else max(x0, 1.0)
         room = max(min(self.events, 1 << 17), 2 * classes) + 16
         left, *_ = _sweep.sweep(
             self.weights, t.noise, t.remaining, self.first, self.members, t.combine, t.format,
-            top, x0, x1, step, room, self.stop, product, pos, gain, moments,
+            top, x0, x1, step, room, self.stop, product, pos, gain, moments, doubt,
         )  # fmt: skip
         _sweep.spread(moments, self.first, self.members, gain)
-        return gain[:, 0], left
+        return gain[:, 0], left, doubt
 
 
 def _threads() -> int:

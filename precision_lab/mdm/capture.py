@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..targets.captured import Capture
-from .decode.decoded import Network, device_of
-from .denoiser import Denoiser
+from .decode.decoded import Network, device_of, ours, public
+from .loss import MaskedNetwork
 from .smollm2 import SmolLM2
 
 MASK_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -21,6 +21,16 @@ CONTEXT = 8  # tokens that come before the last one read, at least
 def _half(logits: Tensor) -> np.ndarray:
     """float16 log-probabilities, shifted so that the largest logit is 0: these values are the target from here on."""
     return (logits - logits.amax(-1, keepdim=True)).half().cpu().numpy()
+
+
+def _own_columns(model: MaskedNetwork, row: Tensor) -> Tensor:
+    """(vocab,) in the numbering of decoders -> in the model's own, the mask among them, where an adapter renumbers."""
+    if not hasattr(model, "to_public"):
+        return row
+    ids = public(model, torch.arange(len(row), device=row.device))
+    found = row.new_full((len(row) + 1,), -torch.inf)
+    found[ids] = row
+    return found
 
 
 def _check_rows(rows: int, text: Tensor, length: int) -> None:
@@ -33,7 +43,7 @@ def _check_rows(rows: int, text: Tensor, length: int) -> None:
 
 
 def capture_mdm(
-    model: Denoiser,
+    model: MaskedNetwork,
     text: Tensor,
     *,
     rows: int,
@@ -43,6 +53,7 @@ def capture_mdm(
     """``rows`` rows in all, as even as can be over ``MASK_RATIOS``. text: (windows, length) int64 real text.
 
     For each row a fresh window has a uniformly random share of its positions masked, and one masked position is kept.
+    Of an adapted model ids and columns are its own, and its mask has the logit -inf.
     """
     if model.config.causal:
         raise InputError("a causal network", "a masked one", "it is not shown the mask")
@@ -52,10 +63,11 @@ def capture_mdm(
     for i, window in enumerate(rng.permutation(len(text))[:rows]):
         count = max(round(MASK_RATIOS[i % len(MASK_RATIOS)] * length), 1)
         positions = rng.permutation(length)[:count]
-        tokens = text[window].clone()
+        tokens = ours(model, text[window]).clone()
         tokens[positions] = mask
         with torch.no_grad():
             row = model.logits(model.hidden(tokens[None].to(device))[0, int(positions[0])]).float()
+            row = _own_columns(model, row)
         logits.append(_half(row))
         ratios.append(count / length)
         truth.append(int(text[window, positions[0]]))

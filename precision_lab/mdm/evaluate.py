@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser
-from .loss import mask_counts, masked_cross_entropy, next_token_cross_entropy, random_subset
+from .decode.decoded import device_of
+from .loss import MaskedNetwork, mask_counts, masked_cross_entropy, next_token_cross_entropy, random_subset
 
 
 def window_losses(
-    model: Denoiser, tokens: Tensor, *, rng: torch.Generator, weights: Tensor | None = None
+    model: MaskedNetwork, tokens: Tensor, *, rng: torch.Generator, weights: Tensor | None = None
 ) -> Tensor:
     """(batch, length) ids -> (batch,) nats per token: of the masked network a draw whose mean over the batch is one of the
     bound, of the causal one the value itself.
@@ -31,13 +31,13 @@ def window_losses(
 
 
 def validation_losses(
-    model: Denoiser, text: Tensor, *, seed: int, batch: int = 32, autocast: bool = False
+    model: MaskedNetwork, text: Tensor, *, seed: int, batch: int = 32, autocast: bool = False
 ) -> Tensor:
     """:func:`window_losses` of ``text`` (windows, length), without gradients: (windows,) float64 on the CPU.
 
     Window i is always in the part i mod ``batch`` of the masked shares: right is the mean over windows in random order, and
     no window's own value."""
-    rng, device = torch.Generator().manual_seed(seed), model.bias.device
+    rng, device = torch.Generator().manual_seed(seed), device_of(model)
     losses = []
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         for chunk in text.split(batch):
@@ -51,7 +51,7 @@ def mean_and_error(losses: Tensor) -> tuple[float, float]:
 
 
 def validation_bound(
-    model: Denoiser, text: Tensor, *, seed: int, batch: int = 32, autocast: bool = False
+    model: MaskedNetwork, text: Tensor, *, seed: int, batch: int = 32, autocast: bool = False
 ) -> tuple[float, float]:
     """Nats per token on ``text`` (windows, length) and the standard error over windows.
 

@@ -16,7 +16,7 @@ optimum (Prop. 3.2); only n uniform gives the bound. The causal network's loss i
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,9 +24,11 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..statistics._checks import check_whole
+from .decode.decoded import ours
 from .denoiser import Denoiser
 from .schedule import LINEAR, Schedule
 
+MaskedNetwork = Any  # a Denoiser, or an Adapted: hidden(tokens, t), logits(hidden), config
 Scheme = Literal["independent", "shared", "stratified"]
 
 
@@ -51,23 +53,39 @@ def mask_counts(batch: int, length: int, *, rng: torch.Generator, scheme: Scheme
 
 
 def continuous_bound(
-    model: Denoiser,
+    model: MaskedNetwork,
     tokens: Tensor,
     *,
     rng: torch.Generator,
     scheme: Scheme = "stratified",
     schedule: Schedule = LINEAR,
+    answer: Tensor | None = None,
 ) -> Tensor:
     """One draw of the continuous-time bound per token for each sequence, (batch,) nats.
 
     m uniform by ``scheme``, t = m^-1(m), positions masked with probability m, weight 1 / (m L) on each one's cross-entropy. A
     sequence with no mask counts 0. The network is told t if it asks for it.
+    ``answer``: (batch, length) bool, the positions whose bound it is; the others are a prompt and never masked, L is the number
+    of positions in the answer, and the bound is of -log p(answer | prompt).
     """
     share = times(len(tokens), rng=rng, scheme=scheme).clamp(min=2.0**-53)
     masked = torch.rand(tokens.shape, generator=rng, dtype=torch.float64) < share[:, None]
+    length = torch.full((len(tokens),), tokens.shape[1])
+    if answer is not None:
+        chosen = checked_answer(answer, tokens).cpu()
+        masked &= chosen
+        length = chosen.sum(1)
     t = torch.from_numpy(schedule.time(share.numpy()))
     total = masked_cross_entropy_sum(model, tokens, masked.to(tokens.device), t.to(tokens.device))
-    return total / (share.to(total.device) * tokens.shape[1])
+    return total / (share * length).to(total.device)
+
+
+def checked_answer(answer: Tensor, tokens: Tensor) -> Tensor:
+    """``answer`` as it is; InputError unless it marks a position in every sequence of ``tokens``."""
+    if answer.dtype != torch.bool or answer.shape != tokens.shape or not bool(answer.any(1).all()):
+        got = f"answer of shape {tuple(answer.shape)}, {answer.dtype}"
+        raise InputError(got, f"{tuple(tokens.shape)} bool, one True or more a row", "mark what is answered")
+    return answer
 
 
 def random_subset(counts: Tensor, length: int, *, rng: torch.Generator) -> Tensor:
@@ -77,18 +95,34 @@ def random_subset(counts: Tensor, length: int, *, rng: torch.Generator) -> Tenso
 
 
 def masked_cross_entropy_sum(
-    model: Denoiser, tokens: Tensor, masked: Tensor, t: Tensor | None = None
+    model: MaskedNetwork, tokens: Tensor, masked: Tensor, t: Tensor | None = None
 ) -> Tensor:
     """Sum over masked positions of -log mu(x), one value (nats) per sequence: (batch,). The head runs only there.
-    InputError for a causal network, which is not shown the mask at the positions that it predicts."""
+    ``tokens``: the model's own ids. InputError for a causal network, which is not shown the mask at the positions that it
+    predicts, and for a text with a mask, or with what the model never gives."""
     if model.config.causal:
         raise InputError("a causal network", "a masked one", "its loss is next_token_cross_entropy")
-    hidden = model.hidden(tokens.masked_fill(masked, model.config.mask_id), t)
-    loss = F.cross_entropy(model.logits(hidden[masked]).float(), tokens[masked], reduction="none")
+    text = ours(model, tokens)
+    never = getattr(model, "never", None)
+    if never is not None:
+        _drawable_text(text, tokens, masked, never.to(text.device))
+    hidden = model.hidden(text.masked_fill(masked, model.config.mask_id), t)
+    loss = F.cross_entropy(model.logits(hidden[masked]).float(), text[masked], reduction="none")
     return loss.new_zeros(len(tokens)).index_add_(0, masked.nonzero()[:, 0], loss)
 
 
-def masked_cross_entropy(model: Denoiser, tokens: Tensor, masked: Tensor) -> Tensor:
+def _drawable_text(text: Tensor, tokens: Tensor, masked: Tensor, never: Tensor) -> None:
+    """InputError if the bound would be infinite: a token that an adapted model is not to give, or its mask."""
+    impossible = F.pad(never, (0, 1), value=True)[text] & masked
+    if impossible.any():
+        ids = sorted(set(tokens[impossible].tolist()))
+        got = f"a text with {int(impossible.sum())} tokens that the model never gives, such as the id {ids[0]}"
+        raise InputError(
+            got, "text of words alone", "leave control tokens out, or adapt the model with never=()"
+        )
+
+
+def masked_cross_entropy(model: MaskedNetwork, tokens: Tensor, masked: Tensor) -> Tensor:
     """Mean over masked positions of -log mu(x), one value (nats) per sequence: (batch,); no sequence without a mask."""
     return masked_cross_entropy_sum(model, tokens, masked) / masked.sum(1)
 

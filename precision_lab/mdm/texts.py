@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +10,14 @@ import numpy as np
 
 from ..errors import InputError, unknown_name
 from ..formats import BF16, FP64, FloatFormat
-from ..laws.process import StepLaw, faithful_step, lattice_step, step_law_of, truncated_step
 from ..samplers import SAMPLERS
-from ..samplers.gumbel_max import FP32_CEILING
 from ..statistics import repetition, sequence_entropy
 from ..statistics._checks import check_tokens, check_whole
 from . import decode
 from .decode import Decoded
 from .decode.decoded import beginning, check_size
+from .decode.step_laws import STEP_LAWS
 
-STEP_LAWS: dict[
-    str, StepLaw
-] = {  # samplers whose law of a step costs milliseconds: closed forms, enumerations of few atoms
-    "gumbel_max_fp32": lattice_step,
-    "gumbel_max_fp64": faithful_step,
-    "gumbel_max_fp64_truncated": partial(truncated_step, ceiling=FP32_CEILING),
-    "gumbel_max_fp16": step_law_of(SAMPLERS["gumbel_max_fp16"].law),
-    "gumbel_max_bf16": step_law_of(SAMPLERS["gumbel_max_bf16"].law),
-}
-EXCESS = {
-    "gumbel_max_fp16": 2.0**-11,
-    "gumbel_max_bf16": 2.0**-8,
-}  # twice P(u = 0): what a step law may give above r
 VARIANTS: dict[str, dict[str, Any]] = {  # of first-hitting decoding
     "first_hitting": {},
     "parallel": {},
@@ -73,9 +58,7 @@ def generate(model: Any, decoder: str, sampler: str, steps: int = 0, **common: A
         options["steps"] = steps
     if decoder in VARIANTS and decoder != "first_hitting" and "per_call" not in common:
         options["per_call"] = decode.even_counts(_masks(model, **common), steps)
-    if decoder == "event_driven" and sampler in EXCESS:
-        options["excess"] = EXCESS[sampler]
-    return run(model, known[sampler], **(options | common))
+    return run(model, sampler, **(options | common))
 
 
 def _decoder(name: str) -> tuple[Any, dict[str, Any]]:
@@ -95,7 +78,7 @@ def _masks(model: Any, *, batch: int, length: int, given: Any = None, **_: Any) 
 
 def rows(done: Decoded) -> list[dict[str, Any]]:
     """One row a sequence: the ids, in a string; sequence entropy in nats (plug-in, as published); different n-grams over
-    n-grams (n = 1, 2) and repeated ones (n = 3); the run's network calls and draws."""
+    n-grams (n = 1, 2) and repeated ones (n = 3); the run's network calls and draws. The ids are the model's own."""
     tokens = done.tokens.numpy()
     measures = {"sequence_entropy": sequence_entropy(tokens), "repetition_3": repetition(tokens, 3)}
     measures |= {f"distinct_{n}": 1.0 - repetition(tokens, n) for n in (1, 2)}

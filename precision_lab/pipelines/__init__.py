@@ -1,8 +1,8 @@
 """What stands between logits and a draw: temperature, top-k, top-p and min-p, in an order and a dtype."""
 
+from ..steps import MinP, Step, Temperature, TopK, TopP
 from .doubt import Doubt
 from .pipeline import Pipeline, parse_pipeline, row_laws, settings
-from .steps import MinP, Step, Temperature, TopK, TopP
 
 __all__ = [
     "Doubt",

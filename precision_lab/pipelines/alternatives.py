@@ -12,10 +12,10 @@ from itertools import combinations
 import numpy as np
 
 from ..errors import InputError
+from ..steps import MinP, Step, Temperature, TopK, TopP
 from ..types import Array, Int
 from .doubt import Seen, by_place, edge, tempered
 from .meaning import Row, greedy_as_top_k, order
-from .steps import MinP, Step, Temperature, TopK, TopP
 
 MOST = 16  # laws of one row
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..steps import MinP, Step, Temperature, TopK, TopP
 from ..types import Array, Float, Int
 from .meaning import ULP, Row, greedy_as_top_k, order
-from .steps import MinP, Step, Temperature, TopK, TopP
 
 UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .steps import MinP, Step, Temperature, TopK, TopP
+from ..steps import MinP, Step, Temperature, TopK, TopP
 
 
 def run(steps: tuple[Step, ...], logits: Tensor) -> Tensor:

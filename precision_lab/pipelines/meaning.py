@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..steps import MinP, Step, Temperature, TopK, TopP
 from ..types import Array, Float, Int
-from .steps import MinP, Step, Temperature, TopK, TopP
 
 ULP = 2.0**-53
 

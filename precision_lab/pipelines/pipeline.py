@@ -9,14 +9,14 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import InputError, unknown_name
+from ..grammar import parse_steps
 from ..laws.law import Law, check_logits
+from ..steps import STEPS, MinP, Step, Temperature, TopK, TopP
 from ..types import Array, Guarantee
 from .alternatives import MOST, alternatives
 from .doubt import UNITS, Doubt, doubtful_tokens
-from .grammar import parse_steps
 from .implemented import run
 from .meaning import ULP, Row, act
-from .steps import STEPS, MinP, Step, Temperature, TopK, TopP
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..steps import MinP, Step, Temperature, TopK, TopP
 from .pipeline import Pipeline
-from .steps import MinP, Step, Temperature, TopK, TopP
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from ..uniforms import DTYPES, TORCH_RAND, Rng, Source
 from .chunks import draw_in_chunks
 from .sampler import Sampler, Stages, emulated_arithmetic
 
+SUMS_IN_MEMORY = 1 << 22  # of the rows whose draws are made together
+
 
 @final
 @dataclass(frozen=True)
@@ -40,9 +42,9 @@ class InverseCDF(Sampler):
 
     ``source``: of u, one a token drawn; ``sums``: (rows, vocab) logits to rounded cumulative sums,
     non-decreasing;
-    ``scaled``: u times the last sum is compared in place of u. ``values_per_row``: what one draw of one row
-    counts for where draws are made in chunks, on which the order of use of the generator depends; None: the
-    vocabulary.
+    ``scaled``: u times the last sum is compared in place of u. ``values_per_row``: what a row counts for where
+    the sums of more than one part of the batch do not fit in memory; the generator is used in order of parts,
+    of draws and of rows. None: the vocabulary.
     """
 
     source: Source
@@ -64,17 +66,23 @@ class InverseCDF(Sampler):
 
     def decide(self, logits: Tensor, u: Tensor) -> Tensor:
         """The pure decision. logits: (rows, vocab); u: (n, rows) from :attr:`source`. Returns (n, rows) int64."""
-        sums = self.sums(logits)
+        return self._search(self.sums(logits), u)
+
+    def _search(self, sums: Tensor, u: Tensor) -> Tensor:
         sought = u * sums[:, -1] if self.scaled else u
         found = torch.searchsorted(sums, sought.T.contiguous(), right=self.rule == "u < c").T
-        return found.clamp(max=logits.shape[-1] - 1)
+        return found.clamp(max=sums.shape[-1] - 1)
 
     def sample(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
-        def decide_part(part: Tensor, count: int) -> Tensor:
-            return self.decide(part, self.source.draw((count, len(part)), rng=rng))
+        def draw_part(sums: Tensor, count: int) -> Tensor:
+            return self._search(sums, self.source.draw((count, len(sums)), rng=rng))
 
-        values_per_row = self.values_per_row or logits.shape[-1]
-        return draw_in_chunks(decide_part, logits, n, values_per_row=values_per_row, rows_outermost=True)
+        rows_at_once = max(SUMS_IN_MEMORY // (self.values_per_row or logits.shape[-1]), 1)
+        out = torch.empty((n, len(logits)), dtype=torch.int64, device=logits.device)
+        for j in range(0, len(logits), rows_at_once):
+            part = slice(j, j + rows_at_once)
+            out[:, part] = draw_in_chunks(draw_part, self.sums(logits[part]), n, values_per_row=1)
+        return out
 
     def row_law(self, logits: Tensor) -> Law:
         """Exact, but for the rounding of u times the last sum, where ``scaled``: two units in the last

@@ -45,7 +45,7 @@ _CANDLE_SCALE = float(np.float32(0.999) - np.float32(1e-7))
 
 def gumbel(u: Tensor) -> Tensor:
     """-log(-log u): two logarithms, each rounded. +inf at u = 1, -inf at u = 0."""
-    return -torch.log(-torch.log(u))
+    return torch.log(u).neg_().log_().neg_()
 
 
 def truncated_gumbel(u: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def truncated_gumbel(u: Tensor) -> Tensor:
 
 def exponential(u: Tensor) -> Tensor:
     """-log u."""
-    return -torch.log(u)
+    return torch.log(u).neg_()
 
 
 def unchanged(e: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def unchanged(e: Tensor) -> Tensor:
 
 def negative_log(e: Tensor) -> Tensor:
     """-log E, Gumbel noise, where the source returns exponentials."""
-    return -e.log()
+    return torch.log(e).neg_()
 
 
 def guarded_exponential(u: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def guarded_exponential(u: Tensor) -> Tensor:
 
 def flipped(u: Tensor) -> Tensor:
     """-log(-log1p(-u)): the winners lie at u = 0, where floats are dense. JAX, vLLM."""
-    return -torch.log(-torch.log1p(-u))
+    return torch.neg(u).log1p_().neg_().log_().neg_()
 
 
 def flipped_series(u: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def distributions_gumbel(u: Tensor) -> Tensor:
     """-log(-log(tiny + u (1 - eps))), eps = 2^-23: the largest argument of log is 1 - 3 2^-24, the smallest
     is tiny.
     ``torch.distributions.Gumbel``."""
-    return -torch.log(-torch.log(_TINY + u * _SPAN))
+    return gumbel(_TINY + u * _SPAN)
 
 
 def tensorflow_gumbel(u: Tensor) -> Tensor:

@@ -174,12 +174,12 @@ def emulated_arithmetic(source: Source, backend: str) -> str | None:
     return f"{backend}'s arithmetic, emulated with torch's on this machine"
 
 
-def _negative_ratio(weights: Tensor, noise: Tensor) -> Tensor:
-    return -(noise / weights)
+def _negative_ratio(weights: Tensor, noise: Tensor, *, out: Tensor | None = None) -> Tensor:
+    return torch.div(noise, weights, out=out).neg_()
 
 
 # How a weight and its noise make a score; see :func:`~precision_lab.laws.argmax.argmax_law`.
-SCORES: dict[Combine, Callable[[Tensor, Tensor], Tensor]] = {
+SCORES: dict[Combine, Callable[..., Tensor]] = {
     "add": torch.add,
     "divide": torch.div,
     "multiply": torch.mul,
@@ -238,16 +238,24 @@ class UniformSampler(Sampler):
     def decide(self, logits: Tensor, u: Tensor) -> Tensor:
         """The pure decision. logits: (..., vocab); u: (..., vocab) from :attr:`source`. Returns (...) int64."""
         scores = SCORES[self.combine](self.weights_of(logits), self.noise_of(u))
+        return self._winner(scores)
+
+    def _winner(self, scores: Tensor) -> Tensor:
         best = _best(scores, self.tie)
         if self.nonfinite == "wins":
             return best
         return best.masked_fill(~torch.isfinite(scores.amax(dim=-1)), 0)
 
     def sample(self, logits: Tensor, n: int, *, rng: Rng) -> Tensor:
-        def decide_part(part: Tensor, count: int) -> Tensor:
-            return self.decide(part, self.source.draw((count, *part.shape), rng=rng))
+        def draw_part(weights: Tensor, count: int) -> Tensor:
+            u = self.source.draw((count, *weights.shape), rng=rng)
+            noise = self.noise_of(u)
+            alike = weights.dtype == noise.dtype == u.dtype and noise.device == u.device
+            # Nobody needs u any more: its memory, which is in the cache, takes the scores.
+            scores = SCORES[self.combine](weights, noise, out=u if alike else None)
+            return self._winner(scores)
 
-        return draw_in_chunks(decide_part, logits, n, values_per_row=logits.shape[-1])
+        return draw_in_chunks(draw_part, self.weights_of(logits), n, values_per_row=logits.shape[-1])
 
     @property
     def race(self) -> Race:

@@ -53,6 +53,9 @@ def check_successes(successes: Any, n: Any) -> tuple[int, int]:
 def check_tokens(tokens: Any) -> Int:
     """(sequences, length) integer tokens as int64, or an InputError."""
     remedy = "crop or pad every sequence to one length: entropies of unequal lengths cannot be compared"
+    if np.ma.isMaskedArray(tokens) and np.ma.getmaskarray(tokens).any():
+        got = f"tokens of which {int(np.ma.getmaskarray(tokens).sum())} are masked"
+        raise InputError(got, "tokens that all count", "crop every sequence to one length")
     try:
         rows = np.asarray(tokens)
     except ValueError as error:  # a ragged list
@@ -65,7 +68,11 @@ def check_tokens(tokens: Any) -> Int:
         raise InputError(
             f"tokens of dtype {rows.dtype}", "an integer dtype", "pass token ids, not logits or strings"
         )
-    return rows.astype(np.int64)
+    found = rows.astype(np.int64)
+    if (found == -100).any():
+        got = f"tokens of which {int((found == -100).sum())} are -100, which says that they do not count"
+        raise InputError(got, "tokens that all count", "crop every sequence to one length")
+    return found
 
 
 def log_probs_of(law: Law | Float) -> Float:

@@ -9,15 +9,20 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special, stats
 
-from ..types import Array, Float, Int
-from .testing import TestResult
+from ..errors import InputError
+from ..laws.law import Law
+from ..types import Array, Float, Guarantee, Int
+from .counts import Counts
+from .testing import TestResult, blocked_identity_test
 from .testing._binomial import smallest
 from .testing._chernoff import bernoulli_sum_upper, pooled
+from .testing.blocked_identity import BLOCKS
 
 # Tokens below are left out of temperatures, likelihoods and agreements: 2^24 of them hold less than 2e-13,
 # and one draw of them fails the support test. A masked token of logit -1e4 would otherwise outweigh all
 # other draws.
 LEAST = 1e-20
+CELLS = 64  # equal parts of the scale of cumulative sums, for the test of uniformity
 NEAR = (1 / 64, 1 / 8)  # distances of two uniforms that count as near
 FARTHEST = 4096  # lag that is thought of
 KEPT = 1 << 24  # probabilities of rows that wait for their partner
@@ -83,6 +88,7 @@ class Sharing:
         self._shared = _Shared()
         self._left = MOST
         self.rows = 0
+        self._cells: list[Array] = []
 
     def update(self, p: Float, tokens: Int, index: Int) -> None:
         """``p``: (k, vocab) probabilities; ``tokens``: (k,) draws of them; ``index``: (k,) their places,
@@ -96,6 +102,7 @@ class Sharing:
         u = np.clip(before + self.uniforms[index] * own, 0.0, 1.0)
         tokens = np.where(own < LEAST, -1 - np.arange(len(own)), tokens)
         u = np.where(own < LEAST, self.uniforms[index], u)
+        self._cells.append(np.minimum(u * CELLS, CELLS - 1).astype(np.uint8))
         self._blocks.append((p, tokens, index, u))
         while self._blocks[0][2][-1] < index[0] - self._reach:
             self._blocks.popleft()
@@ -160,6 +167,18 @@ class Sharing:
             "row_sharing_test",
             f"{EFFECT}; least p at draws {worst.lag} apart",
         )
+
+    def uniformity_test(self, false_fail: float, false_pass: float, rng: np.random.Generator) -> TestResult:
+        """:func:`~.testing.blocked_identity_test` of the u_i of the rows looked at, in :data:`CELLS` equal
+        parts, each of which is as likely whatever the rows are. ``n``: a multiple of 4. InputError for fewer
+        draws than 4."""
+        cells = np.concatenate(self._cells)
+        size = len(cells) // BLOCKS
+        if not size:
+            raise InputError(f"{len(cells)} draws", f"{BLOCKS} or more", "record more")
+        blocks = [Counts.from_tokens(cells[i * size : (i + 1) * size], CELLS) for i in range(BLOCKS)]
+        equal = Law.from_probs(np.full(CELLS, 1 / CELLS), "equal parts", 0.0, Guarantee.EXACT)
+        return blocked_identity_test(blocks, equal, rng=rng, false_fail=false_fail, false_pass=false_pass)
 
     def evidence(self) -> tuple[str, float] | None:
         """How the lag that says most agrees or is near beyond chance, and the nats it says against

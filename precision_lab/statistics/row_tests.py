@@ -14,6 +14,7 @@ from ..types import Array, Float, Guarantee
 from ._row_sums import row_sums
 from .estimate import Estimate
 from .row_sharing import LEAST, Sharing
+from .row_sources import RowSources
 from .testing import RareDraws, TestResult, rare_draws_p_value, unmask_rate_test
 from .testing._chernoff import pooled
 
@@ -42,15 +43,22 @@ class RowEvidence:
     the closed-form lattice of so many bits. ``rare``: the chance of each draw, see
     :class:`~.testing.RareDraws`. ``dead``: rows that are all -inf, NaN or +inf; with their draws they are
     set aside. ``n``: the draws judged. ``sharing``: pairs of draws that are looked at, see
-    :class:`~.row_sharing.Sharing`. Errors: InputError for tokens outside the vocabulary.
+    :class:`~.row_sharing.Sharing`.  ``sources``: rows beside, see :class:`~.row_sources.RowSources`.
+    Errors: InputError for tokens outside the vocabulary.
     """
 
-    def __init__(self, bits: tuple[int, ...] = (23, 24), sharing: Sharing | None = None) -> None:
+    def __init__(
+        self,
+        bits: tuple[int, ...] = (23, 24),
+        sharing: Sharing | None = None,
+        sources: RowSources | None = None,
+    ) -> None:
         self.n = self.seen = 0
         self.score = self.variance = 0.0
         self.cumulant = np.zeros((2, len(EXCESS)))
         self.lattice = dict.fromkeys(bits, 0.0)
         self.sharing = sharing
+        self.sources = sources
         self.rare = RareDraws()
         self.dead: list[DeadRow] = []
         self.certain = True
@@ -121,6 +129,8 @@ class RowEvidence:
         self._hits.append(np.take_along_axis(p, tokens[:, None], 1)[:, 0] < edge[:, 0])
         if self.sharing is not None:
             self.sharing.update(p, tokens, index)
+        if self.sources is not None:
+            self.sources.update(p, tokens, index)
 
     def support_test(self, false_fail: float, false_pass: float = 1e-3) -> TestResult:
         """:func:`~.testing.rare_draws_p_value` of the rarest draw. ``statistic``: draws that alone would fail.

@@ -16,17 +16,31 @@ from ..laws.law import target_law
 from ..pipelines import Pipeline, parse_pipeline
 from ..recorded import Recorded
 from ..statistics import Counts, TestResult
-from ..statistics.row_sharing import Sharing, likely_lag
+from ..statistics.row_sharing import CELLS, Sharing, likely_lag
+from ..statistics.row_sources import RowSources, Sources
 from ..statistics.row_tests import EXCESS, DeadRow, RowEvidence
 from ..statistics.testing import RareToken
 from ..targets import Target
 from ..types import Array, Int
+from .company import WHOLE, sources_said
 from .judge import impossible_draws, support
-from .plan import DEFAULT_DETECT, STREAMS, Plan, ask, draws_needed, parse_detect, vector_length
+from .plan import (
+    DEFAULT_DETECT,
+    FLAT_TV,
+    OF_UNEQUAL,
+    STREAMS,
+    Plan,
+    ask,
+    draws_needed,
+    parse_detect,
+    seeable,
+    vector_length,
+)
 from .processed import judge_each, rows_after
 from .report import Fault, Impossible, Report, judged_all
 from .suspects import (
     FAITHFUL,
+    MIXED,
     SHARED,
     TEMPERATURE,
     WIDEST,
@@ -106,13 +120,13 @@ def audit(
     :class:`..recorded.Recorded` reads them.
 
     Rows are read in chunks, each once. One shared row is judged as by ``check``, except for what needs
-    batches and seeds; a row for each draw by temperature, tail, support, and by shared noise of draws some
-    rows apart. The draws must be independent given their rows. ``pipeline``: the logits are raw, and these
-    steps, in float32 or better, are between them and the draws; with a row a draw, draws of tokens in doubt
-    at an edge are set aside. Ids beyond the vocabulary, and draws of tokens too rare to be drawn, fail and
-    are named. Rows that are no law (all -inf, NaN, +inf) are set aside with their draws, and the report
-    says how many. Errors: InputError for files that are missing, empty, broken or of unequal length, and
-    where no row is a law.
+    batches and seeds; a row for each draw by temperature, tail, support, by shared noise of draws some rows
+    apart, and by whether the draws fit other rows of their batch better than their own. The draws must be
+    independent given their rows. ``pipeline``: the logits are raw, and these steps, in float32 or better,
+    are between them and the draws; with a row a draw, draws of tokens in doubt at an edge are set aside. Ids
+    beyond the vocabulary, and draws of tokens too rare to be drawn, fail and are named. Rows that are no law
+    (all -inf, NaN, +inf) are set aside with their draws, and the report says how many. Errors: InputError
+    for files that are missing, empty, broken or of unequal length, and where no row is a law.
     """
     wished = parse_detect(detect)
     for name, rate in (("false_fail", false_fail), ("false_pass", false_pass)):
@@ -209,11 +223,11 @@ def _shared(drawn: Array, inside: Array, rows: Recorded, asked: _Asked, slow: bo
         raise InputError(f"{len(tokens)} draws", f"{2 * STREAMS} or more", "record more")
     question = ask(target, without=UNKNOWN, dtype=np.float64, pipeline=asked.pipeline)
     level = asked.false_fail / len(question.tests)
-    wished = {} if question.lone else asked.wished
+    wished, cannot = seeable(question, asked.wished, UNKNOWN)
     needed = {
         effect: draws_needed(question, effect, size, level, asked.false_pass) for effect, size in wished.items()
     }
-    question = question.planned(needed, n, vector_length(question.law, n, level))
+    question = replace(question, wished=wished).planned(needed, n, vector_length(question.law, n, level))
     plan = Plan((question,), wished, asked.false_fail, asked.false_pass, level)
     streams = np.random.SeedSequence(asked.seed).spawn(2)
     shaped = tokens[:n].reshape(STREAMS, -1, 1)
@@ -234,7 +248,7 @@ def _shared(drawn: Array, inside: Array, rows: Recorded, asked: _Asked, slow: bo
         suspects=tuple(listed),
         needed={name: most} if most > n else {},
         impossible=asked.named(name, rare, "draw"),
-        notes=asked.notes,
+        notes=(*asked.notes, *cannot),
     )
 
 
@@ -261,10 +275,6 @@ def _with_outside(found: dict[str, TestResult], asked: _Asked) -> dict[str, Test
 
 
 def _each(drawn: Array, inside: Array, rows: Recorded, asked: _Asked) -> Report:
-    if "tv" in asked.wished:
-        raise InputError(
-            "tv with a row of logits a draw", "temperature or tail", "total variation needs one shared row"
-        )
     cut = RowTruncations()
     evidence = _read(drawn, inside, rows, asked, cut=cut)
     name = rows.path.name
@@ -278,10 +288,12 @@ def _each(drawn: Array, inside: Array, rows: Recorded, asked: _Asked) -> Report:
     # what rounding makes of equal logits is below
     alike = not evidence.variance > 1e-12 * evidence.n
     if alike and not evidence.certain:
+        return _flat(evidence, rows, asked)
+    if "tv" in asked.wished:
         raise InputError(
-            f"{rows.path}, every row of which is flat or certain", "rows with a temperature", "record others"
+            "tv with a row of logits a draw", "temperature or tail", "total variation needs one shared row"
         )
-    level = asked.false_fail / (1 if alike else 3 + evidence.has_tail)
+    level = asked.false_fail / (1 if alike else 4 + evidence.has_tail)
     found: dict[str, TestResult] = {"support": evidence.support_test(level, asked.false_pass)}
     notes = [*asked.notes, *_set_aside(evidence.dead)]
     if alike:
@@ -293,7 +305,9 @@ def _each(drawn: Array, inside: Array, rows: Recorded, asked: _Asked) -> Report:
         if evidence.has_tail:
             found["tail"] = evidence.tail_test(level, asked.false_pass)
         assert evidence.sharing is not None
+        assert evidence.sources is not None
         found["serial"] = evidence.sharing.test(level, asked.false_pass)
+        found["sources"] = evidence.sources.test(level, asked.false_pass)
         notes.append(evidence.sharing.looked_at())
     wanted = {
         test: math.ceil(evidence.n * (found[test].detectable / size) ** 2)
@@ -309,11 +323,44 @@ def _each(drawn: Array, inside: Array, rows: Recorded, asked: _Asked) -> Report:
         impossible=asked.named(name, evidence.rare.impossible(evidence.n, level), "row"),
         set_aside=len(evidence.dead),
         notes=tuple(notes),
+        what=_mixed(evidence) if listed and listed[0].recipe == MIXED and found["sources"].failed else "",
     )
     if listed and listed[0].recipe == TEMPERATURE and report.exit_code == 1:
         fit = _fit_of_temperature(listed[0], drawn, inside, rows, asked)
         report = replace(report, suspects=(replace(listed[0], fit=fit), *listed[1:]))
     return report
+
+
+def _flat(evidence: RowEvidence, rows: Recorded, asked: _Asked) -> Report:
+    """Where the tokens of every row are equally likely, or one is certain: the support, the independence, and
+    whether each is drawn as often, by the places of the draws on the scale of cumulative sums."""
+    level = asked.false_fail / 3
+    name = rows.path.name
+    sharing = evidence.sharing
+    assert sharing is not None
+    lost = [effect for effect in OF_UNEQUAL if effect in asked.wished]
+    wished = {effect: size for effect, size in asked.wished.items() if effect not in lost}
+    size = wished.setdefault("tv", FLAT_TV)
+    plan = Plan((), wished, asked.false_fail, asked.false_pass, level)
+    rng = np.random.default_rng(asked.seed)
+    found = {
+        "identity": sharing.uniformity_test(level, asked.false_pass, rng),
+        "support": evidence.support_test(level, asked.false_pass),
+        "serial": sharing.test(level, asked.false_pass),
+    }
+    note = (
+        f"every row of {name} is flat or certain: {' and '.join(lost) or 'temperature'} cannot be estimated "
+        f"there; tv={size:g} is looked for on the scale of cumulative sums, in {CELLS} equal parts"
+    )
+    seen = found["identity"].detectable
+    return asked.report(
+        {name: _with_outside(found, asked)},
+        plan,
+        needed={name: math.ceil(evidence.n * (seen / size) ** 2)} if size < seen < math.inf else {},
+        impossible=asked.named(name, evidence.rare.impossible(evidence.n, level), "row"),
+        set_aside=len(evidence.dead),
+        notes=(*asked.notes, *_set_aside(evidence.dead), note, sharing.looked_at()),
+    )
 
 
 def _read(
@@ -331,7 +378,8 @@ def _read(
         rng = np.random.default_rng(asked.seed)
         searched = likely_lag(drawn[inside].astype(np.int64), asked.vocab)
         sharing = Sharing(rng.random(len(drawn)), searched=searched)
-    evidence = RowEvidence(sharing=sharing) if temperature is None else RowEvidence(())
+    sources = RowSources(len(drawn))
+    evidence = RowEvidence((), None) if sharing is None else RowEvidence(sharing=sharing, sources=sources)
     start = 0
     for chunk in rows.chunks():
         part = slice(start, start + len(chunk))
@@ -376,6 +424,22 @@ def _fit_of_temperature(
     return min(1.0, len(p_values) * min(p_values))
 
 
+def _mixed(evidence: RowEvidence) -> str:
+    """The rows that the draws follow, for the headline."""
+    found = evidence.sources.found() if evidence.sources is not None else None
+    return "" if found is None else f"has its rows mixed up: {_placed(found)}"
+
+
+def _placed(found: Sources) -> str:
+    part = found.share < WHOLE
+    if found.size == 1:
+        rows = found.sources[0]
+        way = "after" if rows > 0 else "before"
+        often = "part of the draws are" if part else "every draw is"
+        return f"{often} of the row {abs(rows)} {way} its own"
+    return f"in batches of {found.size}, {sources_said(found.sources, found.size, part)}"
+
+
 def _row_suspects(evidence: RowEvidence, cut: RowTruncations) -> list[Suspect]:
     """Faithful, lattices in closed form, one temperature for all rows (Laplace, T uniform in its
     logarithm), and shared noise. Draws of tokens too rare to be drawn are in none of them."""
@@ -394,6 +458,9 @@ def _row_suspects(evidence: RowEvidence, cut: RowTruncations) -> list[Suspect]:
     found[TEMPERATURE] = (temperature_said(1 / b, 1.96 * sd / b), float(gain[best]) + prior)
     if evidence.sharing is not None and (shared := evidence.sharing.evidence()) is not None:
         found[SHARED] = shared
+    if evidence.sources is not None and (mixed := evidence.sources.found()) is not None:
+        # the draws that were looked at stand for all
+        found[MIXED] = (_placed(mixed), mixed.log * evidence.n / evidence.sources.n)
     found |= {recipe: (how, log) for recipe, how, log in cut.found()}
     logs = np.array([log for _, log in found.values()])
     share = np.exp(logs - special.logsumexp(logs))

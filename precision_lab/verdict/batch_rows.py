@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import special
 
 from ..errors import InputError, unknown_name
+from ..pipelines import Pipeline, parse_pipeline
 from ..types import Array, Float, Int
 
 STRANGER = -1  # in place of a row's number
@@ -27,17 +29,17 @@ def rank_of(row: int, vocab: int) -> Int:
     return (np.arange(1, vocab + 1) * (row % vocab + 1)) % (vocab + 1) - 1
 
 
-def _own(row: int, vocab: int) -> Float:
-    return -rank_of(row, vocab).astype(np.float64)
+def _own(row: int, vocab: int, slope: float) -> Float:
+    return -slope * rank_of(row, vocab).astype(np.float64)
 
 
-def _alike(row: int, vocab: int) -> Float:
+def _alike(row: int, vocab: int, slope: float) -> Float:
     """Nearly flat and nearly the same in every row: with one vector of noise the rows nearly always agree."""
     return 0.0625 * (rank_of(row, vocab) % 2).astype(np.float64)
 
 
-def _masked(row: int, vocab: int) -> Float:
-    return np.where(rank_of(row, vocab) < vocab // 2, _own(row, vocab), -np.inf)
+def _masked(row: int, vocab: int, slope: float) -> Float:
+    return np.where(rank_of(row, vocab) < vocab // 2, _own(row, vocab, slope), -np.inf)
 
 
 def _shuffled(place: int, rows: int) -> int:
@@ -55,17 +57,17 @@ PLACES: dict[str, Callable[[int, int], int]] = {
     "padded": lambda place, rows: place if place < rows // 2 else STRANGER,
     "joined": lambda place, rows: place - rows // 2 if place >= rows // 2 else STRANGER,
 }
-MADE: dict[str, Callable[[int, int], Float]] = {"masked": _masked, "alike": _alike}
+MADE: dict[str, Callable[[int, int, float], Float]] = {"masked": _masked, "alike": _alike}
 
 
-def batch_logits(kind: str, rows: int, vocab: int, first: int = 0) -> np.ndarray:
-    """(rows, vocab) float32, exact in float16 and bfloat16 too; vocab + 1 is a prime.
+def batch_logits(kind: str, rows: int, vocab: int, first: int = 0, slope: float = 1.0) -> np.ndarray:
+    """(rows, vocab) float32, exact in float16 and bfloat16 too for the slopes used here; vocab + 1 is a
+    prime.
 
-    own: row i gives token k minus :func:`rank_of` nats, i from ``first`` on.  masked: the unlikelier half
-    of each at
-    -inf.  permuted: the rows of "own" in another order.  equal: its first row, again and again.  padded: half of it,
-    then as many rows of zeros.  joined: half of it, after as many rows that lie :data:`LIFT` nats higher.
-    alike: nearly flat rows that hardly differ.
+    own: row i gives token k minus ``slope`` times :func:`rank_of` nats, i from ``first`` on.  masked: the
+    unlikelier half of each at -inf.  permuted: the rows of "own" in another order.  equal: its first row,
+    again and again.  padded: half of it, then as many rows of zeros.  joined: half of it, after as many rows
+    that lie :data:`LIFT` nats higher.  alike: nearly flat rows that hardly differ.
     """
     if kind not in PLACES:
         raise unknown_name("kind of batch", kind, PLACES)
@@ -74,7 +76,7 @@ def batch_logits(kind: str, rows: int, vocab: int, first: int = 0) -> np.ndarray
     stranger = np.zeros(vocab) if kind == "padded" else LIFT - 2.0 * np.arange(vocab) % 64
     at = rows_at(kind, rows, first)
     made = MADE.get(kind, _own)
-    return np.stack([stranger if i == STRANGER else made(int(i), vocab) for i in at]).astype(np.float32)
+    return np.stack([stranger if i == STRANGER else made(int(i), vocab, slope) for i in at]).astype(np.float32)
 
 
 def rows_at(kind: str, rows: int, first: int = 0) -> Int:
@@ -88,6 +90,8 @@ class Batch:
     """One call: ``n`` draws of a named batch, from row ``first`` on, with a fresh generator seeded ``seed``.
 
     ``layout``, ``dtype``, ``settings``: as for :meth:`.caller.Caller.fresh`; settings as lists, (rows,) each.
+    ``slope``: nats from one rank to the next.  ``pipeline``: the steps that the sampler takes before it
+    draws; ``before``: it takes none, and is given the logits as the steps leave them in float32.
     """
 
     kind: str
@@ -99,10 +103,24 @@ class Batch:
     dtype: str = "float32"
     settings: Mapping[str, list[Any]] = field(default_factory=dict)
     first: int = 0
+    slope: float = 1.0
+    pipeline: str = ""
+    before: bool = False
 
     @property
     def logits(self) -> np.ndarray:
-        return batch_logits(self.kind, self.rows, self.vocab, self.first)
+        return batch_logits(self.kind, self.rows, self.vocab, self.first, self.slope)
+
+    @property
+    def given(self) -> np.ndarray:
+        """(rows, vocab) float32: what the sampler is given."""
+        if not self.before or self.steps is None:
+            return self.logits
+        return self.steps.apply(torch.from_numpy(self.logits)).numpy()
+
+    @property
+    def steps(self) -> Pipeline | None:
+        return parse_pipeline(self.pipeline) if self.pipeline else None
 
     @property
     def rows_at(self) -> Int:
@@ -116,8 +134,11 @@ class Batch:
     @property
     def probs(self) -> Float:
         """(rows, vocab): what each row must be drawn from, softmax of its logits in float64 under its
-        settings."""
-        probs = special.softmax(self.logits.astype(np.float64), axis=1)
+        settings, or the law that the steps mean."""
+        logits = self.logits.astype(np.float64)
+        if self.steps is not None:
+            return np.stack([self.steps.law(row).probs for row in logits])
+        probs = special.softmax(logits, axis=1)
         for name, values in self.settings.items():
             if name != "seed":
                 probs = np.stack([with_setting(p, name, value) for p, value in zip(probs, values, strict=True)])
@@ -132,7 +153,7 @@ class Batch:
             options["layout"] = self.layout
         if self.dtype != "float32":
             options["dtype"] = self.dtype
-        return np.asarray(drawer.fresh(self.seed, self.logits, self.n, **options))
+        return np.asarray(drawer.fresh(self.seed, self.given, self.n, **options))
 
     def __str__(self) -> str:
         """``Batch('own', rows=8, ...)``: Python that makes it again."""
@@ -147,6 +168,9 @@ class Batch:
         words += [f"dtype={self.dtype!r}"] if self.dtype != "float32" else []
         words += [f"settings={dict(self.settings)!r}"] if self.settings else []
         words += [f"first={self.first}"] if self.first else []
+        words += [f"slope={self.slope:g}"] if self.slope != 1 else []
+        words += [f"pipeline={self.pipeline!r}"] if self.pipeline else []
+        words += ["before=True"] if self.before else []
         return f"Batch({', '.join(words)})"
 
     def call(self, drawer: Any) -> str:

@@ -32,7 +32,7 @@ from .judge import impossible, impossible_draws
 from .own_law import OwnLaw
 from .plan import DEFAULT_DETECT, ROWS, STREAMS, Asked, Plan, Question, parse_detect, plan
 from .processed import asked_for, judge_each, probe, refuse_doubt, with_steps_before
-from .replay import named, replayed
+from .replay import named, replayed, shown_by
 from .report import Fault, Impossible, Report, judged_all
 from .suspects import Pairs, pairs_of, suspects, with_fit
 from .uses import asked_in, default_budget
@@ -140,8 +140,8 @@ def check(
     the names of its arguments do not tell, such as ``"sample(probs, seed=seed)"``, see
     :data:`~.conventions.GRAMMAR`.
     ``pipeline``: the steps inside the sampler, which is given raw logits and judged by the law that they mean
-    (neither its own law is asked then, see ``law --pipeline``, nor are batches judged). Before a sampler by
-    name, which has no steps of its own, they run in float32.
+    (its own law is not asked then, see ``law --pipeline``). Before a sampler by name, which has no steps of
+    its own, they run in float32.
     Errors: InputError for anything the user can mend; what the sampler does wrong is in the report.
     """
     started = time.monotonic()
@@ -149,8 +149,6 @@ def check(
     spend = parse_budget(budget) if budget is not None else default_budget(chosen)
     wished = parse_detect(detect)
     steps = parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
-    if steps is not None and batch:
-        raise InputError("--batch with --pipeline", "one of them", "batches are judged by their softmax")
     asked_targets = asked_of(chosen, targets, wished, spend, vocab, steps)
     if ledger and isinstance(spend, Seconds):
         raise InputError(
@@ -219,19 +217,28 @@ def examine(
     first, batches, *seeds = np.random.SeedSequence(seed).spawn(len(asked.questions) + 3)
     # consecutive seeds follow: 32 bits are all that some generators read
     base = int(first.generate_state(1)[0])
-    note = ""
+    notes: list[str] = []
+    shown = ""  # a call that shows what failed
     evidence = None if ledger is None else Evidence(ledger, drawer.spec, code, asked, seed)
     try:
         if evidence is not None:
             evidence.begin()
         say(f"{drawer.spec}: generator, shape, dtype, global state")
         probe(drawer, asked, base)
-        note = drawer.note
+        notes += [drawer.note] if drawer.note else []
         start = int(batches.generate_state(1)[0])
-        if all(question.pipeline is None for question in asked.questions):  # batches are judged by softmax
-            results[BATCHES] = examine_batches(
-                drawer, seed=start, level=asked.level, false_pass=asked.false_pass, identity=batch, say=say
-            )
+        notes += [note for question in asked.questions for note in question.notes]
+        results[BATCHES] = examine_batches(
+            drawer,
+            seed=start,
+            level=asked.level,
+            false_pass=asked.false_pass,
+            identity=batch,
+            pipeline=asked.questions[0].pipeline,
+            before=drawer.spec in SAMPLERS,
+            say=say,
+        )
+        notes += [] if results[BATCHES] else ["batches of rows that differ were not judged"]
         progress = Progress(sum(question.n * question.law.vocab for question in asked.questions), say)
         for i, question in enumerate(asked.questions):
             tokens = draw(drawer, question, base + 2 + i * STREAMS, progress, until)
@@ -245,9 +252,13 @@ def examine(
             if evidence is not None and not impossible(count, question.law):
                 found["ledger"] = evidence.add(question, count)
             results[question.target.name] = found
+            if not shown and any(result.failed for result in found.values()):
+                first_call = tokens[0, : calls_at_once(question)].astype(np.int64)
+                device, call = getattr(drawer, "device", "cpu"), getattr(drawer, "stated", None)
+                shown = shown_by(drawer.spec, question, base + 2 + i * STREAMS, first_call, device, call)
     except Misbehaved as fault:
         faulty = _faulty(fault, drawer.spec, asked, seed, command, use)
-        return replace(faulty, notes=(note,) if note else ())
+        return replace(faulty, notes=tuple(notes))
     asked = replace(asked, questions=tuple(held))
     say("likelihood of known recipes")
     chosen = telling(asked)
@@ -282,10 +293,11 @@ def examine(
         needed,
         command,
         impossible=tuple(rare),
-        notes=(note,) if note else (),
+        notes=tuple(notes),
         use=use,
         harms=tuple(harms),
         no_law=no_law,
+        shown=shown,
     )
 
 
@@ -302,9 +314,7 @@ def draw(drawer: Drawer, question: Question, base: int, progress: Progress, unti
     time is up."""
     logits = np.tile(question.logits, (ROWS, 1))
     calls = question.n // (STREAMS * ROWS)
-    most = max(1, min(MOST_VALUES // logits.size, calls // CALLS))
-    # calls hold whole vectors
-    most = max(most // question.length, 1) * question.length if most >= question.length else most
+    most = calls_at_once(question)
     tokens = np.empty((STREAMS, calls, ROWS), dtype=np.int32)
     done = [0] * STREAMS
     progress.begins(question.target.name, question.n)
@@ -326,6 +336,14 @@ def draw(drawer: Drawer, question: Question, base: int, progress: Progress, unti
 
     by_lane(lane, min(drawer.lanes, STREAMS))
     return tokens[:, : min(done) // 2 * 2]
+
+
+def calls_at_once(question: Question) -> int:
+    """Draws of each row in one call: at most MOST_VALUES noise values, a part of a stream in CALLS, and whole
+    vectors."""
+    calls = question.n // (STREAMS * ROWS)
+    most = max(1, min(MOST_VALUES // (ROWS * len(question.logits)), calls // CALLS))
+    return most // question.length * question.length if most >= question.length else most
 
 
 class Progress:
@@ -380,7 +398,7 @@ def _faulty(
 
 
 _RATES = ("detect", "false_fail", "false_pass")
-_REPEATED = ("targets", "vocab", "use", *_RATES, "budget", "device", "seed", "call", "batch", "pipeline")
+_REPEATED = ("targets", "vocab", "use", *_RATES, "budget", "device", "seed", "call", "batch", "pipeline", "law")
 
 
 def _command(sampler: str, given: dict[str, Any]) -> str:
@@ -398,5 +416,6 @@ def _command(sampler: str, given: dict[str, Any]) -> str:
     words += ["--device", given["device"]] if given["device"] != "cpu" else []
     words += ["--call", given["call"]] if given["call"] is not None else []
     words += ["--batch"] if given["batch"] else []
+    words += [] if given["law"] else ["--no-law"]
     words += ["--budget", str(given["budget"])] if given["budget"] is not None else []
     return shlex.join([*words, "--seed", str(given["seed"])])

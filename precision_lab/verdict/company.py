@@ -9,7 +9,7 @@ the tests of its law.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -206,17 +206,21 @@ def mixed_up(each: Compared, drawer: object) -> Misbehaved | None:
             part |= share < WHOLE
     if not sources:
         return None
+    said = sources_said(sources, batch.rows, part)
+    return Misbehaved("rows mixed up", f"in a batch of {batch.rows}, {said}", batch.call(drawer))
+
+
+def sources_said(sources: Mapping[int, int], rows: int, part: bool = False) -> str:
+    """Which row each place of a batch of ``rows`` has its token from, in words. ``part``: not always."""
     often = "in part of its draws " if part else ""
     if len(set(sources.values())) == 1:
         one = next(iter(sources.values()))
-        said = f"{_rows(list(sources))} {often}given the token of row {one}"
-    elif len(sources) > 2 and all(source == batch.rows - 1 - place for place, source in sources.items()):
-        said = f"the rows come back {often}in reversed order"
-    else:
-        listed = [f"row {place} gets the token of row {source}" for place, source in sources.items()]
-        more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
-        said = f"{often}{', '.join(listed[:NAMED])}{more}"
-    return Misbehaved("rows mixed up", f"in a batch of {batch.rows}, {said}", batch.call(drawer))
+        return f"{_rows(list(sources))} {often}given the token of row {one}"
+    if len(sources) > 2 and all(source == rows - 1 - place for place, source in sources.items()):
+        return f"the rows come back {often}in reversed order"
+    listed = [f"row {place} gets the token of row {source}" for place, source in sources.items()]
+    more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
+    return f"{often}{', '.join(listed[:NAMED])}{more}"
 
 
 def explained(ids: Int, probs: Float, place: int) -> tuple[int, float]:

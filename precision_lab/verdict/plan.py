@@ -31,9 +31,12 @@ from .lattice import SHARES, lattice_draws
 STREAMS, ROWS = 4, 4  # seeds, and equal rows of logits in every call
 # tests of every question whose draws are not all one token
 OF_ANY_LAW = ("identity", "support", "rows", "serial", "streams", "repeats")
+LEAST_SHARED = 1e-6  # by which shared noise must make draws agree more often
 UNIT = 2 * STREAMS * ROWS  # draws in two calls of every stream: consecutive draws are compared in pairs
 TAIL_MASS = 0.1  # the tail: the rarest tokens that hold at most this together
 DEFAULT_DETECT = "temperature=0.02"
+OF_UNEQUAL = ("temperature", "tail", "float32")  # effects that need tokens of two probabilities
+FLAT_TV = 0.05  # looked for where a target leaves nothing of them
 # noise values (draws x vocabulary) of all targets together, and draws of one target. 2^26 values: about a
 # second of a core
 CAPS = {Budget.SMOKE: (2**30, 2**21), Budget.CI: (2**33, 2**23), Budget.FULL: (2**36, 2**25)}
@@ -101,7 +104,7 @@ class Question:
     before the draws. ``tail``: (vocab,) bool, the rarest :data:`TAIL_MASS`.  ``wished``: sizes by effect.
     ``needed``: draws by effect. ``n``: draws that will be made.  ``length``: of the vectors that should not
     come back. ``pipeline``: the steps inside the sampler.  ``laws``: those that rounding at its edges
-    allows, :attr:`law` first.
+    allows, :attr:`law` first.  ``notes``: what was wished and cannot be seen here, and why.
     """
 
     target: Target
@@ -115,11 +118,12 @@ class Question:
     length: int = 1
     pipeline: Pipeline | None = None
     laws: tuple[Law, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def lone(self) -> bool:
-        """Whether a pipeline leaves one token: every draw must be it, and no effect can be looked for."""
-        return self.pipeline is not None and self.tests == ("support",)
+        """Whether one token is certain: every draw must be it, and no effect can be looked for."""
+        return float(self.law.probs.max()) == 1
 
     @property
     def recipe_logits(self) -> np.ndarray:
@@ -190,20 +194,17 @@ def ask(
     """The question of one target. ``extra``, ``without``: tests beyond those its law calls for, and left out.
 
     ``dtype``: of the logits as the sampler has them. ``pipeline``: the steps that it is to take from there;
-    what is judged is their law. Where they leave one token (greedy, or a target that is nearly certain),
-    every draw must be that token, and only that is asked. InputError for a target whose draws say nothing,
-    and for too many doubts.
+    what is judged is their law. Where one token is certain (greedy, or a target with all mass on it), every
+    draw must be that token, and only that is asked. InputError for too many doubts.
     """
     given = target.logits.astype(dtype)
     if pipeline is not None:
         return ask_pipeline(target, given, pipeline, (*OF_ANY_LAW, *extra), without)
     law = target_law(given)
-    if not 0 < float(law.probs.max()) < 1:
-        raise InputError(
-            f"{target.name}, whose every draw is one token", "two tokens that can be drawn", "choose another"
-        )
     tests = list(OF_ANY_LAW)
     tail = rarest(law.probs)
+    if float(law.probs.max()) == 1:
+        return Question(target, law, given, ("support",), tail)
     if not Tempered.of(law).flat:
         tests = ["temperature", *(["tail"] if tail.any() else []), "lattice", *tests]
     if has_ties(given):
@@ -274,7 +275,8 @@ def plan(
     asked = []
     for item in each:
         question = ask(item.target, (*item.also, *extra), item.without, pipeline=item.pipeline)
-        asked.append(replace(question, wished={} if question.lone else item.wished))
+        wished_here, notes = seeable(question, item.wished, item.without)
+        asked.append(replace(question, wished=wished_here, notes=notes))
     level = false_fail / (sum(len(question.tests) for question in asked) + len(BATCH_TESTS))
     values, most = CAPS[budget] if isinstance(budget, Budget) else (budget, CAPS[Budget.FULL][1])
     needed: list[dict[str, int]] = []
@@ -296,6 +298,45 @@ def plan(
     return Plan(tuple(questions), wished, false_fail, false_pass, level)
 
 
+def seeable(
+    question: Question, wished: dict[str, float], without: Sequence[str] = ()
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Of the wishes those that the draws of this target can show, and sentences about the others.
+
+    One certain token shows nothing but itself. Equal probabilities have no temperature, tail or lattice: in
+    their place a total variation of :data:`FLAT_TV` is looked for, unless another one is wished. Where draws
+    agree anyway, shared noise cannot be seen. ``without``: tests left out on purpose, whose wishes stay.
+    """
+    name = question.target.name
+    if question.lone:
+        token = int(question.law.probs.argmax())
+        said = f"{name} is certain: every draw must be token {token}, and nothing else can be asked of it"
+        return {}, (said,)
+    left = dict(wished)
+    notes = []
+    lost = [effect for effect in OF_UNEQUAL if effect in wished and _untested(question, effect, without)]
+    for effect in lost:
+        del left[effect]
+    if lost:
+        why = (
+            "is flat" if Tempered.of(question.law).flat else f"has no tokens that hold at most {TAIL_MASS:.0%}"
+        )
+        size = left.setdefault("tv", FLAT_TV)
+        notes.append(
+            f"{name} {why}: {' and '.join(lost)} cannot be estimated there, and tv={size:g} is looked for"
+        )
+    alone, shared = agreement(question.law, question.law)
+    if "sharing" in left and not shared - alone > LEAST_SHARED:
+        del left["sharing"]
+        notes.append(f"{name} is nearly certain: draws agree anyway, and shared noise cannot be seen there")
+    return left, tuple(notes)
+
+
+def _untested(question: Question, effect: str, without: Sequence[str]) -> bool:
+    test = EFFECTS[effect][0][0]
+    return test not in question.tests and test not in without
+
+
 def _shared(sought: Sequence[int], values: int) -> list[int]:
     """Noise values of each target: the cheapest get what they seek, the others equal parts of what is left."""
     given = [0] * len(sought)
@@ -314,7 +355,7 @@ def draws_needed(question: Question, effect: str, size: float, level: float, fal
         got = f"{effect} on {question.target.name}"
         if effect == "unmask":
             raise InputError(got, "a step of masked diffusion", "use --for mdm:N, or mdm_step[...]")
-        raise InputError(got, "a target that is not flat", "wish for tv=0.05 instead")
+        raise InputError(got, "a target whose question has this test", "wish for tv=0.05 instead")
     if effect == "temperature":
         sides = [1 + size, *([1 - size] if size < 1 else [])]
         n = max(draws_needed_temperature(law, side, level, false_pass) for side in sides)
@@ -333,7 +374,7 @@ def draws_needed(question: Question, effect: str, size: float, level: float, fal
     if effect == "tv":
         return draws_needed_blocked_identity(law, size, level, false_pass, blocks=STREAMS)
     alone, shared = agreement(law, law)
-    if not shared - alone > 1e-6:
+    if not shared - alone > LEAST_SHARED:
         raise InputError(
             f"{question.target.name}, where draws agree anyway", "a flatter target", "choose another"
         )

@@ -4,16 +4,21 @@ was found."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+from scipy import stats
 
 from ..errors import InputError
+from ..pipelines import parse_pipeline
 from ..targets import Target, parse_target
-from ..types import Int
+from ..types import Float, Int
 from .caller import Caller, Misbehaved, ramp
-from .plan import ask
+from .plan import ROWS, Question, ask
 
 RAMP = "ramp"  # the logits of the probe
+PLAIN = 1e-6  # p-value from which one call shows that a token comes too often or too seldom
+SHOWN = 8  # ids, and half as many tokens
 
 
 def replay(
@@ -78,3 +83,61 @@ def named(target: Target, logits: np.ndarray) -> str | None:
     except InputError:
         return None
     return target.name if np.array_equal(again, logits) else None
+
+
+def show(
+    sampler: str,
+    target: str,
+    *,
+    seed: int,
+    n: int,
+    pipeline: str | None = None,
+    device: str = "cpu",
+    call: str | None = None,
+) -> Int:
+    """Draws ``n`` times from :data:`~.plan.ROWS` equal rows of ``target``, with a generator seeded ``seed``,
+    and prints the row, the first ids, and the tokens that came furthest from what is due. Returns the ids,
+    (n, rows)."""
+    question = ask(parse_target(target), pipeline=parse_pipeline(pipeline) if pipeline else None)
+    logits = question.logits
+    ids = Caller.of(sampler, device=device, call=call).draw(seed, np.tile(logits, (ROWS, 1)), n)
+    finite = logits[np.isfinite(logits)]
+    print(f"row {question.target.name}: logits {', '.join(f'{x:g}' for x in logits[:4])}, ... ", end="")
+    print(f"from {finite.min():g} to {finite.max():g}")
+    print(f"ids {', '.join(map(str, ids.ravel()[:SHOWN]))}, ... of {ids.size}")
+    p_values = of_tokens(question, ids)
+    due = ids.size * question.law.probs
+    counts = np.bincount(ids.ravel(), minlength=len(logits))
+    for token in np.argsort(p_values, kind="stable")[: SHOWN // 2]:
+        print(f"token {token}, logit {logits[token]:g}: {counts[token]} draws, {due[token]:.3g} expected")
+    return ids
+
+
+def of_tokens(question: Question, ids: Int) -> Float:
+    """(vocab,) two-sided exact p-values of how often each token came."""
+    n, probs = ids.size, question.law.probs
+    counts = np.bincount(ids.ravel(), minlength=len(probs))
+    rarer = stats.binom.cdf(counts, n, probs)
+    often = stats.binom.sf(counts - 1, n, probs)
+    return np.minimum(1.0, 2 * np.minimum(rarer, often))
+
+
+def shown_by(
+    spec: str, question: Question, seed: int, ids: Int, device: str = "cpu", call: str | None = None
+) -> str:
+    """Python that calls :func:`show`, on one line, where the first call of a stream, ``ids``, shows that some
+    token comes too often or too seldom; else empty, as where the target cannot be made again from its
+    name."""
+    steps = "" if question.pipeline is None else str(question.pipeline)
+    name = question.target.name.removesuffix(f" > {steps}")
+    if named(replace(question.target, name=name), question.logits) is None:
+        return ""
+    if not len(question.law.probs) * of_tokens(question, ids).min() <= PLAIN:
+        return ""
+    where = f", pipeline={steps!r}" if steps else ""
+    where += "" if device == "cpu" else f", device={device!r}"
+    where += f", call={call!r}" if call else ""
+    return (
+        "from precision_lab.verdict.replay import show; "
+        f"show({spec!r}, {name!r}, seed={seed}, n={len(ids)}{where})"
+    )

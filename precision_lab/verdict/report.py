@@ -13,7 +13,7 @@ from ..statistics.testing import RareToken
 from ..targets import Use
 from .harm import Harm
 from .plan import EFFECTS, Plan
-from .suspects import FAITHFUL, SHARED, UNEXPLAINED, Suspect
+from .suspects import FAITHFUL, MIXED, SHARED, UNEXPLAINED, Suspect
 
 CERTAIN = 0.95  # posterior from which one recipe is named
 SHOWN = 5  # suspects
@@ -135,7 +135,8 @@ class Report:
 
     ``impossible``: draws that fail alone.  ``set_aside``: rows that are no law.  ``notes``: what else a
     reader must know, such as how the sampler was called.  ``use``: what was judged.  ``harms``: what the
-    sampler's own law does to it, and ``no_law``, why that is not known.
+    sampler's own law does to it, and ``no_law``, why that is not known.  ``what``: what is wrong, in words
+    that the tests alone do not say.  ``shown``: a call that shows it.
     """
 
     name: str
@@ -153,6 +154,8 @@ class Report:
     use: Use | None = None
     harms: tuple[Harm, ...] = ()
     no_law: str = ""
+    what: str = ""
+    shown: str = ""
 
     @property
     def outcome(self) -> Outcome:
@@ -178,6 +181,8 @@ class Report:
         use = self.for_the_use()
         if use:
             name = f"{name} is {use}; it"
+        if self.what:
+            name = f"{name} {self.what}; it"
         n = sum({judged.target: judged.result.n for judged in self.judged if judged.test == "support"}.values())
         rates = f"false-fail <= {self.false_fail:g} over all tests"
         if self.set_aside:
@@ -224,6 +229,8 @@ class Report:
             said = "not" if judged.outcome is Outcome.FAIL else "fine"
             if judged.outcome is Outcome.INCONCLUSIVE:
                 said = "undecided"
+            elif judged.outcome is Outcome.PASS and self.outcome is Outcome.FAIL:
+                said = "not shown to be wrong"  # something else fails
             rate = f"unmasks {value:.2g} [{low:.2g}, {high:.2g}] of what it should on {judged.target}"
             return f"{said} for {self.use.described} ({rate}) by its draws"
         return ""
@@ -301,8 +308,10 @@ class Report:
             supposing = sorted({judged.test for judged in self.judged} & SUPPOSING)
             if supposing:
                 said += f"; {', '.join(supposing)} suppose independent draws, and can fail with {apart}"
-        elif apart:
-            said += f"; {apart} suppose the target's law, and can fail with it"
+        else:
+            of_law = failed & INDEPENDENCE if best.recipe == MIXED else failed & (INDEPENDENCE | {"sources"})
+            if of_law:
+                said += f"; {', '.join(sorted(of_law))} suppose the target's law, and can fail with it"
         return said
 
     def rows(self) -> list[dict[str, Any]]:
@@ -348,6 +357,7 @@ class Report:
             "rows_set_aside": self.set_aside,
             "notes": self.all_notes(),
             "command": self.command,
+            "shown_by": self.shown,
             "for": self.use.name if self.use else None,
             "own_law": [harm.row() for harm in self.harms],
             "no_law": self.no_law,
@@ -366,6 +376,8 @@ class Report:
         lines = [self.headline()]
         if self.fault:
             lines.append(f"  shown by: {self.fault.call}")
+        elif self.shown and self.outcome is Outcome.FAIL:
+            lines.append(f"  shown by: {self.shown}")
         if self.no_law:
             lines.append(f"  {self.no_law}")
         lines += [f"  {j.test} on {j.target}: {j.result}" for j in self.judged if j.outcome is not Outcome.PASS]

@@ -32,6 +32,7 @@ TEMPERATURE = "temperature wrong"
 MISSING = "a token is missing"
 LAST = "the last token is missing"
 SHARED = "noise is shared"
+MIXED = "rows mixed up"
 WIDEST = math.log(2.0)  # temperatures from 1/2 to 2 are thought of
 UNLIKELY = 1000  # times less likely beforehand: that a token is missing
 UNEXPLAINED = 1e-3  # a fit below this says that no recipe of the list explains the draws

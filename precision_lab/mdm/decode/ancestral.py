@@ -7,13 +7,15 @@ r, from a coin for every masked place and a draw for every token that comes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import InputError
 from ...faithful import unmask_step
-from ...samplers.sampler import Sampler
+from ...samplers import Sampler, resolve
 from ...types import Float
 from ...uniforms import Rng, words
 from ..schedule import LINEAR, Schedule, unmask_probabilities
@@ -29,22 +31,28 @@ from .decoded import (
     check_temperature,
     device_of,
     drawable,
+    kept_as_it_came,
+    public,
+    put,
     rows_at_once,
     tempered,
     timed,
 )
 
+_ROUNDING = 2.0**-7  # what half precision may give above 1
+_LEFT = 0.01  # share of the masks that a schedule may leave to its last step
+
 
 def ancestral(
     model: Network,
-    sampler: Sampler | None = None,
+    sampler: Sampler | str | Callable[..., Tensor] | None = None,
     *,
     batch: int,
     length: int,
     steps: int,
     rng: Rng,
     schedule: Schedule = LINEAR,
-    unmask: Float | None = None,
+    unmask: Float | Tensor | None = None,
     temperature: float = 1.0,
     temper_the_mask: bool = False,
     given: Tensor | None = None,
@@ -64,19 +72,21 @@ def ancestral(
     in its own format, and the sampler does its own casting. The network runs only on sequences that changed
     (on all where it is told the time); in the last step r = 1 and the mask has no mass, so a draw of the
     mask is an error of the sampler and is reported as one. ``unmask``: (steps,) r as another arithmetic has
-    it, see ``schedule.cancelling``; clipped to [0, 1], the last taken as 1, and NaN as 1 too: 0 / 0, of a
-    step before which that arithmetic has no mask left. ``temperature``: of mu, before the mask is mixed in.
-    ``temper_the_mask``: the wrong order, the temperature of the whole step, which changes the unmasking
-    probability too; to be measured, not used. ``given``: (batch, length) ids to begin with; what is not the
-    mask stays.
+    it, see ``schedule.cancelling``, the last taken as 1. Refused are negative values, values above 1 by more
+    than rounding, NaN but for 0 / 0 behind an r of 1, where no mask is left, and schedules that do not end:
+    by their own r more than 1 % of the masks are left. ``temperature``: of mu, before the mask is mixed in;
+    0: the likeliest token, the first of those that tie, comes with probability r. ``temper_the_mask``: the
+    wrong order, the temperature of the whole step, which changes the unmasking probability too; to be
+    measured, not used. ``given``: (batch, length) ids to begin with; what is not the mask stays.
     """
     check_size(batch, length, steps)
+    sampler = None if sampler is None else resolve(sampler)
     mask, device = model.config.mask_id, device_of(model)
     check_rng(rng, device)
     clock, some = Clock(device), rows_at_once(mask)
-    heat, mixed = (
-        (1.0, check_temperature(temperature)) if temper_the_mask else (check_temperature(temperature), 1.0)
-    )
+    heat, mixed = check_temperature(temperature), 1.0
+    if temper_the_mask:
+        heat, mixed = 1.0, heat
     r = unmask_probabilities(steps, schedule) if unmask is None else _given(unmask, steps)
     if sampler is None:
         if temper_the_mask:
@@ -85,25 +95,31 @@ def ancestral(
         text = beginning(given, batch, length, model)
         return _faithful(model, text, r, heat, rng=rng, progress=progress, clock=clock)
     tokens, came = beginning(given, batch, length, model), torch.full((batch, length), -1, device=device)
-    log_mu: Tensor | None = None
-    stale, nfe, draws = torch.ones(batch, dtype=torch.bool, device=device), 0, 0
+    log_mu: Tensor | None = None  # of an adapter: what the network says, whose rows are normalised when drawn
+    later = kept_as_it_came(model)
+    stale, nfe, draws, asked = torch.ones(batch, dtype=torch.bool, device=device), 0, 0, 0
     for step, p in enumerate(torch.from_numpy(r)):
         masked = tokens == mask
         if not masked.any():
             break
         if (todo := (stale | timed(model)) & masked.any(1)).any():
+            log_mu = None if batch == 1 else log_mu  # two would lie side by side
             with clock("network"), torch.no_grad():
                 t = torch.full((int(todo.sum()),), (steps - step) / steps, device=device)
-                found = model.log_probs(ask(model, tokens[todo], t))
-                log_mu = found.new_empty(batch, *found.shape[1:]) if log_mu is None else log_mu
-                log_mu[todo] = found
+                found = ask(model, tokens[todo], t)
+                found = found if later else model.log_probs(found)
+                log_mu = put(log_mu, todo, found)
+                del found
             nfe += 1
+            asked += len(t)
             stale[:] = False
         assert log_mu is not None
         with clock("categorical"):
             for where in masked.nonzero().split(some):
                 rows = torch.empty(len(where), mask + 1, dtype=torch.float64, device=device)
-                torch.add(tempered(log_mu[where[:, 0], where[:, 1]], heat), torch.log(p), out=rows[:, :mask])
+                mu = log_mu[where[:, 0], where[:, 1]]
+                mu = model.log_probs(mu) if later else mu
+                torch.add(tempered(mu, heat), torch.log(p), out=rows[:, :mask])
                 rows[:, mask] = torch.log1p(-p)
                 drawn = sampler.sample(rows if mixed == 1.0 else tempered(rows, mixed), 1, rng=rng)[0]
                 draws += len(where)
@@ -119,7 +135,7 @@ def ancestral(
                 stale[where[hit, 0]] = True
         if progress is not None:
             progress(step + 1)
-    return Decoded(tokens.cpu(), nfe, draws, came.cpu(), clock.seconds)
+    return Decoded(public(model, tokens).cpu(), nfe, draws, came.cpu(), clock.seconds, asked=asked)
 
 
 def _faithful(
@@ -137,7 +153,8 @@ def _faithful(
     came = torch.full_like(tokens, -1)
     head = getattr(model, "logits", None) or model.log_probs
     seeds = _seeds(len(tokens), rng)
-    nfe = draws = 0
+    heat = 1.0 if temperature == 0.0 else temperature  # at temperature 0 the rows themselves are certain
+    nfe = draws = asked = 0
     masked = tokens == model.config.mask_id
     for step, p in enumerate(r.tolist()):
 
@@ -146,14 +163,13 @@ def _faithful(
                 text = comes.any(1)
                 t = torch.full((int(text.sum()),), (steps - step) / steps, device=device)
                 found = head(ask(model, tokens[text], t)[comes[text]])
-            return drawable(found)
+            return tempered(found, 0.0) if temperature == 0.0 else drawable(found)
 
         with clock("categorical"):
-            comes, drawn = unmask_step(
-                rows, p, masked=masked, generator=seeds, temperature=temperature, position=step
-            )
+            comes, drawn = unmask_step(rows, p, masked=masked, generator=seeds, temperature=heat, position=step)
         if len(drawn):
             nfe += 1
+            asked += int(comes.any(1).sum())
             draws += len(drawn)
             tokens[comes] = drawn
             came[comes] = step
@@ -162,7 +178,7 @@ def _faithful(
             progress(step + 1)
         if not masked.any():
             break
-    return Decoded(tokens.cpu(), nfe, draws, came.cpu(), clock.seconds)
+    return Decoded(public(model, tokens).cpu(), nfe, draws, came.cpu(), clock.seconds, asked=asked)
 
 
 def _seeds(count: int, rng: Rng) -> list[int]:
@@ -173,13 +189,28 @@ def _seeds(count: int, rng: Rng) -> list[int]:
     return [int(seed) for seed in drawn.tolist()]
 
 
-def _given(unmask: Float, steps: int) -> Float:
+def _given(unmask: Float | Tensor, steps: int) -> Float:
+    """The r of a caller, (steps,), the last of them 1. InputError for what is no schedule that ends."""
     try:
-        r = np.nan_to_num(np.clip(np.asarray(unmask, dtype=np.float64), 0.0, 1.0), nan=1.0)
+        r = np.asarray(unmask.double().cpu() if isinstance(unmask, Tensor) else unmask, dtype=np.float64)
     except (TypeError, ValueError):
         raise InputError(
             "unmask of other things than numbers", f"({steps},) probabilities", "mend them"
         ) from None
     if r.shape != (steps,):
         raise InputError(f"unmask of shape {r.shape}", f"({steps},)", "give one probability a step")
+    open_ = np.append(True, np.cumsum(r[:-1] >= 1.0) == 0)  # before the step, by its own arithmetic
+    if (np.isnan(r) & open_).any():
+        step = int(np.flatnonzero(np.isnan(r) & open_)[0])
+        got = f"unmask of NaN in step {step}, before which masks are left"
+        raise InputError(got, "probabilities", "look at the noise level there: 0 times infinity, or t = 1")
+    r = np.where(np.isnan(r), 1.0, r)  # 0 / 0, where no mask is left
+    if (r < 0).any() or (r > 1 + _ROUNDING).any():
+        got = f"unmask from {r.min():.4g} to {r.max():.4g}"
+        raise InputError(got, "probabilities, 0 to 1", "(alpha_s - alpha_t) / (1 - alpha_t), with s < t")
+    r = np.minimum(r, 1.0)
+    if (left := float(np.prod(1.0 - r))) > _LEFT:
+        got = f"unmask that leaves {left:.3g} of the masks at the end"
+        do = "end with 1, if everything that is left is to come in the last step"
+        raise InputError(got, f"at most {_LEFT} of them", do)
     return np.append(r[:-1], 1.0)

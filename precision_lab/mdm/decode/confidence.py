@@ -3,7 +3,7 @@ proposals stay."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...formats import FP64, FloatFormat
-from ...samplers.sampler import Sampler
+from ...samplers import Sampler, resolve
 from ...uniforms import Rng
 from .decoded import (
     Clock,
@@ -19,10 +19,12 @@ from .decoded import (
     Network,
     Progress,
     ask,
+    beginning,
     check_rng,
     check_size,
     check_temperature,
     device_of,
+    public,
     tempered,
     uniforms,
 )
@@ -33,7 +35,7 @@ Order = Literal["confidence", "margin", "entropy", "random"]
 
 def confidence_ordered(
     model: Network,
-    sampler: Sampler,
+    sampler: Sampler | str | Callable[..., Tensor],
     *,
     batch: int,
     length: int,
@@ -43,6 +45,7 @@ def confidence_ordered(
     order: Order = "confidence",
     temperature: float = 1.0,
     confidence_format: FloatFormat = FP64,
+    given: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Decoded:
     """``steps`` network calls, over which the tokens are spread evenly, the larger first, as LLaDA; or ``per_call`` tokens at
@@ -52,42 +55,87 @@ def confidence_ordered(
     largest mu less the second; "entropy": minus that of mu (Dream); "random": a uniform number, never rounded, which is
     parallel first-hitting decoding. Confidence is of mu itself, at temperature 1, as LLaDA has it, rounded to
     ``confidence_format``: in bfloat16 every mu above 1 - 2^-9 is 1, and ties go to the leftmost position. The law is not
-    that of the model.
+    that of the model. ``given``: (batch, length) ids to begin with; what is not the mask stays, and of prompts of unequal
+    length each sequence has its own masks spread over the calls. ``temperature`` 0, LLaDA's default: the likeliest token,
+    the first of those that tie.
     """
     check_size(batch, length)
+    sampler = resolve(sampler)
     if order not in get_args(Order):
         raise InputError(f"order {order!r}", f"one of {', '.join(get_args(Order))}", "choose one of these")
     if steps is not None and per_call is not None:
         raise InputError(f"steps = {steps} and per_call", "one of the two", "leave out steps")
-    counts = _counts(per_call, length) if steps is None else even_counts(length, steps)
     heat, mask, device = check_temperature(temperature), model.config.mask_id, device_of(model)
     check_rng(rng, device)
-    clock, rows, draws = Clock(device), torch.arange(batch, device=device)[:, None], 0
-    tokens, came = (torch.full((batch, length), value, device=device) for value in (mask, -1))
-    for call, count in enumerate(counts):
-        where = (tokens == mask).nonzero()[:, 1].view(batch, -1)  # as many are masked in every sequence
+    tokens = beginning(given, batch, length, model)
+    came = torch.full((batch, length), -1, device=device)
+    left = (tokens == mask).sum(1)
+    counts = _counts_of_each(left.tolist(), steps, per_call)
+    clock, draws, asked = Clock(device), 0, 0
+    for call in range(counts.shape[1]):
+        open_ = tokens == mask
+        live = open_.any(1).nonzero()[:, 0]
+        row, position = open_[live].nonzero().unbind(1)  # one after another, sequence by sequence
         with clock("network"), torch.no_grad():
-            hidden = ask(model, tokens, torch.full((batch,), where.shape[1] / length, device=device))
-            log_mu = model.log_probs(hidden[rows, where]).double()
+            hidden = ask(model, tokens[live], open_[live].sum(1).double() / length)
+        drawn, sure = [], []
+        for part in _pieces(len(row), mask):
+            with clock("network"), torch.no_grad():
+                log_mu = model.log_probs(hidden[row[part], position[part]]).double()
+            with clock("categorical"):
+                found = sampler.sample(tempered(log_mu, heat), 1, rng=rng)[0]
+                drawn.append(found)
+                if order != "random":
+                    values = confidence_format.round(_sure(log_mu, found, order).cpu().numpy())
+                    sure.append(torch.from_numpy(values).to(device))
+        del hidden  # the next answer would lie beside it
         with clock("categorical"):
-            drawn = sampler.sample(tempered(log_mu, heat).flatten(0, 1), 1, rng=rng)[0].view(where.shape)
-            draws += drawn.numel()
+            token = torch.cat(drawn)
             if order == "random":
-                sure = uniforms(tuple(where.shape), rng=rng)
-            else:
-                sure = torch.from_numpy(confidence_format.round(_sure(log_mu, drawn, order).cpu().numpy())).to(
-                    device
-                )
-            best = sure.argsort(dim=1, descending=True, stable=True)[:, :count]
-            at = where.gather(1, best)
-            tokens[rows, at], came[rows, at] = drawn.gather(1, best), call
+                sure = [uniforms((len(row),), rng=rng)]
+            at = _surest(torch.cat(sure), row, counts[live.cpu(), call])
+            tokens[live[row[at]], position[at]] = token[at]
+            came[live[row[at]], position[at]] = call
+        draws += len(token)
+        asked += len(live)
         if progress is not None:
             progress(call + 1)
-    return Decoded(tokens.cpu(), len(counts), draws, came.cpu(), clock.seconds)
+    return Decoded(public(model, tokens).cpu(), counts.shape[1], draws, came.cpu(), clock.seconds, asked=asked)
+
+
+def _counts_of_each(left: list[int], steps: int | None, per_call: Sequence[int] | None) -> Tensor:
+    """(batch, calls): how many tokens come to each sequence at each call; 0 where it is done."""
+    most = max(left)
+    if per_call is not None and min(left) != most:
+        got = f"per_call for sequences with {min(left)} to {most} masks"
+        raise InputError(got, "as many masks in every sequence", "pass steps, or decode them one by one")
+    if steps is None:
+        full = _counts(per_call, most)
+        if min(left) == most:
+            return torch.tensor([full] * len(left))
+        return (torch.arange(most) < torch.tensor(left)[:, None]).long()
+    even_counts(most, steps)  # the door
+    return torch.tensor([[n // steps + (k < n % steps) for k in range(steps)] for n in left])
+
+
+def _pieces(count: int, vocab: int) -> Iterator[slice]:
+    """Rows that are proposed to at once: no more than 2^26 numbers, which are as many as published runs of ours had."""
+    size = max((1 << 26) // vocab, 1)
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def _surest(sure: Tensor, row: Tensor, counts: Tensor) -> Tensor:
+    """Which places stay: the ``counts`` surest of each row, of equal ones the leftmost. Places come row by row."""
+    order = sure.to(row.device).argsort(descending=True, stable=True)
+    order = order[row[order].argsort(stable=True)]  # row by row, in each the surest first
+    first = torch.searchsorted(row[order].contiguous(), torch.arange(len(counts), device=row.device))
+    rank = torch.arange(len(order), device=row.device) - first[row[order]]
+    return order[rank < counts.to(row.device)[row[order]]]
 
 
 def _sure(log_mu: Tensor, drawn: Tensor, order: Order) -> Tensor:
-    """(batch, masked) float64."""
+    """(n,) float64, of n rows and their proposals."""
     mu = log_mu.exp()
     if order == "confidence":
         return mu.gather(-1, drawn[..., None])[..., 0]

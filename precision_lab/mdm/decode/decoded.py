@@ -39,17 +39,18 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class Decoded:
-    """``tokens``: (batch, length) int64, no mask left. ``nfe``: network calls. ``draws``: categorical
-    draws. ``steps``: (batch, length) int64, the step (or network call) in which each token came, where the
-    decoder tells;
-    -1 where it was ``given``.
-    ``seconds``: wall time by part, "network" (with its head) and "categorical" (rows and draws)."""
+    """``tokens``: (batch, length) int64, the model's own ids, no mask left. ``nfe``: network calls, each of
+    any number of sequences; ``asked``: sequences in them, summed. ``draws``: categorical draws. ``steps``:
+    (batch, length) int64, the step (or network call) in which each token came, where the decoder tells; -1
+    where it was ``given``. ``seconds``: wall time by part, "network" (with its head) and "categorical" (rows
+    and draws)."""
 
     tokens: Tensor
     nfe: int
     draws: int
     steps: Tensor | None = None
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
+    asked: int = field(default=0, kw_only=True)
 
 
 class Clock:
@@ -101,22 +102,51 @@ def rows_at_once(vocab: int) -> int:
     return max(min(ROWS, (ROWS << 13) // vocab), 1)
 
 
+def ours(model: Network, ids: Tensor) -> Tensor:
+    """The model's own ids in the numbering of decoders, which an adapter changes."""
+    return model.from_public(ids) if hasattr(model, "from_public") else ids
+
+
+def public(model: Network, tokens: Tensor) -> Tensor:
+    """Back from :func:`ours`."""
+    return model.to_public(tokens) if hasattr(model, "to_public") else tokens
+
+
+def kept_as_it_came(model: Network) -> bool:
+    """Whether rows of what the network says are normalised where they are asked for: its log_probs is no
+    matrix product."""
+    return bool(getattr(model.config, "rowwise", False))
+
+
+def put(kept: Tensor | None, todo: Tensor, found: Tensor) -> Tensor:
+    """``found`` in the rows ``todo``, (batch,) bool, of what is kept for all sequences; of one sequence itself, for it
+    may be large. What a network returned is never written to."""
+    if len(todo) == 1:
+        return found
+    kept = found.new_empty(len(todo), *found.shape[1:]) if kept is None else kept
+    kept[todo] = found
+    return kept
+
+
 def beginning(given: Tensor | None, batch: int, length: int, model: Network) -> Tensor:
-    """The state to begin with, (batch, length): all masks, or ``given``, what of it is not the mask to stay
-    (infilling)."""
+    """The state to begin with, (batch, length), in the numbering of decoders: all masks, or ``given``, in the
+    model's own ids, what of it is not the mask to stay (infilling)."""
     mask, device = model.config.mask_id, device_of(model)
     if given is None:
         return torch.full((batch, length), mask, device=device)
     if not isinstance(given, Tensor):
         raise InputError(f"given of type {type(given).__name__}", "a tensor", "use torch.as_tensor(given)")
     fits = given.shape == (batch, length) and given.dtype == torch.int64
-    if not (fits and ((given >= 0) & (given <= mask)).all() and (given == mask).any()):
+    inside = fits and bool(((given >= 0) & (given <= mask)).all())
+    state = ours(model, given) if inside else given
+    if not (inside and (state == mask).any()):
+        own = int(public(model, torch.tensor([mask]))[0])
         raise InputError(
             f"given of shape {tuple(given.shape)}, {given.dtype}",
-            f"({batch}, {length}) int64 ids from 0 to {mask}, the mask, which is there at least once",
+            f"({batch}, {length}) int64 ids from 0 to {mask}; {own} is the mask, which is there at least once",
             "put the mask where text is wanted",
         )
-    return given.to(device, copy=True)
+    return state.to(device, copy=True)
 
 
 def check_size(batch: int, length: int, steps: int = 1) -> None:
@@ -126,8 +156,15 @@ def check_size(batch: int, length: int, steps: int = 1) -> None:
 
 
 def check_temperature(temperature: float) -> float:
-    if not 0 < temperature < float("inf"):
-        raise InputError(f"temperature {temperature}", "a positive number", "1 is the model itself")
+    """A number, 0 or more; 0: the likeliest token, the first of those that tie."""
+    try:
+        sound = 0 <= temperature < float("inf")
+    except TypeError:
+        sound = False
+    if not sound:
+        raise InputError(
+            f"temperature {temperature!r}", "a number, 0 or more", "1 is the model itself, 0 is greedy"
+        )
     return temperature
 
 
@@ -144,8 +181,12 @@ def ask(model: Network, tokens: Tensor, t: Tensor) -> Tensor:
 
 def tempered(log_mu: Tensor, temperature: float) -> Tensor:
     """log of mu^(1/temperature), normalised; float64. Before the mask is mixed in, which has no
-    temperature. InputError for rows that nothing can be drawn from."""
+    temperature. At temperature 0 the likeliest token is certain, the first of those that tie. InputError for
+    rows that nothing can be drawn from."""
     wide = log_mu.double()
+    if temperature == 0.0:
+        best = drawable(wide).argmax(-1, keepdim=True)
+        return torch.full_like(wide, -torch.inf).scatter_(-1, best, 0.0)
     return drawable(wide if temperature == 1.0 else torch.log_softmax(wide / temperature, dim=-1))
 
 
@@ -174,12 +215,9 @@ def uniforms(shape: tuple[int, ...], *, rng: Rng) -> Tensor:
 
 def permutations(batch: int, length: int, *, rng: Rng, among: Tensor | None = None) -> Tensor:
     """A uniformly random permutation of the positions for each sequence, (batch, length) int64; of those
-    ``among`` (batch, length) bool, as many in every sequence, where it is given."""
+    ``among`` (batch, length) bool, where it is given: as many as the most in a sequence, in others of them all
+    come first."""
     u = uniforms((batch, length), rng=rng)
     if among is None:
         return u.argsort(1)
-    count = among.sum(1)
-    if count.min() != count.max():
-        got = f"sequences with {int(count.min())} to {int(count.max())} masks"
-        raise InputError(got, "as many masks in every sequence", "decode them one by one")
-    return u.masked_fill(~among.to(u.device), 2.0).argsort(1)[:, : int(count[0])]
+    return u.masked_fill(~among.to(u.device), 2.0).argsort(1)[:, : int(among.sum(1).max())]

@@ -11,9 +11,24 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...laws.process import StepLaw
+from ...samplers import Sampler
 from ...types import Float, Int
 from ..schedule import unmask_probabilities
-from .decoded import ROWS, Clock, Decoded, Network, Progress, check_size, device_of, drawable, timed
+from .decoded import (
+    ROWS,
+    Clock,
+    Decoded,
+    Network,
+    Progress,
+    beginning,
+    check_size,
+    device_of,
+    drawable,
+    public,
+    put,
+    timed,
+)
+from .step_laws import law_and_excess
 
 _TOKENS = 256  # tokens in one network call: more are slower, on a CPU
 
@@ -38,13 +53,14 @@ class Candidate(NamedTuple):
 
 def event_driven(
     model: Network,
-    step_law: StepLaw,
+    sampler: StepLaw | Sampler | str,
     *,
     batch: int,
     length: int,
     steps: int,
     rng: np.random.Generator,
-    excess: float = 2.0**-24,
+    excess: float | None = None,
+    given: Tensor | None = None,
     progress: Progress | None = None,
     watch: Callable[[Candidate], None] | None = None,
 ) -> Decoded:
@@ -54,11 +70,13 @@ def event_driven(
     masked position carries candidate steps of that Bernoulli process, drawn in closed form and independent of the network.
     Only at a candidate is the law asked: with u uniform below d_i, the token is the first j with u < q_1 + ... + q_j, and
     none, where u exceeds the sum, is a refusal. In the last step r = 1 and the law is renormalised. Sequences advance each
-    at its own pace and share network calls of up to 256 tokens. ``nfe``: sequences asked, summed over calls; ``draws``:
-    candidates; ``progress``: called with the number of tokens that have come; ``watch``: with every candidate.
-    ``step_law``: see :mod:`precision_lab.laws.process`; any sampler's by ``step_law_of``. ``excess``: what it may give
-    above r; u = 0 is 2^-24 in float32, 2^-9 in bfloat16. Raises InputError if the law unmasks more often than d_i allows, and
-    for a network that is told the time: its predictions change from step to step, whether tokens come or not.
+    at its own pace and share network calls of up to 256 tokens. ``draws``: candidates; ``progress``: called with the number of
+    tokens that have come; ``watch``: with every candidate, its token in our numbering.
+    ``sampler``: by name, or a step law, see :mod:`precision_lab.laws.process`; of a sampler without a closed form its exact
+    law is computed at every candidate. ``excess``: what it may give above r; u = 0 is 2^-24 in float32, 2^-9 in bfloat16.
+    ``given``: (batch, length) ids to begin with; what is not the mask stays. Raises InputError if the law unmasks more often
+    than d_i allows, and for a network that is told the time: its predictions change from step to step, whether tokens come
+    or not.
     """
     check_size(batch, length, steps)
     if timed(model):
@@ -68,6 +86,8 @@ def event_driven(
             f"rng of type {type(rng).__name__}", "numpy.random.Generator", "pass rng=np.random.default_rng(...)"
         )
     r, device = unmask_probabilities(steps), device_of(model)
+    step_law, usual = law_and_excess(sampler)
+    excess = usual if excess is None else excess
     clock = Clock(device)
     bound = np.minimum(r + excess, 1.0)
     survival = np.cumsum(np.log1p(-np.minimum(bound[:-1], 1.0 - 2.0**-53)))  # log P(no candidate up to step i)
@@ -77,20 +97,25 @@ def event_driven(
         done = np.append(survival, 0.0)[after]  # after = -1: none yet
         return np.maximum(np.searchsorted(-survival, rng.exponential(size=after.shape) - done), after + 1)
 
-    tokens, came = (
-        torch.full((batch, length), model.config.mask_id, device=device),
-        np.full((batch, length), -1),
-    )
-    candidate, stale, nfe, draws = next_candidate(came), np.ones(batch, dtype=bool), 0, 0
+    tokens, came = beginning(given, batch, length, model), np.full((batch, length), -1)
+    masked = (tokens == model.config.mask_id).cpu().numpy()
+    candidate, stale = next_candidate(came), np.ones(batch, dtype=bool)
+    candidate[~masked] = steps
+    nfe, asked, draws = 0, 0, 0
     hidden: Tensor | None = None
     head = getattr(model, "logits", None) or model.log_probs
-    while (open_ := np.flatnonzero((came < 0).any(1))).size:
+    while (open_ := np.flatnonzero((masked & (came < 0)).any(1))).size:
         for todo in _split(open_[stale[open_]], max(_TOKENS // length, 1)):
+            hidden = None if batch == 1 else hidden  # two would lie side by side
             with clock("network"), torch.no_grad():
                 found = model.hidden(tokens[todo])
-            hidden = found.new_empty((batch, *found.shape[1:])) if hidden is None else hidden
-            hidden[todo], stale[todo] = found, False
-            nfe += len(todo)
+            chosen = torch.zeros(batch, dtype=torch.bool, device=found.device)
+            chosen[todo] = True
+            hidden = put(hidden, chosen, found)
+            del found
+            stale[todo] = False
+            nfe += 1
+            asked += len(todo)
         assert hidden is not None
         now = candidate[open_].min(1)
         at, where = np.nonzero(candidate[open_] == now[:, None])
@@ -125,7 +150,7 @@ def event_driven(
                         candidate[i, p] = next_candidate(candidate[i : i + 1, p])[0]
         if progress is not None:
             progress(int((came >= 0).sum()))
-    return Decoded(tokens.cpu(), nfe, draws, torch.from_numpy(came), clock.seconds)
+    return Decoded(public(model, tokens).cpu(), nfe, draws, torch.from_numpy(came), clock.seconds, asked=asked)
 
 
 def _split(index: Int, size: int) -> list[Int]:

@@ -4,13 +4,13 @@ steps -> infinity, at one network call a token or fewer."""
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ...samplers.sampler import Sampler
+from ...samplers import Sampler, resolve
 from ...uniforms import Rng
 from ..schedule import LINEAR, Schedule, checked, whole
 from .decoded import (
@@ -25,6 +25,7 @@ from .decoded import (
     check_temperature,
     device_of,
     permutations,
+    public,
     tempered,
     timed,
     uniforms,
@@ -45,7 +46,7 @@ def hitting_times(batch: int, length: int, *, rng: Rng, schedule: Schedule = LIN
 
 def first_hitting(
     model: Network,
-    sampler: Sampler,
+    sampler: Sampler | str | Callable[..., Tensor],
     *,
     batch: int,
     length: int,
@@ -66,53 +67,80 @@ def first_hitting(
     mu + (mu - mu') (tau - t) / (t - t'), through the last two calls at t' > t; what falls below 0 is set to 0 and the rest
     normalised. ``correct``: the tokens of the last call are drawn again from the newest prediction *at their positions*,
     in which they are no longer masked; no network call is added.
-    ``given``: (batch, length) ids to begin with, as many masks in every sequence; the rest stays, and ``length`` above is
-    the number of masks. ``steps`` of the result: the call in which each token came (for the last time).
+    ``given``: (batch, length) ids to begin with; what is not the mask stays, and ``length`` above is the number of masks. They
+    may be more in some sequences than in others (without ``per_call``): a sequence that is done is not asked again.
+    ``temperature`` 0: the likeliest token, the first of those that tie.
+    ``steps`` of the result: the call in which each token came (for the last time).
     """
     check_size(batch, length)
+    sampler = resolve(sampler)
     heat, device = check_temperature(temperature), device_of(model)
     check_rng(rng, device)
-    clock, rows = Clock(device), torch.arange(batch, device=device)[:, None]
-    tokens, came = beginning(given, batch, length, model), torch.full((batch, length), -1, device=device)
-    masked = None if given is None else tokens == model.config.mask_id
-    order, needs_time = (
-        permutations(batch, length, rng=rng, among=masked).to(device),
-        timed(model) or extrapolate,
-    )
-    n = order.shape[1]
+    clock = Clock(device)
+    tokens = beginning(given, batch, length, model)
+    came = torch.full((batch, length), -1, device=device)
+    masked = tokens == model.config.mask_id
+    left = masked.sum(1)  # of each sequence
+    n = int(left.max())
+    if per_call is not None and n != int(left.min()):
+        got = f"per_call for sequences with {int(left.min())} to {n} masks"
+        raise InputError(
+            got, "as many masks in every sequence", "leave per_call out, or decode them one by one"
+        )
     counts = _counts(per_call, n)
-    tau = hitting_times(batch, n, rng=rng, schedule=schedule) if needs_time else torch.ones(batch, n)
-    tau = tau.to(device)
-    groups, hits = order.split(counts, dim=1), tau.split(counts, dim=1)
-    draws, before = 0, None  # before: the last call's time, and its prediction at the positions of this one
+    needs_time = timed(model) or extrapolate
+    order = permutations(batch, length, rng=rng, among=None if given is None else masked).to(device)
+    tau = _times(left.tolist(), rng, schedule) if needs_time else torch.ones(batch, n)
+    groups, hits = order.split(counts, dim=1), tau.to(device).split(counts, dim=1)
+    begun = [sum(counts[:call]) for call in range(len(counts))]  # tokens that came before each call
+    draws = asked = 0
+    before = None  # the last call's time, and its prediction at the positions of this one
 
-    def draw(log_mu: Tensor, where: Tensor, call: int) -> int:
+    def draw(log_mu: Tensor, rows: Tensor, where: Tensor, call: int) -> int:
         drawn = sampler.sample(tempered(log_mu, heat).flatten(0, 1), 1, rng=rng)[0]
         tokens[rows, where], came[rows, where] = drawn.view(where.shape), call
         return where.numel()
 
-    for call, now in enumerate(groups):
-        last, next_ = groups[call - 1] if call else None, groups[call + 1] if call + 1 < len(groups) else None
-        t = hits[call][:, 0]
+    for call in range(len(counts)):
+        live = (left > begun[call]).nonzero()[
+            :, 0
+        ]  # sequences that are not done; where all masks are equal, all
+        rows, each = live[:, None], torch.arange(len(live), device=device)[:, None]
+        now, t = groups[call][live], hits[call][live, 0]
         with clock("network"), torch.no_grad():
-            hidden = ask(model, tokens, t)
-            log_mu = model.log_probs(hidden[rows, now]).double()
-            again = model.log_probs(hidden[rows, last]) if correct and last is not None else None
-            ahead = (
-                tempered(model.log_probs(hidden[rows, next_]), 1.0)
-                if extrapolate and next_ is not None
-                else None
-            )
+            hidden = ask(model, tokens[live], t)
+            log_mu = model.log_probs(hidden[each, now]).double()
+            last = groups[call - 1][live] if correct and call else None
+            again = None if last is None else model.log_probs(hidden[each, last])
+            ahead = None
+            if extrapolate and call + 1 < len(counts):
+                stays = (left[live] > begun[call + 1]).nonzero()[:, 0]
+                next_ = groups[call + 1][live[stays]]
+                ahead = t[stays], tempered(model.log_probs(hidden[stays[:, None], next_]), 1.0)
+            del hidden  # the next answer would lie beside it
         with clock("categorical"):
             if again is not None and last is not None:
-                draws += draw(again, last, call)
+                draws += draw(again, rows, last, call)
             if before is not None:
-                log_mu = _lagrange(log_mu, before[1], hits[call], t, before[0])
-            draws += draw(log_mu, now, call)
-        before = None if ahead is None else (t, ahead)
+                log_mu = _lagrange(log_mu, before[1], hits[call][live], t, before[0])
+            draws += draw(log_mu, rows, now, call)
+        before = ahead
+        asked += len(live)
         if progress is not None:
-            progress(sum(counts[: call + 1]))
-    return Decoded(tokens.cpu(), len(counts), draws, came.cpu(), clock.seconds)
+            progress(begun[call] + counts[call])
+    return Decoded(public(model, tokens).cpu(), len(counts), draws, came.cpu(), clock.seconds, asked=asked)
+
+
+def _times(left: list[int], rng: Rng, schedule: Schedule) -> Tensor:
+    """:func:`hitting_times` of as many tokens as are left in each sequence, (batch, most of them)."""
+    most = max(left)
+    if min(left) == most:
+        return hitting_times(len(left), most, rng=rng, schedule=schedule)
+    found = torch.ones(len(left), most, dtype=torch.float64)
+    for row, count in enumerate(left):
+        if count:
+            found[row, :count] = hitting_times(1, count, rng=rng, schedule=schedule)[0]
+    return found
 
 
 def _counts(per_call: Sequence[int] | None, length: int) -> list[int]:

@@ -115,7 +115,7 @@ class LibraryDraw:
 @dataclass(eq=False)
 class GatedDraw:
     """``where(u < rate, token, other)``: a token of ``draws``, all alike, if the gate opens; ``other``: the
-    ids that stay if not."""
+    ids that stay if not. So do ``masked_fill`` and ``tokens[u >= rate] = other`` have it."""
 
     noise: NoiseMap
     rate: Tensor
@@ -188,10 +188,16 @@ def _follow(value: Value, relabel: Relabel, found: list[Draw], seen: set[int]) -
         found.append(_decided(step, value, relabel))
     elif step.name in ("searchsorted", "bucketize"):
         found.append(_searched(step, value, relabel))
+    elif (weighed := weighed_one_hot(step)) is not None:
+        index, _ = weighed
+        before = len(found)
+        _follow(index, relabel.then(step), found, seen)
+        _is_in_row(step, found[before:])
+        value.stands_for = index
     elif step.name in ("sum", "count_nonzero"):
         found.append(_counted(step, value, relabel))
-    elif step.name == "where" and step.inputs[0].is_random:
-        found.append(_gate(step, relabel))
+    elif (choice := _choice(step)) is not None:
+        found.append(_gate(step, choice, relabel))
     elif step.name in LAYOUT or step.name in _CASTS:
         _follow(first_tensor(step), relabel.then(step), found, seen)
     elif step.name in JOINED or step.name == "write":
@@ -260,6 +266,7 @@ def _decided(step: Step, value: Value, relabel: Relabel) -> Draw:
         _follow(chosen, relabel, found, set())
         if len(found) != 1:
             raise refused(f"one-hot rows of {len(found)} draws at {step.where}", "one draw behind one row")
+        _is_in_row(step, found)
         value.stands_for = chosen
         return found[0]
     return _race(step, value, relabel)
@@ -287,6 +294,8 @@ def _one_hot(value: Value) -> Value | None:
         if _moved(inner.args[1]) is not _moved(soft) or not isinstance(inner.args[0], Value):
             return None
         step = _moved(inner.args[0]).step
+    if step is not None and step.name == "eq":
+        return _compared_with_all(step)
     if step is None or step.name != "scatter":
         return None
     target = step.inputs[0]
@@ -294,6 +303,80 @@ def _one_hot(value: Value) -> Value | None:
     placed = step.args[-1]
     empty = not target.is_random and (target.kept is None or not bool(target.kept.any()))
     return index if index.is_random and empty and placed == 1 else None
+
+
+def _compared_with_all(step: Step) -> Value | None:
+    """The index behind ``index[..., None] == arange(size)``, as :func:`torch.nn.functional.one_hot` is recorded."""
+    first, second = step.args[0], step.args[1]
+    if not isinstance(first, Value) or not isinstance(second, Value):
+        return None
+    index, numbers = (first, second) if first.is_random else (second, first)
+    size = step.outputs[0].shape[-1] if step.outputs[0].shape else 0
+    if numbers.is_random or numbers.kept is None or index.dtype.is_floating_point:
+        return None
+    if index.shape[-1:] != (1,) or numbers.kept.shape[-1:] != (size,):
+        return None
+    rows = numbers.kept.reshape(-1, size)
+    return index if bool((rows == torch.arange(size, device=rows.device)).all()) else None
+
+
+def weighed_one_hot(step: Step) -> tuple[Value, Tensor] | None:
+    """The index, and the number that each index becomes, (rows, size), of ``(one_hot * numbers).sum(-1)`` and
+    of ``one_hot @ numbers``; None for other operations.
+
+    A sum of zeros and one number is that number: nothing is rounded. InputError where a number is not finite,
+    as 0 times it is NaN."""
+    if step.name == "sum":
+        row = step.inputs[0]
+        dims = step.argument(1, "dim", None)
+        product = _moved(row).step
+        if product is None or product.name != "mul" or dims not in ([-1], [len(row.shape) - 1]):
+            return None
+    elif step.name in ("mv", "mm", "bmm"):
+        product = step
+    else:
+        return None
+    parts = [part for part in product.args[:2] if isinstance(part, Value)]
+    random = [part for part in parts if part.is_random]
+    if len(parts) != 2 or len(random) != 1 or (product is step and random[0] is not parts[0]):
+        return None
+    index = _one_hot(random[0])
+    numbers = next(part for part in parts if not part.is_random).kept
+    if index is None or numbers is None:
+        return None
+    size = random[0].shape[-1]
+    if product is step:
+        if step.name != "mv" and numbers.shape[-1] != 1:
+            return None
+        rows = numbers.reshape(-1, size)
+    else:
+        rows = numbers.expand(*numbers.shape[:-1], size).reshape(-1, size)
+    if not bool(rows.isfinite().all()):
+        raise refused(f"one-hot rows times numbers that are not finite, at {step.where}", "a table of ids")
+    return index, rows.to(step.outputs[0].dtype)
+
+
+def _is_in_row(step: Step, draws: list[Draw]) -> None:
+    """A one-hot row has a place for every index of its draws: for others torch raises, which no replay shows."""
+    one_hot = step.inputs[0]
+    size = one_hot.shape[-1]
+    for draw in draws:
+        if size < _indices(draw):
+            raise refused(
+                f"one-hot rows of {size} for a draw of {_indices(draw)}, at {step.where}",
+                "a place for every token",
+            )
+
+
+def _indices(draw: Draw) -> int:
+    """How many indices a draw can give."""
+    if isinstance(draw, GatedDraw):
+        return max(_indices(draw.inside), int(draw.other.max()) + 1)
+    if isinstance(draw, RaceDraw):
+        return draw.weights.shape[-1]
+    if isinstance(draw, ThresholdDraw):
+        return draw.sums.shape[-1] + (draw.beyond == "last + 1")
+    return draw.probs.shape[-1]
 
 
 def _moved(value: Value) -> Value:
@@ -690,11 +773,35 @@ def _counted(step: Step, value: Value, relabel: Relabel) -> ThresholdDraw:
 # -- gates
 
 
-def _gate(step: Step, relabel: Relabel) -> GatedDraw:
-    condition = step.inputs[0]
-    first = step.args[1]
-    second = step.args[2]
-    compare = _comparison(_without_true(condition))
+_Choice = tuple[Value, object, object]  # a random condition, what is taken where it is true, and where not
+
+
+def _choice(step: Step) -> _Choice | None:
+    """``where(condition, first, second)``, ``second.masked_fill(condition, first)`` and ``second[condition] =
+    first`` with a random condition; None for other operations."""
+    if step.name == "where":
+        condition, first, second = step.args[:3] if len(step.args) > 2 else (None, None, None)
+    elif step.name == "masked_fill":
+        second, condition, first = step.args[:3]
+    elif step.name == "index_put":
+        second, indices, first = step.args[:3]
+        condition = indices[0] if len(indices) == 1 else None
+        plain = not step.argument(3, "accumulate", False) and torch.Size(first.shape).numel() == 1
+        if not plain or condition is None or condition.shape != second.shape:
+            return None
+    else:
+        return None
+    if not isinstance(condition, Value) or not condition.is_random or condition.dtype is not torch.bool:
+        return None
+    return condition, first, second
+
+
+def _gate(step: Step, choice: _Choice, relabel: Relabel) -> GatedDraw:
+    condition, first, second = choice
+    condition, negated = _condition(condition)
+    if negated:
+        first, second = second, first
+    compare = _comparison(condition)
     if compare is None:
         raise refused(f"a random condition at {step.where}", "a uniform compared with a rate: u < rate")
     uniform, rate, rule = _gate_sides(compare)
@@ -718,7 +825,7 @@ def _gate(step: Step, relabel: Relabel) -> GatedDraw:
             "a uniform of its own for the gate",
             "draw another torch.rand for the gate",
         )
-    kept = other.kept if isinstance(other, Value) else torch.tensor(int(other))
+    kept = other.kept if isinstance(other, Value) else torch.tensor(int(other))  # type: ignore[call-overload]
     assert kept is not None
     if not opens:
         rule = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}[rule]
@@ -737,17 +844,24 @@ def _gate_sides(compare: Step) -> tuple[Value, Value | float, str]:
     return second, first, {"<": ">", "<=": ">=", ">": "<", ">=": "<="}[rule]
 
 
-def _without_true(value: Value) -> Value:
-    """A condition without conjunctions that are true throughout: ``is_mask & (u < rate)``."""
+def _condition(value: Value) -> tuple[Value, bool]:
+    """A condition without conjunctions that are true throughout, ``is_mask & (u < rate)``, and without ``~``; and
+    whether it is the contrary."""
+    negated = False
     step = value.step
-    while step is not None and step.name in ("bitwise_and", "logical_and", "mul"):
+    while step is not None and step.name in ("bitwise_and", "logical_and", "mul", "bitwise_not", "logical_not"):
+        if step.name in ("bitwise_not", "logical_not"):
+            negated = not negated
+            value = step.inputs[0]
+            step = value.step
+            continue
         plain = [operand for operand in step.inputs if not operand.is_random]
         random = [operand for operand in step.reads if operand.is_random]
         if len(plain) != 1 or plain[0].kept is None or not bool(plain[0].kept.all()):
-            return value
+            return value, negated
         value = random[0]
         step = value.step
-    return value
+    return value, negated
 
 
 def _precision(dtype: torch.dtype) -> float:

@@ -57,7 +57,9 @@ def _follow(value: Value) -> Budget:
     unit = roundoff(value.dtype)
     if is_random(step):
         if step.name == "exponential":
-            return Budget("exponential", 1.0, 2 * unit + 2.0**-51, 2.0**-52)
+            # a rate other than 1 is one division more, and one factor that all share
+            divided = 4 * unit if step.argument(1, "lambd", 1.0) != 1.0 else 0.0
+            return Budget("exponential", 1.0, 2 * unit + divided + 2.0**-51, 2.0**-52)
         return Budget("uniform", 1.0, 0.0, 2.0**-53 + unit * (value.dtype != torch.float64))
     inputs = [operand for operand in step.reads if operand.is_random]
     before = _follow(inputs[0])

@@ -140,9 +140,9 @@ class NoiseMap:
     @cached_property
     def draws(self) -> list[Step]:
         found = sorted(random_steps(self.value), key=lambda step: step.number)
-        kinds = {(step.name, step.outputs[0].dtype) for step in found}
+        kinds = {(step.name, step.outputs[0].dtype, *_settings(step)) for step in found}
         if len(kinds) != 1:
-            named = " and ".join(sorted(f"{name} {dtype}" for name, dtype in kinds)) or "none"
+            named = " and ".join(sorted(" ".join(map(str, kind)) for kind in kinds)) or "none"
             raise refused(
                 f"noise made of several kinds of draws ({named})", "one kind of random operation for a draw"
             )
@@ -275,6 +275,13 @@ class NoiseMap:
         return _key(self.value, {})
 
 
+def _settings(step: Step) -> list[float]:
+    """The rate of an exponential, the bounds of a uniform."""
+    if step.name not in ("exponential", "uniform"):
+        return []
+    return [argument for argument in step.args if isinstance(argument, int | float)]
+
+
 def _key(value: Value, memo: dict[int, str]) -> str:
     """A value of the noise half as text that leaves out layout and nothing else."""
     if not value.is_random:
@@ -285,8 +292,7 @@ def _key(value: Value, memo: dict[int, str]) -> str:
     step = value.step
     assert step is not None
     if is_random(step):
-        plain = [argument for argument in step.args if isinstance(argument, int | float)]
-        text = f"{step.name} {value.dtype} {plain if step.name in ('exponential', 'uniform') else ''}"
+        text = f"{step.name} {value.dtype} {_settings(step)}"
     elif step.name in LAYOUT or step.name in JOINED or step.name == "write":
         text = _key(next(part for part in step.reads if part.is_random), memo)
     elif step.name == "copy":

@@ -23,6 +23,7 @@ from ..rules import Race as RaceOf
 from .anatomy import DTYPE_NAMES, Draw, GatedDraw, LibraryDraw, RaceDraw, Relabel, ThresholdDraw
 from .bounds import budget, roundoff
 from .calling import Calling, start
+from .chain import NoiseMap
 from .confirm import (
     PLANTED,
     Confirmed,
@@ -400,15 +401,36 @@ def _threshold_law(draw: ThresholdDraw) -> tuple[Law, float]:
     return _labelled(law, source), beyond
 
 
-def _searched_law(draw: ThresholdDraw, source: Source, uniform_of: object, sums: Tensor) -> tuple[Law, float]:
-    """For a monotone map of a word too wide to list: how many words lie below each sum, by bisection on the
-    word."""
-    assert callable(uniform_of)
+def _searched_law(
+    draw: ThresholdDraw, source: Source, uniform_of: Callable[[Tensor], Tensor], sums: Tensor
+) -> tuple[Law, float]:
+    """For a word too wide to list: how many words lie below each sum."""
     c = sums.cummax(-1).values.double()
     bits = source.bits
-    if not draw.noise.monotone:
+
+    def passes(values: Tensor) -> Tensor:
+        return values.double() < c if draw.rule == "u < c" else values.double() <= c
+
+    above = _words_that_pass(draw.noise, source, uniform_of, passes, c.shape)
+    upto = np.ldexp(above.double().numpy(), -bits)
+    probs = np.diff(np.concatenate([[0.0], upto]))
+    how = f"counts of a 2^{bits} grid below the rounded sum ({draw.rule})"
+    return Law.from_probs(probs, how, 2.0**-52, Guarantee.EXACT), 1.0 - float(upto[-1])
+
+
+def _words_that_pass(
+    noise: NoiseMap,
+    source: Source,
+    uniform_of: Callable[[Tensor], Tensor],
+    passes: Callable[[Tensor], Tensor],
+    shape: torch.Size,
+) -> Tensor:
+    """How many words of a source give a uniform that passes, int64 of a shape, by bisection on the word: the noise
+    is monotone, and what passes are its small values."""
+    bits = source.bits
+    if not noise.monotone:
         raise refused(
-            f"a uniform {draw.noise.formula()} of {bits} bits that may rise and fall",
+            f"a uniform {noise.formula()} of {bits} bits that may rise and fall",
             "casts, clamps, sums and products with constants",
         )
     ends = torch.tensor([0, (1 << bits) - 1], dtype=torch.int64)
@@ -418,21 +440,17 @@ def _searched_law(draw: ThresholdDraw, source: Source, uniform_of: object, sums:
     def value_of(places: Tensor) -> Tensor:
         """The uniform at a place in ascending order."""
         words = (1 << bits) - 1 - places if falls else places
-        return uniform_of(source.from_words(words)).double()
+        return uniform_of(source.from_words(words))
 
-    least = torch.full(c.shape, -1, dtype=torch.int64)  # the largest word known to be below the sum
-    above = torch.full(c.shape, 1 << bits, dtype=torch.int64)
+    least = torch.full(shape, -1, dtype=torch.int64)  # the largest place known to pass
+    above = torch.full(shape, 1 << bits, dtype=torch.int64)
     for _ in range(bits + 1):
         middle = (least + above) // 2
-        value = value_of(middle.clamp(0, (1 << bits) - 1))
-        passes = value < c if draw.rule == "u < c" else value <= c
+        low_enough = passes(value_of(middle.clamp(0, (1 << bits) - 1)))
         inside = (above - least) > 1
-        least = torch.where(inside & passes, middle, least)
-        above = torch.where(inside & ~passes, middle, above)
-    upto = np.ldexp(above.double().numpy(), -bits)
-    probs = np.diff(np.concatenate([[0.0], upto]))
-    how = f"counts of a 2^{bits} grid below the rounded sum ({draw.rule})"
-    return Law.from_probs(probs, how, 2.0**-52, Guarantee.EXACT), 1.0 - float(upto[-1])
+        least = torch.where(inside & low_enough, middle, least)
+        above = torch.where(inside & ~low_enough, middle, above)
+    return above
 
 
 # -- torch.multinomial
@@ -465,15 +483,15 @@ def _gated_law(draw: GatedDraw, vocab: int, exact: Enumerated, progress: Progres
     """P(open) times the law inside, and the rest on the id that stays."""
     inside = _law(draw.inside, vocab, exact, progress)
     source, prepare = source_of(draw.noise.draw)
-    if not source.enumerable:
-        raise refused(
-            "a gate in float64",
-            "a uniform of at most 32 bits",
-            "draw the gate in float32, or declare the recipe",
-        )
-    opened = open_probability(
-        draw, source.push(lambda values: draw.noise(prepare(values.to(draw.rate.device))).cpu())
-    )
+
+    def uniform_of(values: Tensor) -> Tensor:
+        return draw.noise(prepare(values.to(draw.rate.device))).cpu()
+
+    passes = _opens(draw)
+    if source.enumerable:
+        opened = open_probability(passes, source.push(uniform_of), draw.noise.value.dtype)
+    else:
+        opened = _searched_gate(draw, source, uniform_of, passes)
     stays = torch.unique(draw.other)
     if stays.numel() != 1:
         raise refused("a gate whose closed side has several ids", "one row of logits, one id that stays")
@@ -489,16 +507,37 @@ def _gated_law(draw: GatedDraw, vocab: int, exact: Enumerated, progress: Progres
     return _labelled(replace(inside, log_probs=_log(probs), how=how), source)
 
 
-def open_probability(draw: GatedDraw, uniform: Atoms) -> float:
-    """P(u rule rate), counted by the very comparison that the function makes."""
+def _opens(draw: GatedDraw) -> Callable[[Tensor], Tensor]:
+    """u rule rate, by the very comparison that the function makes."""
     rates = draw.rate.reshape(-1)
     if not bool((rates == rates[0]).all()):
         raise refused("a gate whose rate differs between draws", "one rate for a row of logits")
-    values = torch.from_numpy(uniform.values).to(draw.noise.value.dtype)
     rates = rates.cpu()
     rate = rates[0] if draw.rate.ndim == 0 else rates[:1]
-    passes = {"<": torch.lt, "<=": torch.le, ">": torch.gt, ">=": torch.ge}[draw.rule](values, rate)
-    return float(np.ldexp(float(uniform.counts[passes.numpy()].sum()), -uniform.bits))
+    compare = {"<": torch.lt, "<=": torch.le, ">": torch.gt, ">=": torch.ge}[draw.rule]
+    return lambda values: compare(values, rate)
+
+
+def open_probability(passes: Callable[[Tensor], Tensor], uniform: Atoms, dtype: torch.dtype) -> float:
+    """P(the gate opens), counted."""
+    opened = passes(torch.from_numpy(uniform.values).to(dtype)).numpy()
+    return float(np.ldexp(float(uniform.counts[opened].sum()), -uniform.bits))
+
+
+def _searched_gate(
+    draw: GatedDraw,
+    source: Source,
+    uniform_of: Callable[[Tensor], Tensor],
+    passes: Callable[[Tensor], Tensor],
+) -> float:
+    """The same for a word too wide to list: the gate opens for the words on one side of one word."""
+    if bool(draw.rate.isnan().any()):
+        raise InputError("a gate whose rate is NaN", "a number", "check the logits")
+    if draw.rule in ("<", "<="):
+        upto = _words_that_pass(draw.noise, source, uniform_of, passes, torch.Size([1]))
+        return float(np.ldexp(float(upto), -source.bits))
+    upto = _words_that_pass(draw.noise, source, uniform_of, lambda values: ~passes(values), torch.Size([1]))
+    return float(np.ldexp(float((1 << source.bits) - int(upto)), -source.bits))
 
 
 # -- from the index to the token

@@ -354,7 +354,16 @@ class _Exits(TorchFunctionMode):
                     "torch operations from the logits to the ids: NumPy, JAX and lists cannot be followed",
                 )
                 raise self.recorder.refusal
+        if func is torch.nn.functional.one_hot:
+            return _one_hot(func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def _one_hot(func: Any, tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """:func:`torch.nn.functional.one_hot` without its look at the values, which raises where one is out of range."""
+    if num_classes < 0:
+        return func(tensor, num_classes)
+    return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).long()
 
 
 def _reads(name: str, depends: Depends, where: str) -> InputError:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...types import Int
-from .anatomy import Draw, GatedDraw, LibraryDraw, RaceDraw, Relabel, ThresholdDraw
+from .anatomy import Draw, GatedDraw, LibraryDraw, RaceDraw, Relabel, ThresholdDraw, weighed_one_hot
 from .chain import ELEMENTWISE, LAYOUT, constant, places_of
 from .record import Record, Step, Value, refused
 
@@ -121,12 +121,10 @@ def _step_on_ids(step: Step, ids: Tensor) -> Tensor:
     if step.name in ("_to_copy", "to", "copy"):
         return ids.to(step.outputs[0].dtype)
     if step.name in ("gather", "take_along_dim", "index_select", "embedding", "take", "index"):
-        table = _table(step)
-        if int(ids.max()) >= len(table):
-            raise refused(
-                f"an index {int(ids.max())} into a table of {len(table)} at {step.where}", "an index inside it"
-            )
-        return table.cpu()[ids.long()]
+        return _looked_up(step, _table(step), ids)
+    weighed = weighed_one_hot(step)
+    if weighed is not None:
+        return _looked_up(step, _same_for_all(step, weighed[1]), ids)
     if step.name in ELEMENTWISE:
         answer = step.run(lambda value: ids if value.is_random else constant(value).cpu())
         return answer if isinstance(answer, Tensor) else answer[0]
@@ -143,7 +141,19 @@ def _table(step: Step) -> Tensor:
         raise refused(
             f"{step.name} from a random table at {step.where}", "a table of ids that the logits decide"
         )
-    rows = table.reshape(-1, table.shape[-1])
+    return _same_for_all(step, table.reshape(-1, table.shape[-1]))
+
+
+def _looked_up(step: Step, table: Tensor, ids: Tensor) -> Tensor:
+    if int(ids.max()) >= len(table):
+        raise refused(
+            f"an index {int(ids.max())} into a table of {len(table)} at {step.where}", "an index inside it"
+        )
+    return table.cpu()[ids.long()]
+
+
+def _same_for_all(step: Step, rows: Tensor) -> Tensor:
+    """The table, (size,), that every row of a call has."""
     if not bool((rows == rows[0]).all()):
         raise refused(
             f"{step.name} from a table other for each draw, at {step.where}", "one table for a row of logits"

@@ -19,7 +19,7 @@ from typing import ClassVar, TypeAlias
 
 import numpy as np
 
-from ..errors import InputError
+from .errors import InputError
 
 CHOICES = {
     "ties": ("any", "first", "last", "all"),

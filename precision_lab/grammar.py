@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from ..errors import InputError, unknown_name
+from .errors import InputError, unknown_name
 from .steps import STEPS, Step
 
 EXAMPLE = "for example temperature=0.7 > top_k=50 > top_p=0.95"

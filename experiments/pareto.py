@@ -1,0 +1,161 @@
+"""Is a faithful sampler alone in its corner: cheap, and right?
+
+Samplers as people write them, on one machine, in paired rounds, the eager ones in their best chunks, beside
+the exact law of each on a Zipf row. Time: of a token, as a ratio to float32 Gumbel-max within a round,
+medians with 95 % bootstrap intervals over rounds. Wrong by: total variation from softmax and, added to it,
+the law's own error, so a bound. One marker a sampler; colour and filling say the precision of the noise.
+Rows of logits are normal with standard deviation 3; batches of 1, 8, 128 and 1,024 as far as they differ in
+rows timed (``bench.grid``). The last panel is not of this machine: times that were recorded on an H100, with
+no spread, and its own float32 Gumbel-max as 1. JAX is there if it is installed.
+Cost: quick 25 core-seconds, full ten core-minutes, more than half of them laws.
+"""
+
+import pandas as pd
+
+from precision_lab import figures
+from precision_lab.bench import grid, h100
+from precision_lab.bench.rivals import OURS, RACE, REFERENCE, RIVALS, here
+from precision_lab.devices import of_run
+from precision_lab.study import Study
+
+ENOUGH = 1e-6  # a chi-square test sees so much after about 1e12 draws
+AIMS = {1: 0.45, 8: 0.35}  # batch -> of float32 Gumbel-max's time on a CPU, asked of ours
+LEAST = 1e-16  # total variation at which a point is drawn whose law is the target's
+MULTINOMIAL = "torch.multinomial"
+FEW = (OURS, REFERENCE, MULTINOMIAL, "cumulative sum float64")
+SOME = (*FEW, RACE, "Gumbel-max float64", "cumulative sum float32", "numpy Generator.choice")
+EVERY = (*SOME, "exponential race float32")
+SHOWN = 151_936  # the vocabulary of the figure, of several
+# profile -> vocabularies, batches, seconds of timing a cell, rivals, vocabularies of the laws
+SIZES = {
+    "smoke": ((256,), (8,), 0.05, FEW, (256,)),
+    "quick": ((50_257,), (8,), 3.0, SOME, (50_257,)),
+    "full": (grid.VOCABS, grid.BATCHES, 1.5, EVERY, (4096, SHOWN)),
+}
+RECORDED = {  # of an H100 -> precision, marker
+    "block sums, fused (prototype)": ("integers", 0),
+    REFERENCE: ("float32", 2),
+    "Gumbel-max float32, fused": ("float32", 8),
+    "Gumbel-max float64, fused": ("float64", 9),
+    MULTINOMIAL: ("float32", 4),
+    "cumulative sum float32": ("float32", 6),
+}
+
+
+def cells(profile):
+    vocabs, batches, seconds, names, lawful = SIZES[profile]
+    device = of_run()
+    rivals = [rival.name for rival in here(device, names)]
+    quick = [name for name in rivals if profile != "smoke" or name != REFERENCE]  # its law takes seconds
+    laws = grid.law_cells(lawful, ["zipf"], device, quick)
+    return laws + grid.time_cells(vocabs, batches, seconds, device, rivals)
+
+
+def summary(frame):
+    table = grid.table(frame)
+    whole = {name: table[name].astype(int) for name in ("vocab", "batch", "rounds", "rows_at_once", "rows_timed")}
+    return table.assign(at_most=table.tv_zipf + table.law_error, **whole)
+
+
+def look(name):
+    size = 8 if name in (OURS, RACE) else 6
+    return figures.precise(RIVALS[name].precision, list(RIVALS).index(name)) | {"ms": size}
+
+
+def corner(ax, part):
+    """Time against error at one vocabulary and batch; down from each point to the total variation itself."""
+    for r in part.dropna(subset="at_most").itertuples():
+        high = max(r.at_most, LEAST)
+        low = max(r.tv_zipf, LEAST)
+        figures.box(ax, (r.ratio, r.ratio_low, r.ratio_high), (high, low, high), label=r.sampler, **look(r.sampler))
+    ax.axhline(ENOUGH, color="black", ls=":", lw=0.8)
+    ax.axvline(1, color="black", ls=":", lw=0.8)
+    ax.set(xscale="log", yscale="log", xlabel="time / float32 Gumbel-max", ylabel="total variation, at most")
+    ax.set_title(f"V = {part.vocab.iloc[0]:,}, batch {part.batch.iloc[0]:,}")
+
+
+def sizes(ax, table):
+    """Ours over float32 Gumbel-max by vocabulary, a line a batch."""
+    ours = table[table.sampler == OURS]
+    for k, (batch, part) in enumerate(ours.groupby("batch")):
+        part = part.sort_values("vocab")
+        line = ("-", "--", "-.", ":")[k % 4]
+        label = f"batch {batch:,}"
+        figures.interval(ax, part.vocab, part.ratio, part.ratio_low, part.ratio_high, label=label, index=k, line=line)
+    for batch, aim in AIMS.items():
+        ax.axhline(aim, color="black", ls=":", lw=0.8)
+        ax.annotate(f"aim, batch {batch}{'+' if batch > 1 else ''}", (ours.vocab.max(), aim), fontsize=6, ha="right")
+    ax.set(xscale="log", yscale="log", xlabel="vocabulary", ylabel="time / float32 Gumbel-max", title=OURS)
+    ax.legend(fontsize=7)
+
+
+def recorded(ax):
+    """Times of an H100, not of this machine."""
+    table = pd.DataFrame(h100.rows(vocabs=(128_256,)))
+    for name, (precision, marker) in RECORDED.items():
+        part = table[table.sampler == name]
+        ax.plot(part.batch, part.ratio, label=name, lw=0.9, **figures.precise(precision, marker))
+    ax.set(xscale="log", yscale="log", xlabel="batch", ylabel="time / float32 Gumbel-max there")
+    ax.set_xticks(sorted(table.batch.unique()), [f"{batch:,}" for batch in sorted(table.batch.unique())])
+    ax.xaxis.set_minor_formatter("")
+    ax.set_ylim(bottom=0.025)
+    ax.set_title("measured on an H100, V = 128,256\n(recorded once, no spread)")
+    ax.legend(fontsize=6, loc="lower left", ncols=2)
+
+
+def draw(frame):
+    table = summary(frame)
+    several = table.vocab.nunique() > 1
+    shown = SHOWN if several else table.vocab.max()
+    at = table[table.vocab == shown]
+    batches = sorted(at.batch.unique())[:2]
+    panels = len(batches) + 1 + several
+    columns = 2
+    figure, axes = figures.canvas(columns, -(-panels // columns), width=4.9, height=3.7)
+    for ax, batch in zip(axes, batches, strict=False):
+        corner(ax, at[at.batch == batch])
+    if several:
+        sizes(axes[len(batches)], table)
+    recorded(axes[panels - 1])
+    for ax in axes[panels:]:
+        ax.set_visible(False)
+    handles = {
+        label: h for ax in axes[: len(batches)] for h, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    order = [name for name in RIVALS if name in handles]
+    title = "noise or sums in whole numbers: filled; float32: open; float64: half filled"
+    figure.legend(
+        [handles[n] for n in order],
+        order,
+        loc="outside lower center",
+        ncols=4,
+        fontsize=7,
+        title=title,
+        title_fontsize=7,
+    )
+    return figure
+
+
+def verdict(frame):
+    table = summary(frame)
+    text = ["Times of float32 Gumbel-max in its best chunks, within a run, medians and 95 % over rounds"]
+    for (vocab, batch), part in table.groupby(["vocab", "batch"]):
+        ours = part[part.sampler == OURS].iloc[0]
+        enough = part[part.at_most <= ENOUGH].sort_values("ratio")  # none where no law was asked for
+        said = f"V = {vocab:,}, batch {batch:,}: {OURS} {ours.ratio:.2f} [{ours.ratio_low:.2f}, {ours.ratio_high:.2f}]"
+        aim = AIMS[1] if batch == 1 else AIMS[8]
+        said += f", {'within' if ours.ratio_high <= aim else 'above' if ours.ratio_low > aim else 'about'} {aim}"
+        many = part[part.sampler == MULTINOMIAL].iloc[0]
+        said += f", torch.multinomial {many.of_ours:.1f} [{many.of_ours_low:.1f}, {many.of_ours_high:.1f}] times ours"
+        if len(enough) > 1:
+            first, second = enough.iloc[0], enough.iloc[1]
+            said += f"; within {ENOUGH:g} the cheapest are {first.sampler} ({first.ratio:.2f}) and"
+            said += f" {second.sampler} ({second.ratio:.2f})"
+        text.append(said)
+    worst = table.groupby("sampler", sort=False).at_most.max().dropna()
+    lines = ", ".join(f"{name} {worst[name]:.2g}" for name in RIVALS if name in worst)
+    return ". ".join(text) + f". Wrong by at most, over vocabularies (Zipf): {lines}."
+
+
+QUESTION = "Is a faithful sampler alone in its corner: cheap, and right?"
+STUDY = Study("pareto", QUESTION, cells, grid.measure, draw, verdict, summary=summary, clocked=grid.CLOCKED)
