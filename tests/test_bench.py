@@ -27,6 +27,7 @@ from precision_lab.faithful import categorical, categorical_masses, exponential_
 from precision_lab.files import read_json
 from precision_lab.pipelines import parse_pipeline
 from precision_lab.samplers import SAMPLERS
+from precision_lab.targets import Capture, save_capture
 from precision_lab.targets.synthetic import zipf
 
 EAGER = [name for name, rival in RIVALS.items() if rival.in_chunks]
@@ -299,6 +300,7 @@ class TestChoose:
         assert found.rows[0]["ratio"] <= found.rows[1]["ratio"]
         assert found.recommendation.startswith(f"Take {found.rows[0]['sampler']} for next tokens")
         assert "zipf[vocab=300]" in found.given
+        assert "unmasks" not in rows[OURS]
 
     def test_a_step_of_masked_diffusion(self, few):
         """Multiplier and share against the recipe's own law of that step, computed here."""
@@ -330,8 +332,12 @@ class TestChoose:
         assert text in cut.given
 
     def test_a_target_of_ones_own(self, few, tmp_path):
-        path = tmp_path / "row.npy"
-        np.save(path, zipf(40))
+        path = tmp_path / "rows.safetensors"
+        logits = np.stack([zipf(40), zipf(40)[::-1]]).astype(np.float16)
+        none = np.array([0.5, 0.5])
+        save_capture(path, Capture(logits, none, np.array([0, 1]), {"model": "made up"}))
+        assert "made up row 1" in choose(target=f"{path}:1", seconds=1e-3).given
+        assert "made up row 0" in choose(target=str(path), seconds=1e-3).given
         assert "normal[vocab=50]" in choose(target="normal[vocab=50]", seconds=1e-3).given
         with pytest.raises(InputError, match="--vocab 41 with a row of 50"):
             choose(vocab=41, target="normal[vocab=50]", seconds=1e-3)

@@ -96,6 +96,8 @@ def choose(
             {"sampler": name} | _fidelity(law, what, row, of_step=asked.steps is not None and name != STEP)
         )
         rows[-1] |= costs[name]
+        if asked.steps is None:
+            del rows[-1]["unmasks"]
     rows.sort(key=lambda each: (not each["enough"], each["ratio"]))
     return Choice(rows, _recommend(rows, asked), f"{row.name}, {how}")
 
