@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 from torch import Tensor
 
@@ -59,9 +60,9 @@ def parse_pipeline(text: str) -> Pipeline:
     return PublishedPipeline(tuple(steps), name, settings)
 
 
-def _settings(text: str) -> dict[str, float]:
+def _settings(text: str) -> dict[str, Any]:
     known = [field.name for field in fields(Settings)]
-    found: dict[str, float] = {}
+    found: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = (each.strip() for each in part.partition("="))
         if name not in known:
