@@ -1,12 +1,14 @@
-"""One line of code on three devices: what do CPU, CUDA and compiled CUDA make of ``torch.multinomial(p, 1)``?
+"""One line of code on three devices: what do CPU, CUDA and compiled CUDA make of ``torch.multinomial(p,
+1)``?
 
-A head at logit 0 and round(0.1 e^gap) equal tokens at -gap: P(tail) over the true one, from laws, beside counts of an
-H100 (results/gpu) and fresh draws here, Clopper-Pearson 95 %; then the laws on logits of real models. CPU laws are
-exact, or (multinomial) the target within a proved bound; CUDA laws are emulated: torch's arithmetic here, and the
-logarithm measured on an H100. Inductor leaves ``torch.multinomial`` to the eager kernel: "compiled" is the race
-written out. n of draws here: ((z_a + z_b) / d)^2 (1 - p) / p, p = 1/11, for a tail off by 1 +- d: what CUDA does (0.113
-at gap 15, false fails 1e-3, misses 1e-2; 0.14 and 0.21 at 16 and 17, from here on 5 % and 20 %), Gumbel-max's own loss
-(0.095, 0.24, 0.56), and in quick a loss like it. Cost: quick 40 seconds of a core, full twenty minutes.
+A head at logit 0 and round(0.1 e^gap) equal tokens at -gap: P(tail) over the true one, from laws, beside
+counts of an H100 (results/gpu) and fresh draws here, Clopper-Pearson 95 %; then the laws on logits of real
+models. CPU laws are exact, or (multinomial) the target within a proved bound; CUDA laws are emulated:
+torch's arithmetic here, and the logarithm measured on an H100. Inductor leaves ``torch.multinomial`` to the
+eager kernel: "compiled" is the race written out. n of draws here: ((z_a + z_b) / d)^2 (1 - p) / p, p = 1/11,
+for a tail off by 1 +- d: what CUDA does (0.113 at gap 15, false fails 1e-3, misses 1e-2; 0.14 and 0.21 at 16
+and 17, from here on 5 % and 20 %), Gumbel-max's own loss (0.095, 0.24, 0.56), and in quick a loss like it.
+Cost: quick 40 seconds of a core, full twenty minutes.
 """
 
 import math
@@ -18,11 +20,11 @@ import torch
 from precision_lab import SAMPLERS, figures
 from precision_lab.compare import compare
 from precision_lab.files import read_json
-from precision_lab.result import with_long_run
+from precision_lab.finding import Claim, Finding
 from precision_lab.samplers import with_tolerance
 from precision_lab.samplers.head_and_tail import head_and_tail_law, true_tail
-from precision_lab.statistics import ratio_of_proportion, tail_test
-from precision_lab.study import Study
+from precision_lab.statistics import Estimate, ratio_of_proportion, tail_test
+from precision_lab.study import Analysis, Study
 from precision_lab.targets import load_capture
 from precision_lab.targets.synthetic import head_and_tail
 from precision_lab.uniforms.cuda import TORCH_CUDA_RAND
@@ -39,16 +41,34 @@ SERIES = {  # series -> (sampler, what stands behind its law), three for each li
     "Gumbel, CUDA": (EAGER_GUMBEL, "CUDA: emulated"),
     "Gumbel, compiled": (SAMPLERS["torch_compiled_gumbel_fp32"], "compiled CUDA: emulated"),
 }
-PANELS = {"torch.multinomial(p, 1)": list(SERIES)[:3], "argmax(logits - log(-log(rand)))": list(SERIES)[3:]}
-SHOWN = ["CPU draws", "torch.multinomial(p, 1)", "argmax(logits - log(-log(rand)))"]
-KEYS = ["series", "kind", "source", "row", "at"]
-EFFECTS = ["unmask_multiplier", "token_temperature", "token_entropy_lost", "total_variation"]
+PANELS = {
+    "torch.multinomial(p, 1)": list(SERIES)[:3],
+    "argmax(logits - log(-log(rand)))": list(SERIES)[3:],
+}
+
+# ---------------------------------------------------------------- grid
+
 GAPS = [8 + k / 4 for k in range(49)]
-SHORT = {"mdm": [], "steps": [], "first_hitting": [], "smollm2": []}  # rows of each model; steps N
-QUICK = dict.fromkeys([*PANELS["torch.multinomial(p, 1)"], "Gumbel, CPU"], SHORT)
-QUICK["multinomial, CUDA"] = SHORT | {"mdm": [2], "steps": [1024, 50000]}
-LONG = {"mdm": [*range(5)], "steps": [1024, 4096, 16384, 50000], "first_hitting": [0, 1], "smollm2": [0, 1]}
+NO_ROWS = {"mdm": [], "steps": [], "first_hitting": [], "smollm2": []}  # rows of each model; steps N
+TWO_STEPS = NO_ROWS | {"mdm": [2], "steps": [1024, 50000]}
+ALL_ROWS = {
+    "mdm": [*range(5)],
+    "steps": [1024, 4096, 16384, 50000],
+    "first_hitting": [0, 1],
+    "smollm2": [0, 1],
+}
+LAWS = {  # profile -> series -> rows of real models, beside the tail
+    "smoke": {"Gumbel, CPU": NO_ROWS},
+    "quick": {
+        "multinomial, CPU": NO_ROWS,
+        "multinomial, CUDA": TWO_STEPS,
+        "race, compiled": NO_ROWS,
+        "Gumbel, CPU": NO_ROWS,
+    },
+    "full": dict.fromkeys(SERIES, ALL_ROWS),
+}
 DRAWS = {  # profile -> series -> gap -> draws
+    "smoke": {},
     "quick": {"multinomial, CPU": {17.0: 250}},
     "full": {
         "multinomial, CPU": {15.0: 24_700, 16.0: 4060, 17.0: 1830},
@@ -58,38 +78,37 @@ DRAWS = {  # profile -> series -> gap -> draws
 
 
 def cells(profile):
-    if profile == "smoke":
-        return [{"series": "Gumbel, CPU", "gaps": [10.0, 14.0]} | SHORT]
-    rows = dict.fromkeys(SERIES, LONG) if profile == "full" else QUICK
-    found = [{"series": name, "gaps": GAPS} | which for name, which in rows.items()]
-    draws = DRAWS[profile].items()
-    drawn = [{"series": name, "gap": gap, "draws": n} for name, points in draws for gap, n in points.items()]
-    return [*drawn, *found, {"recorded": RECORDED.name}]
+    gaps = [10.0, 14.0] if profile == "smoke" else GAPS
+    drawn = [
+        {"series": series, "gap": gap, "draws": n}
+        for series, points in DRAWS[profile].items()
+        for gap, n in points.items()
+    ]
+    laws = [{"series": series, "gaps": gaps} | rows for series, rows in LAWS[profile].items()]
+    recorded = [] if profile == "smoke" else [{"recorded": RECORDED.name}]
+    return drawn + laws + recorded
+
+
+# ------------------------------------------------------------- measure
 
 
 def measure(cell, rng):
     if "recorded" in cell:
         points = read_json(RECORDED)["draws"]["points"]
         return [counted(p["law"], p["sampler"], p["gap"], p["tail_draws"], p["n"]) for p in points]
-    sampler = SERIES[cell["series"]][0]
     if "draws" in cell:
-        hits = sampler.draw(torch.from_numpy(head_and_tail(cell["gap"])), cell["draws"], rng=rng) > 0
-        return [counted(cell["series"], "CPU draws", cell["gap"], int(hits.sum()), cell["draws"])]
-    rows = []
-    for gap in cell["gaps"]:
-        law = head_and_tail_law(sampler, gap)
-        found = {"kind": "tail", "at": gap, "ratio": law.probs[1] / true_tail(gap)}
-        rows.append(found | {"error": law.error, "guarantee": str(law.guarantee)})
+        return [drawn_here(cell, rng)]
+    rows = tails(cell)
     if cell["series"] != "multinomial, CPU":  # whose law is the target, within the bound
-        sampler = with_tolerance(sampler, 1e-8, math.inf)
-        models = (ROOT / "models" / name / "logits.safetensors" for name in ("mdm", "smollm2"))
-        masked, following = map(load_capture, models)
-        rows += [on_row(sampler, "step", masked.step(k, n), k, n) for k in cell["mdm"] for n in cell["steps"]]
-        rows += [on_row(sampler, "first-hitting", masked.row(k), k, 0) for k in cell["first_hitting"]]
-        tokens = [(k, t, following.row(k).at_temperature(t)) for k in cell["smollm2"] for t in (1.0, 0.7)]
-        rows += [on_row(sampler, "next token", token, k, t) for k, t, token in tokens]
+        rows += on_real_rows(cell)
     wide_law.cache_clear()  # 2 GB a device
     return [{"series": cell["series"]} | row for row in rows]
+
+
+def drawn_here(cell, rng):
+    sampler = SERIES[cell["series"]][0]
+    tokens = sampler.draw(torch.from_numpy(head_and_tail(cell["gap"])), cell["draws"], rng=rng)
+    return counted(cell["series"], "CPU draws", cell["gap"], int((tokens > 0).sum()), cell["draws"])
 
 
 def counted(series, source, gap, hits, n):
@@ -98,75 +117,144 @@ def counted(series, source, gap, hits, n):
     return row | {"low": found.low, "high": found.high, "n": n, "hits": hits}
 
 
+def tails(cell):
+    rows = []
+    for gap in cell["gaps"]:
+        law = head_and_tail_law(SERIES[cell["series"]][0], gap)
+        row = {"kind": "tail", "at": gap, "ratio": law.probs[1] / true_tail(gap)}
+        rows.append(row | {"error": law.error, "guarantee": str(law.guarantee)})
+    return rows
+
+
+def on_real_rows(cell):
+    sampler = with_tolerance(SERIES[cell["series"]][0], 1e-8, math.inf)
+    masked = load_capture(ROOT / "models" / "mdm" / "logits.safetensors")
+    following = load_capture(ROOT / "models" / "smollm2" / "logits.safetensors")
+    steps = [("step", masked.step(k, n), k, n) for k in cell["mdm"] for n in cell["steps"]]
+    first_hitting = [("first-hitting", masked.row(k), k, 0) for k in cell["first_hitting"]]
+    next_token = [
+        ("next token", following.row(k).at_temperature(t), k, t) for k in cell["smollm2"] for t in (1.0, 0.7)
+    ]
+    return [on_row(sampler, *which) for which in (*steps, *first_hitting, *next_token)]
+
+
+EFFECTS = ["unmask_multiplier", "token_temperature", "token_entropy_lost", "total_variation"]
+
+
 def on_row(sampler, kind, target, row, at):
     found = compare(sampler, target)
     columns = [*EFFECTS, "error", "guarantee"]
     return {"kind": kind, "row": row, "at": at} | {name: found.get(name) for name in columns}
 
 
-def known(frame):
-    """This run and the long one; of two samples of the same draws the larger."""
-    frame = with_long_run(frame, ROOT, "devices", [*KEYS, "n"])
-    return frame.sort_values("n", ascending=False, kind="stable").drop_duplicates(KEYS)
+# ------------------------------------------------------------- analyse
+
+POINT = ["series", "kind", "source", "row", "at"]
+LEVEL = 1e-3  # of each group of tests
 
 
-def summary(frame):
+def analyse(rows):
+    rows = larger_samples(rows)
+    table = summary(rows)
+    p_values = tests(rows)
+    findings = [
+        Finding(f"law, {len(p)} counts on {where}, least p times n", bonferroni(p), LEVEL, Claim.ABOVE)
+        for where, p in p_values.items()
+        if p
+    ]
+    return Analysis(findings, race_texts(rows) + effect_texts(table), summary=table)
+
+
+def larger_samples(rows):
+    """Of two samples of the same draws the larger."""
+    return rows.sort_values("n", ascending=False, kind="stable").drop_duplicates(POINT)
+
+
+def tests(rows):
+    """Where the draws are from -> p-values of the law of the same line of code."""
+    laws = rows[rows.kind == "tail"].set_index(["series", "at"])
+    found = {"an H100": [], "this CPU": []}
+    for drawn in rows[rows.kind == "draws"].itertuples():
+        law = laws.loc[(drawn.series, drawn.at)]
+        p0 = law.ratio * true_tail(drawn.at)
+        test = tail_test(int(drawn.hits), int(drawn.n), p0, p0_error=law.error)
+        found["this CPU" if drawn.source == "CPU draws" else "an H100"].append(test.p_value)
+    return found
+
+
+def bonferroni(p):
+    return Estimate.exact(min(1.0, min(p) * len(p)), method="exact test, Bonferroni")
+
+
+def race_texts(rows):
+    """torch.multinomial on CUDA."""
+    race = rows[rows.series == "multinomial, CUDA"]
+    draws, law = race[race.kind == "draws"], race[race.kind == "tail"].set_index("at").ratio.sort_index()
+    if law.empty:
+        return []
+    untrue = ((draws.low > 1) | (draws.high < 1)).sum()
+    half = law.index[law >= 0.5].max()
+    return [
+        f"{untrue} of {len(draws)} intervals (95 %) of torch.multinomial's race exclude the true tail",
+        f"torch.multinomial on CUDA draws rare tokens up to {law.max():.3f} times as often as asked, "
+        f"{law.idxmax():g} nats down, and less than half as often beyond {half:g}",
+    ]
+
+
+def summary(rows):
     """Effects on real logits by series: mean and range over rows."""
-    groups = known(frame).dropna(subset="row").groupby(["kind", "at", "series"])
-    table = groups[EFFECTS].agg(["count", "mean", "min", "max"])
+    table = (
+        rows.dropna(subset="row")
+        .groupby(["kind", "at", "series"])[EFFECTS]
+        .agg(["count", "mean", "min", "max"])
+    )
     table.columns = ["_".join(column) for column in table.columns]
     return table.reset_index().assign(at=lambda table: table["at"].map("{:g}".format))
 
 
-def draw(frame):
-    frame = known(frame)
-    figure, panels = figures.canvas(2, width=5.0, height=3.8)
+def effect_texts(table):
+    text = []
+    for (kind, at), part in table.groupby(["kind", "at"], sort=False):
+        effect = "token_entropy_lost" if kind == "step" else "total_variation"
+        values = ", ".join(f"{row.series} {row[f'{effect}_mean']:.2g}" for _, row in part.iterrows())
+        where = kind if kind == "first-hitting" else f"{kind} at {at}"
+        text.append(f"{where}, mean {effect.replace('_', ' ')}: {values}")
+    return text
+
+
+# -------------------------------------------------------------- figure
+
+LINES = ("-", "--", "-.")
+
+
+def figure(rows, analysis):
+    rows = larger_samples(rows)
+    drawn, panels = figures.canvas(2, width=5.0, height=3.8)
     for axes, (line, names) in zip(panels, PANELS.items(), strict=True):
         axes.axhline(1, color="black", lw=0.8, ls=":")
         for k, series in enumerate(names):
-            law = frame[(frame.series == series) & (frame.kind == "tail")].sort_values("at")
-            style = {"color": figures.COLOURS[k], "ls": ("-", "--", "-.")[k], "label": SERIES[series][1]}
-            axes.plot(law["at"], law.ratio, **style)
-            drawn = frame[(frame.series == series) & frame.source.isin(SHOWN)]
-            if len(drawn):
-                ends = drawn["at"], drawn.ratio, drawn.low, drawn.high
-                label = f"{'CPU' if k == 0 else 'H100'} draws, 95 %"
-                figures.interval(axes, *ends, label=label, index=k, line="none")
+            law_and_draws(axes, rows[rows.series == series], series, k)
         axes.set(xlim=(10, 20), ylim=(0, 1.3), title=line)
         axes.set(xlabel="gap from head to rare tokens (nats)", ylabel="P(rare tokens) as drawn / true")
         axes.legend(loc="lower left")
-    return figure
+    return drawn
 
 
-def verdict(frame):
-    frame = known(frame)
-    laws = frame[frame.kind == "tail"].set_index(["series", "at"])
-    counts, tests = frame[frame.kind == "draws"], {"CPU": [], "H100": []}
-    for drawn in counts.itertuples():
-        law = laws.loc[(drawn.series, drawn.at)]
-        p0 = law.ratio * true_tail(drawn.at)
-        found = tail_test(int(drawn.hits), int(drawn.n), p0, p0_error=law.error)
-        tests["CPU" if drawn.source == "CPU draws" else "H100"].append(found.p_value)
-    least = {where: min(1.0, min(p) * len(p)) for where, p in tests.items()}
-    races = counts[counts.series == "multinomial, CUDA"]
-    untrue = ((races.low > 1) | (races.high < 1)).sum()
-    cuda = laws.loc["multinomial, CUDA"].ratio.sort_index()
-    half = cuda.index[cuda >= 0.5].max()
-    agreed = "reproduced" if least["H100"] > 1e-3 else "not reproduced"
-    lines = [
-        f"emulated laws {agreed} by {len(tests['H100'])} counts on an H100 (least p times n {least['H100']:.2g})",
-        f"{untrue} of {len(races)} intervals (95 %) of torch.multinomial's race exclude the true tail",
-        f"{len(tests['CPU'])} counts on this CPU against its laws: {least['CPU']:.2g}",
-        f"torch.multinomial on CUDA draws rare tokens up to {cuda.max():.3f} times as often as asked, "
-        f"{cuda.idxmax():g} nats down, and less than half as often beyond {half:g}",
-    ]
-    for (kind, at), part in summary(frame).groupby(["kind", "at"], sort=False):
-        effect = "token_entropy_lost" if kind == "step" else "total_variation"
-        values = ", ".join(f"{row.series} {row[f'{effect}_mean']:.2g}" for _, row in part.iterrows())
-        where = f"{kind} at {at}" if kind != "first-hitting" else kind
-        lines.append(f"{where}, mean {effect.replace('_', ' ')}: {values}")
-    return "; ".join(lines) + "."
+def law_and_draws(axes, part, series, k):
+    law = part[part.kind == "tail"].sort_values("at")
+    axes.plot(law["at"], law.ratio, color=figures.COLOURS[k], ls=LINES[k], label=SERIES[series][1])
+    draws = part[part.source.isin(["CPU draws", *PANELS])].assign(value=lambda frame: frame.ratio)
+    if len(draws):
+        label = f"{'CPU' if k == 0 else 'H100'} draws, 95 %"
+        figures.sweep(axes, draws, "at", label=label, look=figures.series(k), line="none")
 
 
-QUESTION = "What does one line of code, on a CPU, on CUDA and compiled, do to rare tokens?"
-STUDY = Study("devices", QUESTION, cells, measure, draw, verdict, summary=summary)
+STUDY = Study(
+    name="devices",
+    question="What does one line of code, on a CPU, on CUDA and compiled, do to rare tokens?",
+    cells=cells,
+    measure=measure,
+    analyse=analyse,
+    figure=figure,
+    keys=(*POINT, "n"),
+)

@@ -76,7 +76,9 @@ def measure(cell, rng):
             "sequence": k,
             "sequence_entropy": float(sequence_entropy(tokens[k : k + 1])[0]),
             "distinct_2": distinct_n(tokens[k : k + 1], 2),
-            "nfe": done.asked if cell["decoder"] == "event_driven" else done.nfe,  # a call there is a sequence asked
+            "nfe": done.asked
+            if cell["decoder"] == "event_driven"
+            else done.nfe,  # a call there is a sequence asked
             "draws": done.draws,
             "tokens": as_text(tokens[k]),
         }
@@ -164,7 +166,9 @@ def figure(rows, analysis):
 
 STUDY = Study(
     name="diversity_by_steps",
-    question=("How does the diversity of generated text depend on the noise's precision and the number of steps?"),
+    question=(
+        "How does the diversity of generated text depend on the noise's precision and the number of steps?"
+    ),
     cells=cells,
     measure=measure,
     analyse=analyse,

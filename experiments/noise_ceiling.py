@@ -1,22 +1,41 @@
 """How large can the noise get? The paper's Table 1, for every recipe we ship, measured by enumeration.
 
-Every word of the source is pushed through the sampler's own noise map (2^24 words for float16, bfloat16 and float32);
-the 2^53 words of float64 are represented by those next to 0 and 1. Cost: half a minute.
+Every word of the source is pushed through the sampler's own noise map (2^24 words for float16, bfloat16 and
+float32); the 2^53 words of float64 are represented by those next to 0 and 1.
+Cost: half a minute.
 """
 
 import numpy as np
 
 from precision_lab import SAMPLERS, figures
+from precision_lab.finding import Claim, Finding
 from precision_lab.formats import FORMATS
 from precision_lab.samplers import UniformSampler
 from precision_lab.samplers.gumbel_max import FP32_CEILING
-from precision_lab.study import Study
+from precision_lab.statistics import Estimate
+from precision_lab.study import Analysis, Study
 from precision_lab.uniforms import TORCH_RAND
 
-# Those fed by torch.rand, whose largest uniform the formula takes; the experiment `gallery` has the others.
-NAMES = [n for n, s in SAMPLERS.items() if isinstance(s, UniformSampler) and s.source in TORCH_RAND.values()]
+# ---------------------------------------------------------------- grid
+
+
+def by_torch_rand(sampler):
+    """Whose largest uniform the paper's formula takes; the experiment `gallery` has the others."""
+    return isinstance(sampler, UniformSampler) and sampler.source in TORCH_RAND.values()
+
+
+NAMES = [name for name, sampler in SAMPLERS.items() if by_torch_rand(sampler)]
 SMOKE = [name for name in NAMES if not name.endswith("fp32") or name == "gumbel_max_fp32"]
-DRAWN = ["gumbel_max_bf16", "gumbel_max_fp16", "gumbel_max_fp32", "mdlm_fp32"]
+
+
+def cells(profile):
+    return [{"sampler": name} for name in (SMOKE if profile == "smoke" else NAMES)]
+
+
+# ------------------------------------------------------------- measure
+
+STAIRCASES = ["gumbel_max_bf16", "gumbel_max_fp16", "gumbel_max_fp32", "mdlm_fp32"]
+AXIS = np.linspace(0, 18, 361)  # of the noise
 
 
 def measure(cell, rng):
@@ -38,58 +57,80 @@ def measure(cell, rng):
         return [row]
     atoms = sampler.noise_atoms()
     best = -1 if sampler.combine == "add" else 0
-    row |= {
-        "atoms": len(atoms.values),
-        "probability_of_ceiling": atoms.probs[best],
-        "method": "enumeration of 2^24 words",
-    }
+    row["atoms"] = len(atoms.values)
+    row["probability_of_ceiling"] = atoms.probs[best]
+    row["method"] = "enumeration of 2^24 words"
     rows = [row | {"gumbel": None, "survival_ratio": None}]
-    if sampler.name in DRAWN:  # P(G >= g) / (1 - exp(-e^-g)) on a fine axis
-        g = np.linspace(0, 18, 361)
-        ascending = atoms if sampler.combine == "add" else atoms.push(lambda e: -np.log(np.maximum(e, 1e-300)))
-        reach = (1 - ascending.below(g, inclusive=False)) / -np.expm1(-np.exp(-g))
-        rows += [row | {"gumbel": a, "survival_ratio": b} for a, b in zip(g.tolist(), reach.tolist(), strict=True)]
+    if sampler.name in STAIRCASES:
+        ratios = survival_ratio(sampler, atoms).tolist()
+        rows += [row | {"gumbel": g, "survival_ratio": r} for g, r in zip(AXIS.tolist(), ratios, strict=True)]
     return rows
 
 
-def draw(frame):
-    figure, (left, right) = figures.canvas(2)
-    for k, name in enumerate(DRAWN):
-        part = frame[(frame.sampler == name) & frame.gumbel.notna()]
-        left.plot(
-            part.gumbel, part.survival_ratio, label=name, color=figures.COLOURS[k], lw=1.2, ls=("-", "-", "-", ":")[k]
+def survival_ratio(sampler, atoms):
+    """P(G >= g) / (1 - exp(-e^-g)) on AXIS."""
+    gumbel = atoms if sampler.combine == "add" else atoms.push(negative_log)
+    return (1 - gumbel.below(AXIS, inclusive=False)) / -np.expm1(-np.exp(-AXIS))
+
+
+def negative_log(e):
+    return -np.log(np.maximum(e, 1e-300))
+
+
+# ------------------------------------------------------------- analyse
+
+PAPER = {"gumbel_max_fp32": 16.6355, "gumbel_max_fp64": 36.7368}  # Table 1
+PRINTED = 5e-5  # half of the last digit printed there
+OFF = 0.005
+
+
+def analyse(rows):
+    table = rows.drop_duplicates("sampler").set_index("sampler")
+    findings = [
+        Finding(
+            f"{name}, largest noise",
+            Estimate.exact(table.ceiling[name]),
+            value,
+            Claim.EQUAL,
+            PRINTED,
+            digits=4,
         )
-    left.axhline(1, color="black", lw=0.8, ls=":")
-    left.set(
-        ylim=(0, 1.45),
-        xlabel="g",
-        ylabel="P(G ≥ g) as drawn / as intended",
-        title="the noise is a staircase, then nothing",
+        for name, value in PAPER.items()
+    ]
+    off = table[(table.ceiling - table.formula).abs() > OFF].index
+    return Analysis(
+        findings, [f"the formula of u alone is off by more than {OFF} for {', '.join(off) or 'none'}"]
     )
+
+
+# -------------------------------------------------------------- figure
+
+STYLES = {name: {"color": figures.precision(name)["color"], "lw": 1.2} for name in STAIRCASES}
+STYLES["mdlm_fp32"] |= {"color": "black", "ls": ":"}
+
+
+def figure(rows, analysis):
+    drawn, (left, right) = figures.canvas(2)
+    for name in STAIRCASES:
+        part = rows[(rows.sampler == name) & rows.gumbel.notna()]
+        left.plot(part.gumbel, part.survival_ratio, label=name, **STYLES[name])
+    left.axhline(1, color="black", lw=0.8, ls=":")
+    left.set(ylim=(0, 1.45), xlabel="g", ylabel="P(G ≥ g) as drawn / as intended")
+    left.set_title("the noise is a staircase, then nothing")
     left.legend(loc="upper left", ncols=2)
-    table = frame.drop_duplicates("sampler").iloc[::-1]
+    table = rows.drop_duplicates("sampler").iloc[::-1]
     right.scatter(table.formula, table.sampler, marker="|", s=90, color="black", label="−log(−log u_max)")
     right.scatter(table.ceiling, table.sampler, color=figures.COLOURS[1], s=18, label="measured")
     right.set(xlabel="largest Gumbel noise", title="ceiling of every recipe")
     right.legend(loc="upper right")
-    return figure
-
-
-def verdict(frame):
-    table = frame.drop_duplicates("sampler").set_index("sampler")
-    fp32, fp64 = table.ceiling["gumbel_max_fp32"], table.ceiling["gumbel_max_fp64"]
-    off = table[(table.ceiling - table.formula).abs() > 0.005].index.tolist()
-    return (
-        f"Reproduced: float32 Gumbel noise ends at {fp32:.4f} (paper: 16.6355), float64 at {fp64:.4f} (36.7368). "
-        f"The formula of u alone is off by more than 0.005 for: {', '.join(off) or 'none'}."
-    )
+    return drawn
 
 
 STUDY = Study(
     name="noise_ceiling",
     question="What is the largest noise each recipe can make, and with what probability?",
-    cells=lambda profile: [{"sampler": name} for name in (SMOKE if profile == "smoke" else NAMES)],
+    cells=cells,
     measure=measure,
-    draw=draw,
-    verdict=verdict,
+    analyse=analyse,
+    figure=figure,
 )

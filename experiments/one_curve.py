@@ -84,7 +84,14 @@ def counted(series, gap, hits, n):
     alone = asked / (len(head_and_tail(gap)) - 1)  # probability of one of them
     estimate = ratio_of_proportion(hits, n, asked)
     x = SPACING * (1 - alone) / alone
-    found = {"series": series, "gap": gap, "x": x, "ratio": estimate.value, "low": estimate.low, "high": estimate.high}
+    found = {
+        "series": series,
+        "gap": gap,
+        "x": x,
+        "ratio": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+    }
     return found | {"n": n, "p_value": tail_test(hits, n, asked * float(curve(x))).p_value}
 
 
@@ -130,11 +137,18 @@ def draw(frame):
         style = figures.series(k)
         if series.startswith("draws"):
             error = [part.ratio - part.low, part.high - part.ratio]
-            axes.errorbar(part.x, part.ratio, error, ls="none", capsize=3, ms=7, mfc="white", label=series, **style)
+            axes.errorbar(
+                part.x, part.ratio, error, ls="none", capsize=3, ms=7, mfc="white", label=series, **style
+            )
         else:
             label = f"{series}: exact laws of {part.n.sum():,} tokens"
             axes.plot(part.x, part.ratio, ls="none", ms=3.5, alpha=0.8, label=label, **style)
-    axes.set(xscale="log", ylim=(-0.03, 1.05), xlabel="$x = 2^{-24} N t / p$", ylabel="share of the intended unmasking")
+    axes.set(
+        xscale="log",
+        ylim=(-0.03, 1.05),
+        xlabel="$x = 2^{-24} N t / p$",
+        ylabel="share of the intended unmasking",
+    )
     axes.legend(loc="lower left", fontsize=7)
     return figure
 

@@ -53,7 +53,9 @@ def cells(profile):
 
 def summary(frame):
     table = grid.table(frame)
-    whole = {name: table[name].astype(int) for name in ("vocab", "batch", "rounds", "rows_at_once", "rows_timed")}
+    whole = {
+        name: table[name].astype(int) for name in ("vocab", "batch", "rounds", "rows_at_once", "rows_timed")
+    }
     return table.assign(at_most=table.tv_zipf + table.law_error, **whole)
 
 
@@ -67,7 +69,9 @@ def corner(ax, part):
     for r in part.dropna(subset="at_most").itertuples():
         high = max(r.at_most, LEAST)
         low = max(r.tv_zipf, LEAST)
-        figures.box(ax, (r.ratio, r.ratio_low, r.ratio_high), (high, low, high), label=r.sampler, **look(r.sampler))
+        figures.box(
+            ax, (r.ratio, r.ratio_low, r.ratio_high), (high, low, high), label=r.sampler, **look(r.sampler)
+        )
     ax.axhline(ENOUGH, color="black", ls=":", lw=0.8)
     ax.axvline(1, color="black", ls=":", lw=0.8)
     ax.set(xscale="log", yscale="log", xlabel="time / float32 Gumbel-max", ylabel="total variation, at most")
@@ -83,7 +87,9 @@ def sizes(ax, table):
         part = part.sort_values("vocab")
         line = ("-", "--", "-.", ":")[k % 4]
         label = f"batch {batch:,}"
-        figures.interval(ax, part.vocab, part.ratio, part.ratio_low, part.ratio_high, label=label, index=k, line=line)
+        figures.interval(
+            ax, part.vocab, part.ratio, part.ratio_low, part.ratio_high, label=label, index=k, line=line
+        )
     for batch, aim in AIMS.items():
         ax.axhline(aim, color="black", ls=":", lw=0.8)
         name = f"aim at batch {batch}" if batch == 1 else f"aim from {batch} on"
@@ -131,7 +137,9 @@ def draw(frame):
     for ax in axes[panels:]:
         ax.set_visible(False)
     handles = {
-        label: h for ax in axes[: len(batches)] for h, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        label: h
+        for ax in axes[: len(batches)]
+        for h, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
     order = [name for name in RIVALS if name in handles]
     title = "noise or sums in whole numbers: filled; float32: open; float64: half filled"
@@ -157,11 +165,15 @@ def verdict(frame):
     text = ["Medians of ratios within rounds, 95 %"]
     for batch, part in table[table.vocab == shown].groupby("batch"):
         ours = part[part.sampler == OURS].iloc[0]
-        said = f"V = {shown:,}, batch {batch:,}: {OURS} takes {stated(ours)} of the time of float32 Gumbel-max"
+        said = (
+            f"V = {shown:,}, batch {batch:,}: {OURS} takes {stated(ours)} of the time of float32 Gumbel-max"
+        )
         many = part[part.sampler == MULTINOMIAL].iloc[0]
         said += f", torch.multinomial {stated(many, 'of_ours')} times ours"
         for r in part[(part.at_most <= ENOUGH) & (part.sampler != OURS)].nsmallest(1, "ratio").itertuples():
-            said += f"; the cheapest other within {ENOUGH:g} is {r.sampler}, {stated(r, 'of_ours')} times ours"
+            said += (
+                f"; the cheapest other within {ENOUGH:g} is {r.sampler}, {stated(r, 'of_ours')} times ours"
+            )
         text.append(said)
     ours = table[table.sampler == OURS]
     aims = ours.batch.map(lambda batch: AIMS[1] if batch == 1 else AIMS[8])

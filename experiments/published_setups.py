@@ -157,7 +157,12 @@ def summary(frame):
     for setup in SETUPS:
         for variant in VARIANTS:
             for model in dict.fromkeys(frame.model):
-                common = {"setup": setup.name, "variant": variant, "sampler": getattr(setup, variant), "model": model}
+                common = {
+                    "setup": setup.name,
+                    "variant": variant,
+                    "sampler": getattr(setup, variant),
+                    "model": model,
+                }
                 if setup.greedy:
                     table.append(common | {"word": "no draw"})
                     continue
@@ -202,7 +207,9 @@ def draw(frame):
                 part = part[part.setup.isin(racing())]
             at = np.array([names.index(name) for name in part.setup]) + 0.22 * (k - 1)
             error = [part[column] - part[f"{column}_low"], part[f"{column}_high"] - part[column]]
-            ax.errorbar(part[column], at, xerr=error, ls="none", capsize=2, label=variant, **figures.series(k))
+            ax.errorbar(
+                part[column], at, xerr=error, ls="none", capsize=2, label=variant, **figures.series(k)
+            )
         ax.axvline(null, color="black", lw=0.8)
         ax.axvspan(null - 0.05, null + 0.05, color="#dddddd", lw=0, zorder=0)
         ax.set(title=title, ylim=(len(names) - 0.5, -0.5))
@@ -227,7 +234,9 @@ def verdict(frame):
         names = [name for (name, variant), found in words.items() if variant == "published" and found == word]
         if names:
             sentences.append(f"{word}: {', '.join(names)}")
-    networks = ", ".join(f"{part.row.nunique()} rows of {model}" for model, part in frame.groupby("model", sort=False))
+    networks = ", ".join(
+        f"{part.row.nunique()} rows of {model}" for model, part in frame.groupby("model", sort=False)
+    )
     return f"As published, by laws on {networks}: " + "; ".join(sentences) + "."
 
 

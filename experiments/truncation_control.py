@@ -132,7 +132,9 @@ def ratio(x):
 
 
 TEXT = ["sequence_entropy", "distinct_2", "repetition_4", "nll", "context"]
-MEASURES = [Measure(name, *which) for name in TEXT for which in (("median", [name], median), ("mean", [name], mean))]
+MEASURES = [
+    Measure(name, *which) for name in TEXT for which in (("median", [name], median), ("mean", [name], mean))
+]
 MEASURES += [
     Measure("lost", "ratio", ["lost", "count"], ratio),
     Measure("multiplier", "ratio", ["count", "asked"], ratio),
@@ -163,7 +165,9 @@ def measured(rows):
     """(measure, statistic) -> version or pair -> Estimate over sequences; nats where it is an entropy."""
     found = {}
     for measure in MEASURES:
-        by = {version: measure.of(part[measure.columns].to_numpy()) for version, part in rows.groupby("version")}
+        by = {
+            version: measure.of(part[measure.columns].to_numpy()) for version, part in rows.groupby("version")
+        }
         pairs = [pair for pair in PAIRS if set(pair) <= set(by)]
         differences = {f"{a} less {b}": statistics.difference(by[a], by[b]) for a, b in pairs}
         found[measure.name, measure.statistic] = by | differences
@@ -213,7 +217,11 @@ def notes(rows, found, law, order):
         by = found["sequence_entropy", statistic]
         levels = [f"{v} {by[v].text()} ({statistics.to_bits(by[v].value):.2f} bits)" for v in LAWS if v in by]
         text.append(f"{statistic}: " + ", ".join(levels))
-        text += [power(f"{a} less {b}", statistic, by, PAPER[a] - PAPER[b]) for a, b in PAIRS if f"{a} less {b}" in by]
+        text += [
+            power(f"{a} less {b}", statistic, by, PAPER[a] - PAPER[b])
+            for a, b in PAIRS
+            if f"{a} less {b}" in by
+        ]
     own = [law["lost", version, version].value for version in PREDICTED]  # each law on its own states
     came = found["lost", "ratio"][CONTROL]
     text.append(f"surprise lost a token, {CONTROL}: came {came.text()}, predicted {own[0] - own[1]:.3f}")
@@ -271,7 +279,9 @@ def distributions(axes, rows, versions):
         colour = figures.precision(version)["color"]
         label = f"{version} (n = {len(x)})"
         axes.step(x, share, ls=LINES[version], where="post", color=colour, label=label)
-    axes.set(xlabel="sequence entropy (nats)", ylabel="share of texts below", title=f"{rows.steps.iloc[0]:,} steps")
+    axes.set(
+        xlabel="sequence entropy (nats)", ylabel="share of texts below", title=f"{rows.steps.iloc[0]:,} steps"
+    )
     axes.set_xlim(left=np.quantile(rows.sequence_entropy, 0.02) - 0.1)
 
 
@@ -295,11 +305,15 @@ def differences(axes, found, versions):
 def surprise(axes, found, law, versions):
     for name in LAWS:
         lost = [law["lost", version, name].value for version in versions]
-        axes.plot(range(len(versions)), lost, ls="none", label=f"predicted by {name}", **figures.precision(name))
+        axes.plot(
+            range(len(versions)), lost, ls="none", label=f"predicted by {name}", **figures.precision(name)
+        )
     came = [found["lost", "ratio"][version] for version in versions]
     figures.estimates(axes, np.arange(len(versions)) + 0.2, came, label="came (95 %)", index=6)
     axes.set_xticks(range(len(versions)), versions)
-    axes.set(xlabel="on the states of", ylabel="H(mu) + log mu, nats a token", title="Surprise lost in a step")
+    axes.set(
+        xlabel="on the states of", ylabel="H(mu) + log mu, nats a token", title="Surprise lost in a step"
+    )
 
 
 STUDY = Study(

@@ -75,7 +75,9 @@ def capture(model):
 
 def processed(cell):
     """The row as a sampler gets it: over the temperature, all below the top-p nucleus at -inf; float32."""
-    logits = torch.from_numpy(capture(cell["model"]).logits[cell["row"]].astype(np.float64)) / cell["temperature"]
+    logits = (
+        torch.from_numpy(capture(cell["model"]).logits[cell["row"]].astype(np.float64)) / cell["temperature"]
+    )
     mass, order = torch.softmax(logits, 0).sort(descending=True)
     cut = order[mass.cumsum(0) - mass >= cell["top_p"]]
     return logits.index_fill(0, cut, -torch.inf).float()
@@ -151,10 +153,17 @@ def summary(frame):
     rivals = rival.loc[pd.MultiIndex.from_frame(frame[key])].to_numpy()
     frame = frame.assign(ratio=frame.seconds.to_numpy() / rivals)
     for (profile, use, sampler), part in frame.groupby(["profile", "use", "sampler"], sort=False):
-        found = {"profile": profile, "use": use, "sampler": sampler, "against": OURS if "whole" in use else RIVAL}
+        found = {
+            "profile": profile,
+            "use": use,
+            "sampler": sampler,
+            "against": OURS if "whole" in use else RIVAL,
+        }
         found |= {"ratio": part.ratio.median(), "ratio_low": part.ratio.min(), "ratio_high": part.ratio.max()}
         found |= {"microseconds": part.seconds.median() * 1e6, "total_variation": part.total_variation.max()}
-        rows.append(found | {"law_error": part.law_error.max(), "comes": part.comes.median(), "cells": len(part)})
+        rows.append(
+            found | {"law_error": part.law_error.max(), "comes": part.comes.median(), "cells": len(part)}
+        )
     return pd.DataFrame(rows)
 
 
@@ -194,7 +203,9 @@ def verdict(frame):
             )
             continue
         best = part[part.total_variation <= ENOUGH].sort_values("ratio").iloc[0]
-        text.append(f"{use}: {best.sampler}, {best.ratio:.3g} times, total variation {best.total_variation:.2g}")
+        text.append(
+            f"{use}: {best.sampler}, {best.ratio:.3g} times, total variation {best.total_variation:.2g}"
+        )
     return ". ".join(text) + "."
 
 

@@ -210,7 +210,8 @@ def _sampler(spec: str, takes: Takes, draws: int) -> Any:
 PipelineOption = Annotated[
     str | None,
     typer.Option(
-        help="What is meant between logits and draw, in order: temperature=0.7 > top_k=50 > top_p=0.95 > min_p=0.05.",
+        help="What is meant between logits and draw, in order: temperature=0.7 > top_k=50 > top_p=0.95 > min_p=0.05;"
+        " or a published processor: 'vllm: temperature=0.7, top_k=50'.",
     ),
 ]
 
@@ -503,6 +504,31 @@ def perplexity(
     emit([{"quantity": key} | {name: getattr(e, name) for name in names} for key, e in estimates], format)
 
 
+@app.command()
+def bound(
+    folder: Annotated[
+        Path, typer.Argument(help="A masked language model saved by transformers, or one of ours.")
+    ],
+    text: Annotated[Path, typer.Argument(help="Texts: .txt (one a line), .jsonl; or ids (n, length).")],
+    length: Annotated[int, typer.Option(min=1, help="Tokens of a window.")] = 128,
+    passes: Annotated[int, typer.Option(min=1, help="Draws of masks for every window.")] = 4,
+    mask: Annotated[str | None, typer.Option(help="Name or id of the mask; default: the tokenizer's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the masks.")] = 0,
+    device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.CPU,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """At most so many nats per token does a masked diffusion model need for a text (the bound that it is trained
+    on), 95 % over windows."""
+    from . import devices
+    from .mdm.bound import bound as measure
+
+    where = devices.checked(device.value)
+    mask_id = int(mask) if mask is not None and mask.isdecimal() else mask
+    found = measure(folder, text, length=length, passes=passes, seed=seed, mask_id=mask_id, device=where)
+    names = ("value", "low", "high", "n", "method")
+    emit([{"quantity": "nats per token, at most"} | {name: getattr(found, name) for name in names}], format)
+
+
 class What(StrEnum):
     SAMPLERS = "samplers"
     TARGETS = "targets"
@@ -706,6 +732,10 @@ def bench(
     laws: Annotated[
         bool, typer.Option("--laws", help="Time exact laws by vocabulary and bits instead.")
     ] = False,
+    models: Annotated[
+        bool,
+        typer.Option("--models", help="What adapters and decoders add to a network instead: time, memory."),
+    ] = False,
     device: Annotated[
         Device, typer.Option(help="Where samplers draw; laws are computed on the CPU.")
     ] = Device.CPU,
@@ -713,6 +743,11 @@ def bench(
 ) -> None:
     """Cost beside fidelity: samplers in turn, as ratios to float32 Gumbel-max in its best chunks, with 95 %
     intervals; memory, random bits, total variation, ceiling. Or the cost of exact laws."""
+    if models:
+        from .bench.models import bench_models
+
+        emit(bench_models(), format)
+        return
     if laws:
         from .bench.laws import bench_laws
 
@@ -782,6 +817,23 @@ def choose(
         said = _markdown if format is Format.MD else printable
         print(f"{bold}{said(found.recommendation)}{bold}\n\n{said(found.given)}\n")
     emit(found.rows, format)
+
+
+@app.command()
+def overhead(
+    vocab: Annotated[int, typer.Option(min=1, help="Vocabulary.")] = 8192,
+    rows: Annotated[int, typer.Option(min=1, help="Rows drawn from at once.")] = 1,
+    seconds: SecondsOption = 20.0,
+    memory: Annotated[
+        bool,
+        typer.Option("--memory", help="Peak memory of up to 1e8 draws at a vocabulary of 151,936 instead."),
+    ] = False,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """What ``draw`` and a Study cost beside the bare torch expression in its best chunks, as ratios in one run."""
+    from .bench import overhead as measure
+
+    emit(measure.memory() if memory else measure.overhead(vocab=vocab, rows=rows, seconds=seconds), format)
 
 
 @app.command()

@@ -62,7 +62,7 @@ class TestARowADraw:
         path = write(tmp_path / f"draws{suffix}", logits=logits, tokens=tokens)
         report = audit(path, path, detect="temperature=0.05", false_fail=RATE)
         assert report.outcome is Outcome.PASS, report.text()
-        assert {j.test for j in report.judged} == {"temperature", "tail", "support", "serial"}
+        assert {j.test for j in report.judged} == {"temperature", "tail", "support", "serial", "sources"}
 
     def test_a_temperature_fails_and_is_named(self, tmp_path):
         """T = 0.9 at 24,000 draws is 12 standard errors from the level's."""
@@ -95,7 +95,7 @@ class TestARowADraw:
         for a, b in zip(whole["tests"], parts["tests"], strict=True):
             assert a["p_adjusted"] == pytest.approx(b["p_adjusted"], rel=1e-9)
             assert a["n"] == b["n"]
-            assert a["n"] == 700 or a["test"] == "serial"
+            assert a["n"] == 700 or a["test"] in ("serial", "sources")
 
     def test_evidence_of_one_row_is_that_of_its_law(self):
         """Cumulants and lattices row by row against the laws that the library has for one row."""

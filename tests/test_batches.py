@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +14,7 @@ from judging import statistical
 from scipy import stats
 from scipy.special import softmax
 
+from precision_lab.calibration.verdicts import RightDraws, small_design
 from precision_lab.errors import InputError
 from precision_lab.samplers import SAMPLERS
 from precision_lab.statistics.testing._binomial import conditional_power
@@ -24,7 +24,6 @@ from precision_lab.verdict.batches import (
     SIZES,
     SMALL,
     TESTS,
-    Drawn,
     decide,
     design,
     detectable_in_company,
@@ -370,62 +369,43 @@ class TestRows:
         )
 
 
-def drawn_by(asked, rng):
-    """Draws of a right sampler, straight from the laws."""
-
-    def ids(batch):
-        return np.stack([rng.choice(batch.vocab, size=batch.n, p=p) for p in batch.probs], axis=1)
-
-    alone = {(b.kind, b.first, b.vocab): ids(b)[:, 0] for b in asked.alone}
-    return alone, [Drawn(b, ids(b)) for b in asked.company]
-
-
 NOBODY = SimpleNamespace(spec="laws", takes=frozenset())
 
 
-def small_design():
-    """Batches of 2 and 3 rows and noise of 3: the whole decision, in a millisecond or two."""
-    whole = design(0)
-    small = [
-        replace(b, n=60) for b in whole.company if b.rows in (2, 3) and b.vocab == SMALL and b.kind == "own"
-    ]
-    small.append(Batch("alike", 3, SMALL, 60, 1))
-    alone = tuple(replace(b, n=60) for b in whole.alone if b.kind == "own" and b.vocab == SMALL and b.first < 3)
-    return replace(whole, company=tuple(small), alone=alone)
-
-
 class TestErrorRates:
-    @pytest.mark.slow
+    """Simulations of more runs: ``company``, ``row_laws`` and ``row_pairs`` of the calibration."""
+
     @statistical(false_fail=1e-8)
     def test_the_decision_keeps_its_level(self):
-        """10,000 right samplers at a level of 0.05: no more fails of either test than a binomial of that
-        rate has, but for 1e-8 in all. Of matched pairs and of the laws of rows there are some: the test is
-        no constant."""
+        """500 right samplers at a level of 0.05: no more fails of either test than a binomial of that rate has,
+        but for 1e-8 in all. Of the laws of rows there are some: the test is no constant."""
         asked, rng = small_design(), np.random.default_rng(1)
+        right = RightDraws(asked)
         called, laws = 0, 0
-        for _ in range(10_000):
-            alone, drawn = drawn_by(asked, rng)
+        for _ in range(500):
+            alone, drawn = right.stage(rng)
             try:
                 laws += decide(asked, alone, drawn, [], 0.05, 1e-3, NOBODY)["row_laws"].failed
             except Misbehaved:
                 called += 1
-        most = stats.binom.isf(5e-9, 10_000, 0.05)
-        assert 0 < called <= most
+        most = stats.binom.isf(5e-9, 500, 0.05)
+        assert called <= most
         assert 0 < laws <= most
 
     @statistical(false_fail=1e-8)
     def test_so_does_the_whole_stage(self):
-        """30 stages of right draws at a level of 0.05 each for two tests."""
+        """20 stages of right draws at a level of 0.05 each for two tests."""
         asked = design(0)
         rng = np.random.default_rng(2)
+        right = RightDraws(asked)
         fails = 0
-        for _ in range(30):
-            alone, drawn = drawn_by(asked, rng)
+        for _ in range(20):
+            alone, drawn = right.stage(rng)
             try:
                 fails += decide(asked, alone, drawn, [], 0.05, 1e-3, NOBODY)["row_laws"].failed
             except Misbehaved:
                 fails += 1
-        assert fails <= stats.binom.isf(1e-8, 30, 0.1)
+        assert fails <= stats.binom.isf(1e-8, 20, 0.1)
 
     @pytest.mark.parametrize(
         ("rows", "temperature", "most"),

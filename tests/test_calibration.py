@@ -15,6 +15,15 @@ from precision_lab.calibration.every_test import TESTS, fails, needed
 from precision_lab.calibration.promise import by_value, draws, of_probs, tokens
 from precision_lab.calibration.remembered import remembered
 from precision_lab.calibration.targets import LARGE, SMALL, coarse, waved
+from precision_lab.calibration.verdicts import (
+    RightDraws,
+    in_doubt,
+    row_pairs,
+    rows_of_file,
+    shared,
+    small_design,
+    sources_seen,
+)
 from precision_lab.defects import DEFECTS
 from precision_lab.laws.law import Law
 from precision_lab.statistics import (
@@ -71,6 +80,11 @@ class TestWhatIsTried:
             "likelihood_ratio",
         }
         assert made <= tried
+
+    def test_what_a_verdict_adds_is_tried(self) -> None:
+        judged_too = {"company", "row_laws", "row_pairs", "judge_each", "row_sources", "row_uniformity"}
+        assert judged_too <= {p.judge for p in PROMISES.values() if p.kind == "false fail"}
+        assert {"row_pairs", "row_sources"} <= {p.judge for p in PROMISES.values() if p.kind == "false pass"}
 
     @pytest.mark.parametrize("kind", ["false fail", "false pass", "coverage", "e-value"])
     def test_a_tally_counts(self, kind: str) -> None:
@@ -176,6 +190,45 @@ class TestSimulations:
         found = by_value(lambda a, b: asked.append((a, b)) or a - b, np.array([3, 1, 3]), np.array([1, 1, 1]))
         assert found.tolist() == [2, 0, 2]
         assert sorted(asked) == [(1, 1), (3, 1)]
+
+
+class TestVerdictsOnTrial:
+    """What ``calibration/verdicts.py`` simulates is what it says: it fails where the judge is made wrong."""
+
+    @statistical(false_fail=1e-8)
+    def test_draws_of_a_stage_have_their_laws(self) -> None:
+        """Ranks of 20 stages, by exact binomials of the likeliest token: sees a rate off by 0.02."""
+        asked = small_design()
+        right = RightDraws(asked)
+        rng, likeliest, n = RNG(3), 0, 0
+        for _ in range(20):
+            alone, drawn = right.stage(rng)
+            for each in drawn:
+                if each.batch.kind == "own":
+                    likeliest += int((each.ids == each.batch.probs.argmax(axis=1)).sum())
+                    n += each.ids.size
+            likeliest += sum(int((ids == 0).sum()) for (_, row, _), ids in alone.items() if row == 0)
+            n += 60
+        rate = float(asked.by_rank[16][0])
+        assert stats.binom.cdf(likeliest, n, rate) > 5e-9
+        assert stats.binom.sf(likeliest - 1, n, rate) > 5e-9
+
+    @statistical(false_fail=2e-9)
+    def test_rows_on_one_vector_of_noise_are_seen_and_independent_ones_are_not(self) -> None:
+        assert not shared(8, 192, "race")(20, RNG(0)).any()
+        assert not shared(8, 192, "uniform")(20, RNG(0)).any()
+        assert (row_pairs(8, 192)(20, RNG(0)) > 1e-10).all()
+
+    @statistical(false_fail=9e-9)
+    def test_each_law_in_doubt_passes(self) -> None:
+        """Each of the laws passes as one of the three."""
+        assert min(in_doubt(which)(3, RNG(which)).min() for which in range(3)) > 1e-9
+
+    @statistical(false_fail=5e-9)
+    def test_draws_of_the_next_row_are_seen(self) -> None:
+        passed = sources_seen(600, 30, least=1.0)(5, RNG(1))
+        assert not passed.any()
+        assert (rows_of_file(600, 30, "sources")(5, RNG(1)) > 1e-9).all()
 
 
 class TestSparseNull:

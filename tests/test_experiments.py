@@ -6,9 +6,12 @@ test here judges their numbers: that is done where the laws, the decoders and th
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import subprocess
 import sys
+import tomllib
 
 import numpy as np
 import pandas as pd
@@ -27,6 +30,13 @@ from precision_lab.study import Study
 from precision_lab.types import Profile
 
 EXPERIMENTS = sorted(engine.experiments())
+PARTS = ["grid", "measure", "analyse", "figure"]
+OLDER_FORM = {  # functions of the rows in place of analyse and figure
+    "one_curve",
+    "pareto",
+    "published_setups",
+    "which_sampler",
+}
 
 
 @pytest.fixture(scope="module", params=EXPERIMENTS)
@@ -48,6 +58,14 @@ class TestLiterals:
     def test_the_file_says_what_it_costs(self, name):
         assert "Cost: " in sys.modules[f"experiments.{engine.load_study(name).name}"].__doc__
 
+    def test_the_four_parts_stand_in_their_order(self, name):
+        if name in OLDER_FORM:
+            pytest.skip("written before the four parts")
+        source = engine.experiments()[name].read_text()
+        assert re.findall(r"^# -{10,} (\w+)$", source, re.MULTILINE) == PARTS
+        functions = [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+        assert [each for each in functions if each in ("cells", *PARTS)] == ["cells", *PARTS[1:]]
+
     @pytest.mark.parametrize("profile", Profile)
     def test_cells_are_json_and_each_is_its_own(self, name, profile):
         study = engine.load_study(name)
@@ -61,6 +79,26 @@ class TestLiterals:
         sizes = [len(engine.load_study(name).cells(profile)) for profile in Profile]
         assert sizes == sorted(sizes)
         assert sizes[0] < sizes[1]
+
+
+class TestStyle:
+    def test_short_functions_and_lines_by_the_linter_and_no_way_around_it(self):
+        folder = engine.FOLDER
+        rules = tomllib.loads((folder / "ruff.toml").read_text())
+        assert rules["line-length"] == rules["lint"]["pycodestyle"]["max-line-length"] == 110
+        assert "C901" in rules["lint"]["extend-select"]
+        assert rules["lint"]["mccabe"]["max-complexity"] == 12
+        for path in folder.glob("*.py"):
+            if path.stem not in OLDER_FORM:
+                assert not re.search(r"# (fmt|noqa|ruff)\b|# type: ignore", path.read_text()), path.name
+
+    def test_the_linter_agrees(self):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", "check", "--no-cache", str(engine.FOLDER)],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout
 
 
 class TestSmoke:
@@ -84,7 +122,7 @@ class TestSmoke:
         verdict = result.manifest["verdict"]
         assert len(verdict) > 40
         assert not re.search(r"\bnan\b", verdict)
-        summary = ["_summary.csv"] if engine.load_study(name).summary else []
+        summary = ["_summary.csv"] if result.analysis.summary is not None else []
         assert [path.name for path in files] == [
             f"{name}{end}" for end in (".csv", ".json", *summary, ".svg", ".png")
         ]

@@ -168,7 +168,7 @@ class TestExperiment:
         points = [(d, t, 0, 8) for d in module.FRONTIERS for t in (0.5, 0.75, 1.0)]
         full = [*points, ("event_driven", 1.0, 64, 8), ("real", 1.0, 0, 8)]
         monkeypatch.setitem(module.GRID, "full", full)
-        monkeypatch.setattr(module, "LENGTH", 24)
+        monkeypatch.setitem(module.LENGTH, "full", 24)
         rival = load_model(bench / "models" / "ar256")
 
         def second(path):
@@ -185,8 +185,8 @@ class TestExperiment:
         assert len(frame) == 2 * 8 * len(full)
         assert frame[frame.judge == SMOLLM2_NAME].missing.isna().all() == had
         assert ("MISSING: got no network" in verdict) == (not had)
-        assert verdict.count("of the perplexity of") + verdict.count("does not reach") == 5 * (1 + had)
-        table = study.summary(pd.read_csv(files[0]))
+        assert verdict.count(" reads ") == 5 * (1 + had)  # findings, and frontiers that do not reach a point
+        table = study.analyse(pd.read_csv(files[0])).summary
         assert len(table) == len(full) * (1 + had)
         assert (table.perplexity_low <= table.perplexity).all()
         assert set(table.n) == {8}

@@ -18,10 +18,10 @@ LAYERS = (
     {"atoms"},
     {"laws", "uniforms", "targets", "faithful"},
     {"statistics", "samplers"},
-    {"kernels", "mdm", "calibration", "pipelines"},
+    {"kernels", "mdm", "pipelines"},
     {"finding", "result", "study", "store", "engine"},
     {"verdict"},
-    {"bench"},
+    {"bench", "calibration"},
     {
         "figures",
         "report",

@@ -142,3 +142,41 @@ class TestOrders:
         found = list(order_rows({"smollm2": MODELS / "smollm2" / "logits.safetensors"}))
         assert max(row["largest_total_variation"] for row in found) > 0.05
         assert all(0 <= row["mean_total_variation"] <= row["largest_total_variation"] <= 1 for row in found)
+
+
+class TestByName:
+    """``--pipeline 'vllm: top_k=50'``: the law that a library's rules mean, and its own arithmetic."""
+
+    ROW = torch.log(torch.tensor([0.4, 0.25, 0.15, 0.1, 0.06, 0.04]))
+
+    @pytest.mark.parametrize("name", [name for name in PROCESSORS if name != "without_the_shift"])
+    def test_its_rules_and_its_arithmetic(self, name):
+        found = parse_pipeline(f"{name}: temperature=0.7")
+        assert str(found) == f"{name}: temperature=0.7"
+        assert parse_pipeline(str(found)) == found
+        law = found.law(self.ROW.double().numpy()).probs
+        if name != "llada":  # whose temperature is in its noise
+            assert found.apply(self.ROW).double().softmax(-1).numpy() == pytest.approx(law, abs=1e-6)
+        assert found.apply(self.ROW[None]).shape == (1, 6)
+
+    def test_the_order_is_the_librarys(self):
+        """llama.cpp cools after top-p, vLLM before it: 2 tokens of mass 0.65 are left, or 1 of 0.70."""
+        kept = {
+            name: int(parse_pipeline(f"{name}: temperature=0.4, top_p=0.6").kept(self.ROW.numpy()).sum())
+            for name in ("llama_cpp", "vllm")
+        }
+        assert kept == {"llama_cpp": 2, "vllm": 1}
+
+    def test_bad_input(self):
+        with pytest.raises(InputError, match="processor"):
+            parse_pipeline("vlm: top_k=5")
+        with pytest.raises(InputError, match="settings that gpt_fast has: temperature, top_k"):
+            parse_pipeline("gpt_fast: top_p=0.9")
+        with pytest.raises(InputError, match="settings that vllm has"):
+            parse_pipeline("vllm:")
+        with pytest.raises(InputError, match="a number"):
+            parse_pipeline("vllm: top_k=many")
+        with pytest.raises(InputError, match="top_k twice"):
+            parse_pipeline("vllm: top_k=5, top_k=6")
+        with pytest.raises(InputError, match="setting"):
+            parse_pipeline("vllm: topk=5")

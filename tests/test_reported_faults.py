@@ -333,13 +333,13 @@ class TestFlatAndCertain:
         assert asked.questions[0].wished == {"tv": 0.5}
         assert "shared noise cannot be seen" in asked.questions[0].notes[0]
 
-    @statistical(false_fail=RATE)
+    @statistical(false_fail=1e-8)
     def test_right_draws_pass_by_the_fixture(self):
-        assert check_categorical(right, np.zeros(64)).exit_code == 0
+        assert check_categorical(right, np.zeros(64), false_fail=1e-8).exit_code == 0
 
-    @statistical(false_fail=RATE)
+    @statistical(false_fail=1e-8)
     def test_a_certain_row_passes_by_the_fixture(self):
-        found = check_categorical(right, np.array([0.0, -60.0, -60.0]))
+        found = check_categorical(right, np.array([0.0, -60.0, -60.0]), false_fail=1e-8)
         assert found.exit_code == 0
         assert "every draw must be token 0" in found.text()
 
@@ -357,7 +357,7 @@ class TestFlatAndCertain:
         with pytest.raises(SamplerFailed, match=r"row_laws|support"):
             check_categorical(hot, np.array([0.0, -60.0, -60.0]))
 
-    @statistical(false_fail=2 * RATE)
+    @statistical(false_fail=1e-8)
     @pytest.mark.parametrize("rows", [False, True], ids=["one row", "a row a draw"])
     def test_flat_rows_in_a_file(self, tmp_path, rows):
         """20,000 draws show a total variation of 0.1; 20 % of them moved to one token are a failure with
@@ -367,7 +367,7 @@ class TestFlatAndCertain:
         logits = np.zeros((n, vocab) if rows else vocab, np.float32)
         path = tmp_path / "draws.npz"
         np.savez(path, tokens=tokens, logits=logits)
-        found = audit(path, path, detect="tv=0.1")
+        found = audit(path, path, detect="tv=0.1", false_fail=1e-8)
         assert found.outcome is Outcome.PASS
         assert found.judged[0].wished == 0.1
         np.savez(path, tokens=np.where(np.arange(n) % 5 == 0, 7, tokens), logits=logits)
@@ -458,10 +458,10 @@ class TestRowsMixedUpInFiles:
         assert said in found.headline()
         assert found.suspects[0].recipe == "rows mixed up"
 
-    @statistical(false_fail=RATE)
+    @statistical(false_fail=1e-8)
     def test_right_draws_are_not_accused(self, tmp_path):
         logits, tokens, _ = self.drawn()
-        found = self.audited(tmp_path, logits, tokens)
+        found = self.audited(tmp_path, logits, tokens, false_fail=1e-8)
         assert found.outcome is not Outcome.FAIL
         assert "mixed" not in found.text()
 

@@ -103,7 +103,7 @@ class TestGenerate:
                 {"temperature": 0.5},
                 "option 'temperature' of event_driven; expected one of batch, length",
             ),
-            ("autoregressive", {"given": None}, "option 'given'"),
+            ("autoregressive", {"schedule": None}, "option 'schedule'"),
             ("ancestral", {"sampler_": 1}, "option 'sampler_'"),
             ("parallel", {"length": None}, "length None"),
         ],
@@ -157,9 +157,9 @@ def test_texts_that_changed_are_not_counted_twice():
     module = sys.modules["experiments.generative_perplexity"]
     now = pd.read_csv(module.ROOT / "results" / "full" / "generative_perplexity.csv")
     stale = now[now.texts == "real"].assign(digest="another")
-    both, skipped = module.everything(pd.concat([now, stale], ignore_index=True))
-    assert (len(both), skipped) == (len(now), [])
-    assert "another" not in set(both.digest)
+    scored, skipped = module.judged(pd.concat([now, stale], ignore_index=True))
+    assert (len(scored), skipped) == (len(now), [])
+    assert "another" not in set(scored.digest)
 
 
 class TestRows:

@@ -170,6 +170,29 @@ def next_scores(weights, noise, combine, format, pos, ahead):
         ahead[c] = score(weights[c], noise[pos[c]], combine, format) if pos[c] < len(noise) else -np.inf
 
 
+@part
+def end_of_run(w, noise, combine, format, low, key):
+    """The first atom after ``low`` that does not score ``key``, as ``low`` does, and how many were looked at: by
+    doubled steps, then by bisection. A weight that absorbs all noise has one score for millions of atoms."""
+    atoms = len(noise)
+    looked_at = 0
+    high = low + 1
+    width = 1
+    while high < atoms and score(w, noise[high], combine, format) == key:
+        low = high
+        width *= 2
+        high = min(high + width, atoms)
+        looked_at += 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if score(w, noise[middle], combine, format) == key:
+            low = middle
+        else:
+            high = middle
+        looked_at += 1
+    return high, looked_at
+
+
 @jit
 def collect(weights, noise, remaining, combine, format, limit, pos, ahead, events):
     """The events of every class that score at or above ``limit``, class by class, each by falling score, as
@@ -189,18 +212,21 @@ def collect(weights, noise, remaining, combine, format, limit, pos, ahead, event
         w = weights[c]
         while k < atoms and s >= limit:
             if n == room:
-                return -1, atoms_read + k - pos[c]
+                return -1, atoms_read
             was = s
             before = remaining[k]
-            while k < atoms and s == was:  # coarse scores: several atoms, one event
-                k += 1
+            k += 1
+            atoms_read += 1
+            s = score(w, noise[k], combine, format) if k < atoms else -np.inf
+            if k < atoms and s == was:  # coarse scores: several atoms, one event
+                k, looked_at = end_of_run(w, noise, combine, format, k, was)
+                atoms_read += looked_at
                 s = score(w, noise[k], combine, format) if k < atoms else -np.inf
             odds = (before - remaining[k]) / before
             events[n, KEY] = was
             events[n, FATE] = odds if odds <= 0.5 else -(remaining[k] / before)
             events[n, CLASS] = c
             n += 1
-        atoms_read += k - pos[c]
         pos[c] = k
         ahead[c] = s
     return n, atoms_read

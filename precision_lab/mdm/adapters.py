@@ -118,8 +118,10 @@ class Adapted:
         if self.longest is not None and ids.shape[1] > self.longest:
             got = f"{ids.shape[1]} tokens for a model of {self.longest} positions"
             raise InputError(got, f"at most {self.longest}", "take a shorter length")
-        if self.config.timed:
-            t = self._share(ids) if t is None else t
+        if not self.config.timed:
+            t = None
+        elif t is None:
+            t = self._share(ids)
         first = None if self._known else self._answer(ids[:1], None if t is None else t[:1])[0, -1].clone()
         logits = self._answer(ids, t)
         if first is not None:

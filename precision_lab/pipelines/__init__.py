@@ -2,12 +2,14 @@
 
 from ..steps import MinP, Step, Temperature, TopK, TopP
 from .doubt import Doubt
-from .pipeline import Pipeline, parse_pipeline, row_laws, settings
+from .pipeline import Pipeline, row_laws, settings
+from .texts import PublishedPipeline, parse_pipeline
 
 __all__ = [
     "Doubt",
     "MinP",
     "Pipeline",
+    "PublishedPipeline",
     "Step",
     "Temperature",
     "TopK",

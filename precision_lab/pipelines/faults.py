@@ -16,8 +16,9 @@ from ..laws.law import target_law
 from ..statistics import total_variation
 from ..targets import load_capture, parse_target
 from ..types import Float
-from .pipeline import Pipeline, parse_pipeline
+from .pipeline import Pipeline
 from .published import PROCESSORS, Settings
+from .texts import parse_pipeline
 
 DTYPES = {
     "float64": torch.float64,

@@ -9,7 +9,6 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import InputError, unknown_name
-from ..grammar import parse_steps
 from ..laws.law import Law, check_logits
 from ..steps import STEPS, MinP, Step, Temperature, TopK, TopP
 from ..types import Array, Guarantee
@@ -24,7 +23,7 @@ class Pipeline:
     """Steps between logits and a draw, in the order in which they act: ``Pipeline((Temperature(0.7),
     TopK(50)))``.
 
-    ``str(pipeline)`` is the text that :func:`parse_pipeline` reads. InputError for what is not a step, and
+    ``str(pipeline)`` is the text that :func:`~.texts.parse_pipeline` reads. InputError for what is not a step, and
     for none.
     """
 
@@ -98,13 +97,6 @@ class Pipeline:
         return Law(log_probs, f"softmax in float64 after {self}", error, Guarantee.CERTIFIED)
 
 
-def parse_pipeline(text: str) -> Pipeline:
-    """``temperature=0.7 > top_k=50 > top_p=0.95 > min_p=0.05`` -> :class:`Pipeline`. Errors: InputError."""
-    if not isinstance(text, str):
-        raise InputError(f"a pipeline of type {type(text).__name__}", "text, or a Pipeline", "Pipeline(steps)")
-    return Pipeline(parse_steps(text))
-
-
 def row_laws(pipelines: Sequence[Pipeline], logits: Array) -> list[Law]:
     """The law of each row of (rows, vocab) logits by its own pipeline. InputError where their numbers
     differ."""
@@ -163,4 +155,4 @@ def _key(law: Law) -> bytes:
     return np.isneginf(law.log_probs).tobytes()
 
 
-__all__ = ["MinP", "Pipeline", "Temperature", "TopK", "TopP", "parse_pipeline", "row_laws", "settings"]
+__all__ = ["MinP", "Pipeline", "Temperature", "TopK", "TopP", "row_laws", "settings"]

@@ -139,6 +139,30 @@ class Sharing:
         Gumbel-max or a race, by their agreements alone; those pairs taken for like the first ones. inf: no
         share is seen.
         """
+        least, worst, excess, events = self._least()
+        if worst is None:
+            return TestResult(1.0, 0.0, 0, math.inf, false_fail, "row_sharing_test", EFFECT)
+        first = next(lag for lag in self.lags if lag.pairs)
+        detectable = self._detectable(first, false_fail / events, false_pass)
+        return TestResult(
+            min(1.0, events * least),
+            excess,
+            worst.pairs,
+            detectable,
+            false_fail,
+            "row_sharing_test",
+            f"{EFFECT}; least p at draws {worst.lag} apart",
+        )
+
+    @property
+    def p_value(self) -> float:
+        """That of :meth:`test`, without its power."""
+        least, _, _, events = self._least()
+        return min(1.0, events * least)
+
+    def _least(self) -> tuple[float, _Lag | None, float, int]:
+        """The least p-value, its lag, the pairs that agree beyond the number due there, and of how many it is
+        the least."""
         asked = [lag for lag in self.lags if lag.pairs]
         events = len(asked) * (1 + len(NEAR))
         worst = None
@@ -155,18 +179,7 @@ class Sharing:
             if worst is None or min(p_values) < least:
                 worst, least = lag, min(p_values)
                 excess = agreed - float(trials @ rates)
-        if worst is None:
-            return TestResult(1.0, 0.0, 0, math.inf, false_fail, "row_sharing_test", EFFECT)
-        detectable = self._detectable(asked[0], false_fail / events, false_pass)
-        return TestResult(
-            min(1.0, events * least),
-            excess,
-            worst.pairs,
-            detectable,
-            false_fail,
-            "row_sharing_test",
-            f"{EFFECT}; least p at draws {worst.lag} apart",
-        )
+        return least, worst, excess, events
 
     def uniformity_test(self, false_fail: float, false_pass: float, rng: np.random.Generator) -> TestResult:
         """:func:`~.testing.blocked_identity_test` of the u_i of the rows looked at, in :data:`CELLS` equal

@@ -9,7 +9,7 @@ all). What cannot be followed is refused by name.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -773,7 +773,7 @@ def _counted(step: Step, value: Value, relabel: Relabel) -> ThresholdDraw:
 # -- gates
 
 
-_Choice = tuple[Value, object, object]  # a random condition, what is taken where it is true, and where not
+_Choice = tuple[Value, Any, Any]  # a random condition, what is taken where it is true, and where not
 
 
 def _choice(step: Step) -> _Choice | None:
@@ -825,7 +825,7 @@ def _gate(step: Step, choice: _Choice, relabel: Relabel) -> GatedDraw:
             "a uniform of its own for the gate",
             "draw another torch.rand for the gate",
         )
-    kept = other.kept if isinstance(other, Value) else torch.tensor(int(other))  # type: ignore[call-overload]
+    kept = other.kept if isinstance(other, Value) else torch.tensor(int(other))
     assert kept is not None
     if not opens:
         rule = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}[rule]

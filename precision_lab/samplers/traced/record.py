@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from ...errors import InputError
 
-DECLARE = "declare its recipe (README, The law of your own function), or judge its draws: precision-lab check"
+DECLARE = "declare its recipe (docs/your_function.md), or judge its draws: precision-lab check"
 # Operations that look at a tensor's shape, or write over all of it, but at none of its numbers.
 _SHAPE_ONLY = {
     *("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like"),
