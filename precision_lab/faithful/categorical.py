@@ -60,6 +60,7 @@ def categorical(
     plain = temperature is None and pipeline is None
     quick = quick_rows(logits, generator, position) if plain else None
     if quick is not None:
+        assert isinstance(generator, torch.Generator)
         count = _whole("n", n)
         drawn = np.empty((count, quick.shape[0]), dtype=np.int64)
         if _whole_loop()(quick, words.words_from(generator), position, drawn) < 0:
