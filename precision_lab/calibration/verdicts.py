@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -182,9 +183,7 @@ def all_verdicts() -> Iterator[Promise]:
     yield fail("row_pairs", "8 rows, 192 draws", 0.3, lambda: row_pairs(8, 192))
     yield fail("row_pairs", "64 rows, 192 draws", 5, lambda: row_pairs(64, 192))
     for which in range(3):
-        yield fail(
-            "judge_each", f"law {which + 1} of 3 in doubt, 256 draws", 5, lambda which=which: in_doubt(which)
-        )
+        yield fail("judge_each", f"law {which + 1} of 3 in doubt, 256 draws", 5, partial(in_doubt, which))
     yield fail("row_sources", "600 rows of 30 normal logits", 5, lambda: rows_of_file(600, 30, "sources"))
     yield fail("row_uniformity", "400 rows of 8 normal logits", 10, lambda: rows_of_file(400, 8, "uniformity"))
     for rows, n in ((2, 384), (8, 192), (64, 192)):
@@ -195,7 +194,7 @@ def all_verdicts() -> Iterator[Promise]:
                 "false pass",
                 FINITE,
                 0.5 if rows < 64 else 8,
-                lambda rows=rows, n=n, noise=noise: shared(rows, n, noise),
+                partial(shared, rows, n, noise),
                 RARE,
             )
     yield Promise(
