@@ -1,11 +1,13 @@
-"""One curve for all models: what float32 Gumbel-max unmasks, over what was asked, as a function of one number.
+"""One curve for all models: what float32 Gumbel-max unmasks, over what was asked, as a function of one
+number.
 
-In a step of N at a masked share t a token of probability p is asked to come with r p, r = 1 / (N t). With uniforms
-k 2^-24 it comes with r p x / (e^x - 1), x = 2^-24 (1 - r p) / (r p), nearly 2^-24 N t / p: whatever the network, the
-vocabulary, N and t (but for 2^-24 / r, when the mask itself draws u = 0 and loses). Prop. 5.2 of arXiv:2409.02908,
-noise conditioned below its ceiling, would give e^-x. Points: tokens of recorded rows of three networks by their exact
-laws, in bins of x; draws of a head and equal tokens at -gap, here and on an H100 (results/gpu), Clopper-Pearson 95 %.
-n of the full draws here: at each gap e^-x is refused and x / (e^x - 1) is not, with errors of 1e-3 each.
+In a step of N at a masked share t a token of probability p is asked to come with r p, r = 1 / (N t). With
+uniforms k 2^-24 it comes with r p x / (e^x - 1), x = 2^-24 (1 - r p) / (r p), nearly 2^-24 N t / p:
+whatever the network, the vocabulary, N and t (but for 2^-24 / r, when the mask itself draws u = 0 and
+loses). Prop. 5.2 of arXiv:2409.02908, noise conditioned below its ceiling, would give e^-x. Points: tokens
+of recorded rows of three networks by their exact laws, in bins of x; draws of a head and equal tokens at
+-gap, here and on an H100 (results/gpu), Clopper-Pearson 95 %. n of the full draws here: at each gap e^-x is
+refused and x / (e^x - 1) is not, with errors of 1e-3 each.
 Cost: ten seconds a law; quick half a core-minute, full 20 core-minutes.
 """
 
@@ -20,7 +22,7 @@ from precision_lab import SAMPLERS, figures, target_law
 from precision_lab.files import read_json
 from precision_lab.samplers.head_and_tail import true_tail
 from precision_lab.statistics import ratio_of_proportion, tail_test
-from precision_lab.study import Study
+from precision_lab.study import Analysis, Study
 from precision_lab.targets import load_capture
 from precision_lab.targets.synthetic import head_and_tail, mdm_step
 
@@ -31,6 +33,8 @@ SAMPLER = SAMPLERS["gumbel_max_fp32"]
 NETWORKS = {"mdm": "mdm, 8,192 tokens", "h100": "mdm, 16,384 tokens", "smollm2": "SmolLM2, 49,152 tokens"}
 SPACING = 2.0**-24
 BINS = np.geomspace(2e-3, 20, 33)  # of x: eight a decade
+
+# ---------------------------------------------------------------- grid
 
 LAWS = {  # profile -> (network, row, N)
     "smoke": [("mdm", 0, 1024)],
@@ -66,6 +70,9 @@ def cells(profile):
     ]
     draws = [{"gap": gap, "draws": n} for gap, n in DRAWS[profile].items()]
     return [*draws, *laws, {"recorded": RECORDED.name}]
+
+
+# ------------------------------------------------------------- measure
 
 
 def measure(cell, rng):
@@ -128,44 +135,52 @@ def of_a_law(cell):
     return rows
 
 
-def draw(frame):
-    figure, (axes,) = figures.canvas(width=5.8, height=3.9)
+# ------------------------------------------------------------- analyse
+
+
+def analyse(rows):
+    laws = rows[rows.departure.notna()]
+    draws = rows[rows.low.notna()]
+    steps = laws.groupby(["network", "row", "steps"]).ngroups
+    told = int(((draws.low > np.exp(-draws.x)) | (draws.high < np.exp(-draws.x))).sum())
+    smallest = draws.p_value.min() * len(draws)
+    notes = [
+        f"{laws.n.sum():,.0f} tokens of {steps} exact laws lie on x / (e^x - 1) to within "
+        f"{laws.departure.max():.2g} each, x from {laws.x.min():.2g} to {laws.x.max():.2g}",
+        f"of {len(draws)} counts of draws the smallest p under it, times {len(draws)}, is {smallest:.2g}",
+        f"{told} of their 95 % intervals leave e^-x (Prop. 5.2) out",
+    ]
+    return Analysis(notes=notes, head="Share of the intended unmasking, Clopper-Pearson")
+
+
+# -------------------------------------------------------------- figure
+
+
+def figure(rows, analysis):
+    drawn, (axes,) = figures.canvas(width=5.8, height=3.9)
     x = np.geomspace(BINS[0], BINS[-1], 300)
     axes.plot(x, curve(x), color="black", lw=1.2, label="lattice, $x / (e^x - 1)$")
     axes.plot(x, np.exp(-x), color="black", lw=1.2, ls="--", label="truncated noise (Prop. 5.2), $e^{-x}$")
-    for k, (series, part) in enumerate(frame.groupby("series", sort=True)):
-        style = figures.series(k)
+    for k, (series, part) in enumerate(rows.groupby("series", sort=True)):
+        look = figures.series(k)
         if series.startswith("draws"):
-            error = [part.ratio - part.low, part.high - part.ratio]
-            axes.errorbar(
-                part.x, part.ratio, error, ls="none", capsize=3, ms=7, mfc="white", label=series, **style
-            )
+            hollow = look | {"markerfacecolor": "white", "markersize": 7}
+            part = part.assign(value=part.ratio)
+            figures.sweep(axes, part, "x", label=f"{series} (95 %)", look=hollow, line="none")
         else:
             label = f"{series}: exact laws of {part.n.sum():,} tokens"
-            axes.plot(part.x, part.ratio, ls="none", ms=3.5, alpha=0.8, label=label, **style)
-    axes.set(
-        xscale="log",
-        ylim=(-0.03, 1.05),
-        xlabel="$x = 2^{-24} N t / p$",
-        ylabel="share of the intended unmasking",
-    )
+            axes.plot(part.x, part.ratio, ls="none", ms=3.5, alpha=0.8, label=label, **look)
+    axes.set(xscale="log", ylim=(-0.03, 1.05), xlabel="$x = 2^{-24} N t / p$")
+    axes.set_ylabel("share of the intended unmasking")
     axes.legend(loc="lower left", fontsize=7)
-    return figure
+    return drawn
 
 
-def verdict(frame):
-    laws = frame[frame.departure.notna()]
-    draws = frame[frame.low.notna()]
-    tokens = f"{laws.n.sum():,.0f} tokens of {laws.groupby(['network', 'row', 'steps']).ngroups} exact laws"
-    worst = laws.departure.max()
-    refused = draws.p_value.min() * len(draws)
-    told = draws[(draws.low > np.exp(-draws.x)) | (draws.high < np.exp(-draws.x))]
-    return (
-        f"One curve: {tokens} lie on x / (e^x - 1) to within {worst:.2g} each, x from {laws.x.min():.2g} to "
-        f"{laws.x.max():.2g}. {len(draws)} counts of draws: smallest p under it times {len(draws)} is {refused:.2g}; "
-        f"{len(told)} of their 95 % intervals exclude e^-x."
-    )
-
-
-QUESTION = "Is what float32 noise loses one function of one number, for every network, N and mask ratio?"
-STUDY = Study("one_curve", QUESTION, cells, measure, draw, verdict)
+STUDY = Study(
+    name="one_curve",
+    question="Is what float32 noise loses one function of one number, for every network, N and mask ratio?",
+    cells=cells,
+    measure=measure,
+    analyse=analyse,
+    figure=figure,
+)

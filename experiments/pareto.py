@@ -16,7 +16,7 @@ from precision_lab import figures
 from precision_lab.bench import grid, h100
 from precision_lab.bench.rivals import OURS, RACE, REFERENCE, RIVALS, here
 from precision_lab.devices import of_run
-from precision_lab.study import Study
+from precision_lab.study import Analysis, Study
 
 ENOUGH = 1e-6  # a chi-square test sees so much after about 1e12 draws
 AIMS = {1: 0.45, 8: 0.35}  # batch -> of float32 Gumbel-max's time on a CPU, asked of ours
@@ -26,12 +26,6 @@ FEW = (OURS, REFERENCE, MULTINOMIAL, "cumulative sum float64")
 SOME = (*FEW, RACE, "Gumbel-max float64", "cumulative sum float32", "numpy Generator.choice")
 EVERY = (*SOME, "exponential race float32")
 SHOWN = 151_936  # the vocabulary of the figure, of several
-# profile -> vocabularies, batches, seconds of timing a cell, rivals, vocabularies of the laws
-SIZES = {
-    "smoke": ((256,), (8,), 0.05, FEW, (256,)),
-    "quick": ((50_257,), (8,), 1.5, SOME, (50_257,)),
-    "full": (grid.VOCABS, grid.BATCHES, 1.5, EVERY, (4096, SHOWN)),
-}
 RECORDED = {  # of an H100 -> precision, marker
     "block sums, fused (prototype)": ("integers", 0),
     REFERENCE: ("float32", 2),
@@ -39,6 +33,15 @@ RECORDED = {  # of an H100 -> precision, marker
     "Gumbel-max float64, fused": ("float64", 9),
     MULTINOMIAL: ("float32", 4),
     "cumulative sum float32": ("float32", 6),
+}
+
+# ---------------------------------------------------------------- grid
+
+# profile -> vocabularies, batches, seconds of timing a cell, rivals, vocabularies of the laws
+SIZES = {
+    "smoke": ((256,), (8,), 0.05, FEW, (256,)),
+    "quick": ((50_257,), (8,), 1.5, SOME, (50_257,)),
+    "full": (grid.VOCABS, grid.BATCHES, 1.5, EVERY, (4096, SHOWN)),
 }
 
 
@@ -51,12 +54,64 @@ def cells(profile):
     return laws + grid.time_cells(vocabs, batches, seconds, device, rivals)
 
 
+# ------------------------------------------------------------- measure
+
+
+def measure(cell, rng):
+    """A cell of the benchmark: times of the rivals side by side, or the law of one."""
+    return grid.measure(cell, rng)
+
+
+# ------------------------------------------------------------- analyse
+
+
 def summary(frame):
     table = grid.table(frame)
     whole = {
         name: table[name].astype(int) for name in ("vocab", "batch", "rounds", "rows_at_once", "rows_timed")
     }
     return table.assign(at_most=table.tv_zipf + table.law_error, **whole)
+
+
+def figured(table):
+    """The vocabulary whose samplers are shown."""
+    return SHOWN if (table.vocab == SHOWN).any() else table.vocab.max()
+
+
+def stated(r, name="ratio"):
+    return f"{getattr(r, name):.2f} [{getattr(r, name + '_low'):.2f}, {getattr(r, name + '_high'):.2f}]"
+
+
+def analyse(rows):
+    table = summary(rows)
+    shown = figured(table)
+    notes = []
+    for batch, part in table[table.vocab == shown].groupby("batch"):
+        ours = part[part.sampler == OURS].iloc[0]
+        said = (
+            f"V = {shown:,}, batch {batch:,}: {OURS} takes {stated(ours)} of the time of float32 Gumbel-max"
+        )
+        many = part[part.sampler == MULTINOMIAL].iloc[0]
+        said += f", torch.multinomial {stated(many, 'of_ours')} times ours"
+        for r in part[(part.at_most <= ENOUGH) & (part.sampler != OURS)].nsmallest(1, "ratio").itertuples():
+            said += (
+                f"; the cheapest other within {ENOUGH:g} is {r.sampler}, {stated(r, 'of_ours')} times ours"
+            )
+        notes.append(said)
+    ours = table[table.sampler == OURS]
+    aims = ours.batch.map(lambda batch: AIMS[1] if batch == 1 else AIMS[8])
+    met, missed = int((ours.ratio_high <= aims).sum()), int((ours.ratio_low > aims).sum())
+    notes.append(
+        f"the aims, {AIMS[1]} at batch 1 and {AIMS[8]} from 8 on: of {len(ours)} cells {met} met for "
+        f"certain, {missed} missed for certain (ratios {ours.ratio.min():.2f} to {ours.ratio.max():.2f})"
+    )
+    worst = table.groupby("sampler", sort=False).at_most.max().dropna()
+    lines = ", ".join(f"{name} {worst[name]:.2g}" for name in RIVALS if name in worst)
+    notes.append(f"wrong by at most (Zipf): {lines}")
+    return Analysis(notes=notes, head="Medians of ratios within rounds, 95 %", summary=table)
+
+
+# -------------------------------------------------------------- figure
 
 
 def look(name):
@@ -115,20 +170,15 @@ def recorded(ax):
     ax.legend(fontsize=6, loc="lower left", ncols=2)
 
 
-def figured(table):
-    """The vocabulary whose samplers are shown."""
-    return SHOWN if (table.vocab == SHOWN).any() else table.vocab.max()
-
-
-def draw(frame):
-    table = summary(frame)
+def figure(rows, analysis):
+    table = analysis.summary
     several = table.vocab.nunique() > 1
     shown = figured(table)
     at = table[table.vocab == shown]
     batches = sorted(at.batch.unique())[:2]
     panels = len(batches) + 1 + several
     columns = 2
-    figure, axes = figures.canvas(columns, -(-panels // columns), width=4.9, height=3.7)
+    drawn, axes = figures.canvas(columns, -(-panels // columns), width=4.9, height=3.7)
     for ax, batch in zip(axes, batches, strict=False):
         corner(ax, at[at.batch == batch])
     if several:
@@ -143,7 +193,7 @@ def draw(frame):
     }
     order = [name for name in RIVALS if name in handles]
     title = "noise or sums in whole numbers: filled; float32: open; float64: half filled"
-    figure.legend(
+    drawn.legend(
         [handles[n] for n in order],
         order,
         loc="outside lower center",
@@ -152,40 +202,15 @@ def draw(frame):
         title=title,
         title_fontsize=7,
     )
-    return figure
+    return drawn
 
 
-def stated(r, name="ratio"):
-    return f"{getattr(r, name):.2f} [{getattr(r, name + '_low'):.2f}, {getattr(r, name + '_high'):.2f}]"
-
-
-def verdict(frame):
-    table = summary(frame)
-    shown = figured(table)
-    text = ["Medians of ratios within rounds, 95 %"]
-    for batch, part in table[table.vocab == shown].groupby("batch"):
-        ours = part[part.sampler == OURS].iloc[0]
-        said = (
-            f"V = {shown:,}, batch {batch:,}: {OURS} takes {stated(ours)} of the time of float32 Gumbel-max"
-        )
-        many = part[part.sampler == MULTINOMIAL].iloc[0]
-        said += f", torch.multinomial {stated(many, 'of_ours')} times ours"
-        for r in part[(part.at_most <= ENOUGH) & (part.sampler != OURS)].nsmallest(1, "ratio").itertuples():
-            said += (
-                f"; the cheapest other within {ENOUGH:g} is {r.sampler}, {stated(r, 'of_ours')} times ours"
-            )
-        text.append(said)
-    ours = table[table.sampler == OURS]
-    aims = ours.batch.map(lambda batch: AIMS[1] if batch == 1 else AIMS[8])
-    met, missed = int((ours.ratio_high <= aims).sum()), int((ours.ratio_low > aims).sum())
-    text.append(
-        f"The aims, {AIMS[1]} at batch 1 and {AIMS[8]} from 8 on: of {len(ours)} cells {met} met for certain, "
-        f"{missed} missed for certain (ratios {ours.ratio.min():.2f} to {ours.ratio.max():.2f})"
-    )
-    worst = table.groupby("sampler", sort=False).at_most.max().dropna()
-    lines = ", ".join(f"{name} {worst[name]:.2g}" for name in RIVALS if name in worst)
-    return ". ".join(text) + f". Wrong by at most (Zipf): {lines}."
-
-
-QUESTION = "Is a faithful sampler alone in its corner: cheap, and right?"
-STUDY = Study("pareto", QUESTION, cells, grid.measure, draw, verdict, summary=summary, clocked=grid.CLOCKED)
+STUDY = Study(
+    name="pareto",
+    question="Is a faithful sampler alone in its corner: cheap, and right?",
+    cells=cells,
+    measure=measure,
+    analyse=analyse,
+    figure=figure,
+    clocked=grid.CLOCKED,
+)

@@ -1,15 +1,16 @@
 """Is the sampler of a published set-up harmless? From laws alone: no weights, no draws.
 
-For each set-up of `precision_lab.mdm.setups` (MDLM, SEDD, RADD, ReMDM, Duo, BD3-LMs, LLaDA, Fast-dLLM, d1, Dream,
-LLaDA 2, DiffusionGemma, VQ-Diffusion), as published and with the same draw in float32 and in bfloat16: the share of
-the intended unmasking that is left (where tokens race the mask), the effective temperature of the token, the entropy
-that it loses, its total variation. A step of N at a masked share t unmasks with r = 1 / (N t). The rows stand in for
-the networks': one trained on an H100 (16,384 tokens, five mask ratios) and SmolLM2-135M (49,152; taken at t = 0.5).
+For each set-up of `precision_lab.mdm.setups` (MDLM, SEDD, RADD, ReMDM, Duo, BD3-LMs, LLaDA, Fast-dLLM, d1,
+Dream, LLaDA 2, DiffusionGemma, VQ-Diffusion), as published and with the same draw in float32 and in
+bfloat16: the share of the intended unmasking that is left (where tokens race the mask), the effective
+temperature of the token, the entropy that it loses, its total variation. A step of N at a masked share t
+unmasks with r = 1 / (N t). The rows stand in for the networks': one trained on an H100 (16,384 tokens, five
+mask ratios) and SmolLM2-135M (49,152; taken at t = 0.5).
 
-A word for each, by the mean over the rows of one network with its 95 % interval (Student), the worse of the two
-networks: *decisive* beyond 5 % of the unmasking or 0.05 nats a token for certain (what 64 texts against 64 can show:
-the entropy of a text has a standard deviation of 0.14 nats); *harmless* within 1 %, 0.01 nats and a total variation
-of 0.01 for certain; *visible* between; *no draw* where the default is greedy.
+A word for each, by the mean over the rows of one network with its 95 % interval (Student), the worse of the
+two networks: *decisive* beyond 5 % of the unmasking or 0.05 nats a token for certain (what 64 texts against
+64 can show: the entropy of a text has a standard deviation of 0.14 nats); *harmless* within 1 %, 0.01 nats
+and a total variation of 0.01 for certain; *visible* between; *no draw* where the default is greedy.
 Cost: up to ten seconds a law of float32, quick half a core-minute, full 40 core-minutes.
 """
 
@@ -27,13 +28,15 @@ from precision_lab.mdm.setups import SETUPS, Setup, sampler_of
 from precision_lab.pipelines import parse_pipeline
 from precision_lab.samplers import with_tolerance
 from precision_lab.statistics import effective_temperature, entropy, mean, total_variation
-from precision_lab.study import Study
+from precision_lab.study import Analysis, Study
 from precision_lab.targets import load_capture
 from precision_lab.targets.synthetic import mdm_step
 
 MODELS = Path(__file__).parent.parent / "models"
 FILES = {"mdm": MODELS / "h100" / "logits.safetensors", "smollm2": MODELS / "smollm2" / "logits.safetensors"}
 RATIOS = 5  # mask ratios of the masked model's rows, in turn
+
+# ---------------------------------------------------------------- grid
 
 # profile -> rows of each network
 ROWS = {"smoke": {"mdm": 2}, "quick": {"mdm": 2}, "full": {"mdm": 15, "smollm2": 6}}
@@ -94,6 +97,9 @@ def cells(profile):
     ]
 
 
+# ------------------------------------------------------------- measure
+
+
 def token_law(cell) -> Law:
     """What the network asks for at this place, after the pipeline."""
     logits = capture(cell["model"]).logits[cell["row"]].astype(np.float64)
@@ -136,6 +142,9 @@ def measure(cell, rng):
             "guarantee": str(law.guarantee),
         }
     ]
+
+
+# ------------------------------------------------------------- analyse
 
 
 def side(low: float, high: float, margins: dict[str, float]) -> str:
@@ -191,24 +200,65 @@ def words_of(table) -> dict[tuple[str, str], str]:
     return {key: worst(part.word) for key, part in table.groupby(["setup", "variant"], sort=False)}
 
 
-def draw(frame):
-    table = summary(frame)
+def analyse(rows):
+    table = summary(rows)
+    words = words_of(table)
+    notes = []
+    for word in reversed(WORDS):
+        names = [name for (name, variant), found in words.items() if variant == "published" and found == word]
+        if names:
+            notes.append(f"{word}: {', '.join(names)}")
+    networks = rows.groupby("model", sort=False).row.nunique()
+    counted = ", ".join(f"{count} rows of {model}" for model, count in networks.items())
+    return Analysis(notes=notes, head=f"As published, by laws on {counted}", summary=table)
+
+
+def page(table) -> str:
+    """The table of docs/published_setups.md, in Markdown: a set-up a line, the worse of the networks."""
+    head = "| set-up | source | V | steps | draw | as published | in float32 | in bfloat16 |"
+    lines = [head, "|---|---|---|---|---|---|---|---|"]
+    for setup in SETUPS:
+        kind = "races the mask" if setup.race else "one draw a token"
+        kind += f", {setup.pipeline}" if setup.pipeline else ""
+        cells_of_line = [setup.name, setup.source, f"{setup.vocab:,}", f"{setup.steps:,}", kind]
+        cells_of_line += [said(table, setup, variant) for variant in VARIANTS]
+        lines.append(f"| {' | '.join(cells_of_line)} |")
+    return "\n".join(lines) + "\n"
+
+
+def said(table, setup: Setup, variant: str) -> str:
+    """The word, the share of the unmasking, and the entropy lost with its interval, of the worse network."""
+    part = table[(table.setup == setup.name) & (table.variant == variant)]
+    if setup.greedy or part.empty:
+        return "no draw" if setup.greedy else "not computed"
+    row = part.loc[part.word.map(WORDS.index).idxmax()]
+    interval = f"{row.entropy_lost:.3f} [{row.entropy_lost_low:.3f}, {row.entropy_lost_high:.3f}] nats"
+    rate = f"{row.multiplier:.2f} of the unmasking, " if setup.race else ""
+    return f"**{row.word}**: {rate}{interval}"
+
+
+# -------------------------------------------------------------- figure
+
+PANELS = (  # column, title, value of a faithful sampler
+    ("multiplier", "share of the intended unmasking", 1.0),
+    ("entropy_lost", "entropy lost, nats a token", 0.0),
+)
+
+
+def figure(rows, analysis):
+    table = analysis.summary
     shown = table[(table.word != "no draw") & (table.model == table.model.iloc[0])]
     names = list(dict.fromkeys(shown.setup))
-    panels = (
-        ("multiplier", "share of the intended unmasking", 1.0),
-        ("entropy_lost", "entropy lost, nats a token", 0.0),
-    )
-    figure, axes = figures.canvas(2, width=4.6, height=0.8 + 0.34 * len(names))
-    for ax, (column, title, null) in zip(axes, panels, strict=True):
+    drawn, axes = figures.canvas(2, width=4.6, height=0.8 + 0.34 * len(names))
+    for ax, (column, title, null) in zip(axes, PANELS, strict=True):
         for k, variant in enumerate(VARIANTS):
             part = shown[shown.variant == variant]
             if column == "multiplier":
                 part = part[part.setup.isin(racing())]
-            at = np.array([names.index(name) for name in part.setup]) + 0.22 * (k - 1)
+            place = np.array([names.index(name) for name in part.setup]) + 0.22 * (k - 1)
             error = [part[column] - part[f"{column}_low"], part[f"{column}_high"] - part[column]]
             ax.errorbar(
-                part[column], at, xerr=error, ls="none", capsize=2, label=variant, **figures.series(k)
+                part[column], place, xerr=error, ls="none", capsize=2, label=variant, **figures.series(k)
             )
         ax.axvline(null, color="black", lw=0.8)
         ax.axvspan(null - 0.05, null + 0.05, color="#dddddd", lw=0, zorder=0)
@@ -217,28 +267,19 @@ def draw(frame):
     axes[0].set(xscale="log")
     axes[1].set(xscale="symlog")
     axes[1].set_yticks(range(len(names)), [""] * len(names))
-    handles = axes[1].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=8)
-    return figure
+    drawn.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    return drawn
 
 
 def racing() -> set[str]:
     return {setup.name for setup in SETUPS if setup.race}
 
 
-def verdict(frame):
-    table = summary(frame)
-    words = words_of(table)
-    sentences = []
-    for word in reversed(WORDS):
-        names = [name for (name, variant), found in words.items() if variant == "published" and found == word]
-        if names:
-            sentences.append(f"{word}: {', '.join(names)}")
-    networks = ", ".join(
-        f"{part.row.nunique()} rows of {model}" for model, part in frame.groupby("model", sort=False)
-    )
-    return f"As published, by laws on {networks}: " + "; ".join(sentences) + "."
-
-
-QUESTION = "Is the sampler of a published set-up harmless, visible or decisive?"
-STUDY = Study("published_setups", QUESTION, cells, measure, draw, verdict, summary=summary)
+STUDY = Study(
+    name="published_setups",
+    question="Is the sampler of a published set-up harmless, visible or decisive?",
+    cells=cells,
+    measure=measure,
+    analyse=analyse,
+    figure=figure,
+)

@@ -25,7 +25,7 @@ from precision_lab.mdm import decode
 from precision_lab.mdm.denoiser import Denoiser, DenoiserConfig
 from precision_lab.samplers import with_tolerance
 from precision_lab.statistics import total_variation
-from precision_lab.study import Study
+from precision_lab.study import Analysis, Study
 from precision_lab.targets import load_capture
 from precision_lab.targets.synthetic import mdm_step
 
@@ -45,11 +45,13 @@ PRECISION = {
 }
 LEAST = 1e-17  # where a total variation of less is drawn
 ENOUGH = 1e-6  # total variation, as a share of what comes: a chi-square test sees it after about 1e12 draws
-TOKENS = [
+# ---------------------------------------------------------------- grid
+
+TOKENS = [  # model, use, temperature, top-p, steps
     ("smollm2", "next token, T = 1", 1.0, 1.0, 0),
     ("smollm2", "next token, T = 0.7, top-p 0.95", 0.7, 0.95, 0),
+    ("mdm", "first-hitting token", 1.0, 1.0, 0),
 ]
-TOKENS += [("mdm", "first-hitting token", 1.0, 1.0, 0)]
 GRID = {  # profile -> rows of each use, steps N, rounds, lengths and blocks of whole runs
     "smoke": (1, [64], 1, [4], 1),
     "quick": (2, [64, 1024, 50_000], 5, [128], 3),
@@ -66,6 +68,9 @@ def cells(profile):
     found = [use | {"row": row} | common for use in uses for row in range(rows)]
     runs = [{"use": f"whole run, L = {l}", "length": l, "steps": 10_000} for l in lengths]
     return found + [run | {"block": block} | common for run in runs for block in range(blocks)]
+
+
+# ------------------------------------------------------------- measure
 
 
 @cache
@@ -143,6 +148,9 @@ def whole_run(cell, rng):
     return rows
 
 
+# ------------------------------------------------------------- analyse
+
+
 def summary(frame):
     """A row a use and sampler: total variation (the largest of the rows), and time against the rival in the
     same cell."""
@@ -167,11 +175,37 @@ def summary(frame):
     return pd.DataFrame(rows)
 
 
-def draw(frame):
+def analyse(rows):
+    table = summary(rows)
+    notes = []
+    for use, part in table.groupby("use", sort=False):
+        if use.startswith("whole"):
+            r = part[part.sampler == STEP].iloc[0]
+            notes.append(
+                f"{use}, N = 10,000: ancestral takes {r.ratio:.2f} [{r.ratio_low:.2f}, {r.ratio_high:.2f}] "
+                "of first-hitting"
+            )
+            continue
+        best = part[part.total_variation <= ENOUGH].sort_values("ratio").iloc[0]
+        notes.append(
+            f"{use}: {best.sampler}, {best.ratio:.3g} times, total variation {best.total_variation:.2g}"
+        )
+    head = (
+        f"The cheapest of those within {ENOUGH:g} of total variation, times float32 Gumbel-max's time in the "
+        "same cell"
+    )
+    return Analysis(notes=notes, head=head, summary=table)
+
+
+# -------------------------------------------------------------- figure
+
+
+def figure(rows, analysis):
     """Bars: time, the range over rows; total variation, up to the bound that the law's own error leaves."""
-    table = summary(frame[~frame.use.str.startswith("whole")])
+    table = analysis.summary
+    table = table[~table.use.str.startswith("whole")]
     uses = list(dict.fromkeys(table.use))
-    figure, axes = figures.canvas(min(3, len(uses)), -(-len(uses) // 3), width=3.6, height=2.9)
+    drawn, axes = figures.canvas(min(3, len(uses)), -(-len(uses) // 3), width=3.6, height=2.9)
     for ax, use in zip(axes, uses, strict=False):
         for k, (name, precision) in enumerate(PRECISION.items()):
             for r in table[(table.use == use) & (table.sampler == name)].itertuples():
@@ -187,27 +221,16 @@ def draw(frame):
     handles = {label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     title = "noise or sums in whole numbers: filled; float32: open; float64: half filled"
     at = {"loc": "outside lower center", "ncols": 4, "fontsize": 7, "title": title, "title_fontsize": 7}
-    figure.legend(handles.values(), handles, **at)
-    return figure
+    drawn.legend(handles.values(), handles, **at)
+    return drawn
 
 
-def verdict(frame):
-    text = [
-        f"The cheapest of those within {ENOUGH:g} of total variation, times float32 Gumbel-max's time in the same cell"
-    ]
-    for use, part in summary(frame).groupby("use", sort=False):
-        if use.startswith("whole"):
-            r = part[part.sampler == STEP].iloc[0]
-            text.append(
-                f"{use}, N = 10,000: ancestral takes {r.ratio:.2f} [{r.ratio_low:.2f}, {r.ratio_high:.2f}] of first-hitting"
-            )
-            continue
-        best = part[part.total_variation <= ENOUGH].sort_values("ratio").iloc[0]
-        text.append(
-            f"{use}: {best.sampler}, {best.ratio:.3g} times, total variation {best.total_variation:.2g}"
-        )
-    return ". ".join(text) + "."
-
-
-QUESTION = "Which sampler should I use, by what I sample for?"
-STUDY = Study("which_sampler", QUESTION, cells, measure, draw, verdict, summary=summary, clocked=("seconds",))
+STUDY = Study(
+    name="which_sampler",
+    question="Which sampler should I use, by what I sample for?",
+    cells=cells,
+    measure=measure,
+    analyse=analyse,
+    figure=figure,
+    clocked=("seconds",),
+)

@@ -70,7 +70,7 @@ def analysed(
     rows = frame
     if study.keys:
         rows = with_committed_run(frame, seed, study.keys, folder.parent / "results" / "full", study.name)
-    return rows, study.analysis(rows)
+    return rows, study.analyse(rows)
 
 
 def _measure(name: str, folder: Path, cell: Cell, seed: int, out: Path) -> dict:

@@ -49,4 +49,4 @@ def _shown(study: Study, rows: Any, analysis: Analysis, out: Path) -> list[Path]
             analysis.summary.to_csv(partial, index=False, float_format="%.4g", lineterminator="\n")
         files.append(path)
     with figures.style():
-        return files + figures.save(study.drawn(rows, analysis), out / study.name)
+        return files + figures.save(study.figure(rows, analysis), out / study.name)

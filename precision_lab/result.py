@@ -50,15 +50,6 @@ def estimates_table(found: Mapping[tuple, Any], names: Sequence[str]) -> pd.Data
     return pd.DataFrame(rows, columns=[*names, "value", "low", "high", "n"])
 
 
-def with_long_run(frame: pd.DataFrame, root: Path, name: str, keys: list[str]) -> pd.DataFrame:
-    """``frame`` and the committed long run of the same experiment (``root``/results/full), if there is one;
-    rows of the same ``keys`` are the same numbers and taken once."""
-    if not (root / "results" / "full" / f"{name}.json").exists():
-        return frame
-    both = pd.concat([frame, load_result(root / "results" / "full", name).frame], ignore_index=True)
-    return both.drop_duplicates(keys)
-
-
 def with_committed_run(
     frame: pd.DataFrame, seed: int, keys: Sequence[str], committed: Path, name: str
 ) -> pd.DataFrame:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
 from .finding import Finding
 from .types import Profile
 
@@ -44,44 +43,17 @@ class Study:
     ``keys``: the columns that identify a row; if they are named, ``analyse`` gets the committed long run beside the fresh
     rows (:func:`precision_lab.result.with_committed_run`). ``version``: raise it when the meaning of a cell changes, so that
     cells on disk are not mistaken for the new ones. ``clocked``: columns of wall time, which no second run repeats; all others
-    are the same for the same seed. ``draw``, ``verdict`` and ``summary``, functions of the rows, are the older form of
-    ``figure`` and ``analyse``. Raises InputError for a study without an analysis or without a figure."""
+    are the same for the same seed."""
 
     name: str
     question: str
     cells: Callable[[Profile], list[Cell]]
     measure: Callable[[Cell, np.random.Generator], list[Row]]
-    draw: Callable[[Any], Any] | None = None
-    verdict: Callable[[Any], str] | None = None
+    analyse: Callable[[Any], Analysis]
+    figure: Callable[[Any, Analysis], Any]
     version: int = 1
-    summary: Callable[[Any], Any] | None = None
     clocked: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
-    analyse: Callable[[Any], Analysis] | None = None
-    figure: Callable[[Any, Analysis], Any] | None = None
-
-    def __post_init__(self) -> None:
-        if (self.analyse or self.verdict) is None or (self.figure or self.draw) is None:
-            raise InputError(
-                f"the study {self.name!r} without an analysis or a figure",
-                "Study(..., analyse=analyse, figure=figure)",
-                "name both functions",
-            )
-
-    def analysis(self, rows: Any) -> Analysis:
-        """What ``rows`` say."""
-        if self.analyse is not None:
-            return self.analyse(rows)
-        assert self.verdict is not None
-        text = self.verdict(rows).removesuffix(".")
-        return Analysis(notes=[text], summary=None if self.summary is None else self.summary(rows))
-
-    def drawn(self, rows: Any, analysis: Analysis) -> Any:
-        """The figure of ``rows``; call it inside :func:`precision_lab.figures.style`."""
-        if self.figure is not None:
-            return self.figure(rows, analysis)
-        assert self.draw is not None
-        return self.draw(rows)
 
     def cell_id(self, cell: Cell, seed: int) -> str:
         """The hash of name, version, seed and cell: what identifies a cell's numbers, given the code."""

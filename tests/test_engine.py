@@ -125,18 +125,6 @@ class TestStudy:
         parts = {"cells": nothing, "measure": nothing, "analyse": nothing, "figure": nothing}
         return Study(**{"name": "s", "question": "?"} | parts | changed)
 
-    def test_an_analysis_and_a_figure_are_needed(self):
-        for missing in ("analyse", "figure"):
-            with pytest.raises(InputError, match="without an analysis or a figure"):
-                self.study(**{missing: None})
-
-    def test_functions_of_the_rows_are_the_older_form(self):
-        old = self.study(
-            analyse=None, figure=None, verdict="{} rows.".format, draw=len, summary=lambda rows: rows
-        )
-        found = old.analysis("ab")
-        assert (found.text(), found.summary, old.drawn("ab", found)) == ("ab rows.", "ab", 2)
-
     def test_the_verdict_is_head_findings_notes(self):
         finding = Finding("x", Estimate.exact(2.0), 1.0)
         assert Analysis([finding], ["a note"], "Head").text() == f"Head. {finding.text()}; a note."

@@ -31,12 +31,6 @@ from precision_lab.types import Profile
 
 EXPERIMENTS = sorted(engine.experiments())
 PARTS = ["grid", "measure", "analyse", "figure"]
-OLDER_FORM = {  # functions of the rows in place of analyse and figure
-    "one_curve",
-    "pareto",
-    "published_setups",
-    "which_sampler",
-}
 
 
 @pytest.fixture(scope="module", params=EXPERIMENTS)
@@ -59,8 +53,6 @@ class TestLiterals:
         assert "Cost: " in sys.modules[f"experiments.{engine.load_study(name).name}"].__doc__
 
     def test_the_four_parts_stand_in_their_order(self, name):
-        if name in OLDER_FORM:
-            pytest.skip("written before the four parts")
         source = engine.experiments()[name].read_text()
         assert re.findall(r"^# -{10,} (\w+)$", source, re.MULTILINE) == PARTS
         functions = [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
@@ -89,8 +81,7 @@ class TestStyle:
         assert "C901" in rules["lint"]["extend-select"]
         assert rules["lint"]["mccabe"]["max-complexity"] == 12
         for path in folder.glob("*.py"):
-            if path.stem not in OLDER_FORM:
-                assert not re.search(r"# (fmt|noqa|ruff)\b|# type: ignore", path.read_text()), path.name
+            assert not re.search(r"# (fmt|noqa|ruff)\b|# type: ignore", path.read_text()), path.name
 
     def test_the_linter_agrees(self):
         done = subprocess.run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from precision_lab import engine, target_law
@@ -117,3 +118,20 @@ class TestWords:
 
     def test_mask_ratios_come_in_turn(self, rows):
         assert study.rows_of("small", 2) == [1, 0]
+
+
+class TestPage:
+    def test_the_page_is_made_of_the_committed_table(self):
+        folder = engine.FOLDER.parent
+        table = load_result_summary(folder)
+        text = (folder / "docs" / "published_setups.md").read_text()
+        assert study.page(table) in text
+
+    def test_a_law_that_is_not_there_is_said(self):
+        empty = pd.DataFrame({"setup": [], "variant": [], "word": []})
+        assert "not computed" in study.page(empty)
+        assert "| no draw |" in study.page(empty)
+
+
+def load_result_summary(folder):
+    return pd.read_csv(folder / "results" / "full" / "published_setups_summary.csv")
