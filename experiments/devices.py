@@ -20,10 +20,9 @@ import torch
 from precision_lab import SAMPLERS, figures
 from precision_lab.compare import compare
 from precision_lab.files import read_json
-from precision_lab.finding import Claim, Finding
 from precision_lab.samplers import with_tolerance
 from precision_lab.samplers.head_and_tail import head_and_tail_law, true_tail
-from precision_lab.statistics import Estimate, ratio_of_proportion, tail_test
+from precision_lab.statistics import ratio_of_proportion, tail_test
 from precision_lab.study import Analysis, Study
 from precision_lab.targets import load_capture
 from precision_lab.targets.synthetic import head_and_tail
@@ -157,12 +156,8 @@ def analyse(rows):
     rows = larger_samples(rows)
     table = summary(rows)
     p_values = tests(rows)
-    findings = [
-        Finding(f"law, {len(p)} counts on {where}, least p times n", bonferroni(p), LEVEL, Claim.ABOVE)
-        for where, p in p_values.items()
-        if p
-    ]
-    return Analysis(findings, race_texts(rows) + effect_texts(table), summary=table)
+    counts = [departure_text(where, p) for where, p in p_values.items() if p]
+    return Analysis(notes=counts + race_texts(rows) + effect_texts(table), summary=table)
 
 
 def larger_samples(rows):
@@ -182,8 +177,10 @@ def tests(rows):
     return found
 
 
-def bonferroni(p):
-    return Estimate.exact(min(1.0, min(p) * len(p)), method="exact test, Bonferroni")
+def departure_text(where, p):
+    least = min(1.0, min(p) * len(p))
+    seen = "a departure from" if least <= LEVEL else "no departure from"
+    return f"{len(p)} counts on {where}: {seen} the law, smallest p times {len(p)} is {least:.2g}"
 
 
 def race_texts(rows):

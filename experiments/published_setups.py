@@ -1,8 +1,8 @@
 """Is the sampler of a published set-up harmless? From laws alone: no weights, no draws.
 
 For each set-up of `precision_lab.mdm.setups` (MDLM, SEDD, RADD, ReMDM, Duo, BD3-LMs, LLaDA, Fast-dLLM, d1,
-Dream, LLaDA 2, DiffusionGemma, VQ-Diffusion), as published and with the same draw in float32 and in
-bfloat16: the share of the intended unmasking that is left (where tokens race the mask), the effective
+Dream, LLaDA 2, DiffusionGemma, VQ-Diffusion), as published and with the nearest draw in
+float32 and in bfloat16 that we have: the share of the intended unmasking that is left (where tokens race the mask), the effective
 temperature of the token, the entropy that it loses, its total variation. A step of N at a masked share t
 unmasks with r = 1 / (N t). The rows stand in for the networks': one trained on an H100 (16,384 tokens, five
 mask ratios) and SmolLM2-135M (49,152; taken at t = 0.5).
@@ -10,7 +10,8 @@ mask ratios) and SmolLM2-135M (49,152; taken at t = 0.5).
 A word for each, by the mean over the rows of one network with its 95 % interval (Student), the worse of the
 two networks: *decisive* beyond 5 % of the unmasking or 0.05 nats a token for certain (what 64 texts against
 64 can show: the entropy of a text has a standard deviation of 0.14 nats); *harmless* within 1 %, 0.01 nats
-and a total variation of 0.01 for certain; *visible* between; *no draw* where the default is greedy.
+and a total variation of 0.01 for certain; *visible* between; *no draw* where the default is greedy. The
+figure shows the first network.
 Cost: up to ten seconds a law of float32, quick half a core-minute, full 40 core-minutes.
 """
 
@@ -33,13 +34,13 @@ from precision_lab.targets import load_capture
 from precision_lab.targets.synthetic import mdm_step
 
 MODELS = Path(__file__).parent.parent / "models"
-FILES = {"mdm": MODELS / "h100" / "logits.safetensors", "smollm2": MODELS / "smollm2" / "logits.safetensors"}
+FILES = {"h100": MODELS / "h100" / "logits.safetensors", "smollm2": MODELS / "smollm2" / "logits.safetensors"}
 RATIOS = 5  # mask ratios of the masked model's rows, in turn
 
 # ---------------------------------------------------------------- grid
 
 # profile -> rows of each network
-ROWS = {"smoke": {"mdm": 2}, "quick": {"mdm": 2}, "full": {"mdm": 15, "smollm2": 6}}
+ROWS = {"smoke": {"h100": 2}, "quick": {"h100": 2}, "full": {"h100": 15, "smollm2": 6}}
 SMOKE = ("BD3-LMs", "Dream-7B")
 QUICK = ("MDLM", "MDLM in Duo's code", "d1, rollouts", "Dream-7B")
 VARIANTS = ("published", "float32", "bfloat16")

@@ -116,7 +116,9 @@ def network(layers, width, vocab):
 # ------------------------------------------------------------- analyse
 
 GROUP = ["profile", "layers", "length", "vocab", "sampler"]
-PAPER = 20  # times, at N = 10,000
+PAPER = 20  # times, at N = 10,000, its largest
+CLAIMED = 18.5  # times, -/+ CLAIMED_MARGIN: 17 to 20
+CLAIMED_MARGIN = 1.5
 PAPER_LENGTH = 1024
 
 
@@ -127,9 +129,9 @@ def analyse(rows):
     for (profile, layers, length, _, sampler), part in table.groupby(GROUP):
         at = {(row.quantity, row.steps): row for row in part.itertuples()}
         name = f"{profile}, {layers} layers, L = {length}, {sampler}"
-        findings.append(
-            Finding(f"{name}, times at N = {N:,}", at["ratio", N].estimate, PAPER, Claim.ABOVE, digits=1)
-        )
+        times = at["ratio", N].estimate
+        claim = Finding(f"{name}, times at N = {N:,}", times, CLAIMED, Claim.EQUAL, CLAIMED_MARGIN, digits=1)
+        findings.append(claim)
         notes.append(f"{name}: {details(at)}")
     worth = " and ".join(f"{call_worth(ratio, N, PAPER_LENGTH):.0f}" for ratio in (17, PAPER))
     notes.append(f"with the same t1 in both, 17 and 20 times follow where a call is worth {worth} draws")

@@ -34,7 +34,7 @@ class Finding:
 
     ``claim`` ABOVE or BELOW: reproduced if the whole interval lies on that side of ``null``, different if it lies
     on the other. EQUAL: reproduced if it lies within ``null`` -/+ ``margin``, different if it leaves that range out;
-    without a margin equality is never reproduced. None, nobody claims anything: different from ``null``, or
+    without a margin equality is reproduced only of a number that was computed (n = 0). None, nobody claims anything: different from ``null``, or
     undecided. ``digits``: decimals in :meth:`text`. ``unit``: written behind the numbers.
     """
 

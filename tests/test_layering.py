@@ -18,7 +18,7 @@ LAYERS = (
     {"atoms"},
     {"laws", "uniforms", "targets", "faithful"},
     {"statistics", "samplers"},
-    {"kernels", "mdm", "pipelines"},
+    {"mdm", "pipelines"},
     {"finding", "result", "study", "store", "engine"},
     {"verdict"},
     {"bench", "calibration"},

@@ -221,7 +221,8 @@ class TestNames:
             ("<eos>", "end"), ("<end_of_turn>", "end"), ("<\uff5cend\u2581of\u2581sentence\uff5c>", "end"), ("<s>", "start"),
             ("[CLS]", "start"), ("<bos>", "start"), ("<|im_start|>", "start"), ("<|begin_of_text|>", "start"),
             ("[PAD]", "pad"), ("<|finetune_right_pad_id|>", "pad"), ("[MASK]", "mask"), ("<|mdm_mask|>", "mask"),
-            ("[UNK]", "unknown"), ("<|reserved_special_token_3|>", "other"),
+            ("[UNK]", "unknown"), ("<|reserved_special_token_3|>", "other"), ("<|end_header_id|>", "other"),
+            ("<|start_header_id|>", "other"), ("<|vision_end|>", "other"),
         ],
     )  # fmt: skip
     def test_roles(self, name, role):

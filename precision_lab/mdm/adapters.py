@@ -122,10 +122,12 @@ class Adapted:
             t = None
         elif t is None:
             t = self._share(ids)
-        first = None if self._known else self._answer(ids[:1], None if t is None else t[:1])[0, -1].clone()
+        masked = (ids[0] == self.mask_id).nonzero()
+        at = int(masked[-1, 0]) if len(masked) else -1  # where two answers are compared
+        first = None if self._known else self._answer(ids[:1], None if t is None else t[:1])[0, at].clone()
         logits = self._answer(ids, t)
         if first is not None:
-            self._same(first, logits[0, -1])
+            _one_answer(first, logits[0, at])
             if self.shift is None:
                 self._not_shifted(ids, logits)
             self._known = True
@@ -188,18 +190,6 @@ class Adapted:
             )
         return logits
 
-    def _same(self, first: Tensor, second: Tensor) -> None:
-        """The two answers to the first question, of one row, to half the digits of their format."""
-        finite = torch.isfinite(first) & torch.isfinite(second)
-        if not bool(finite.any()) or not first.is_floating_point():
-            return
-        a, b = first[finite].double(), second[finite].double()
-        apart = float((a - b).abs().max())
-        spread = float(a.max() - a.min())
-        if apart > max(spread, 1e-30) * torch.finfo(first.dtype).eps ** 0.5:
-            got = f"two answers to one question, {apart:.3g} apart (values spread over {spread:.3g})"
-            raise InputError(got, "one answer", "put the network into evaluation mode: model.eval()")
-
     def _not_shifted(self, ids: Tensor, logits: Tensor) -> None:
         """A forgotten shift shows in a prompt: what is likeliest at a token is the next one, and not at itself."""
         shown = (ids != self.mask_id) & ~torch.isin(ids, self.public[:-1][self.never].to(ids.device))
@@ -215,6 +205,18 @@ class Adapted:
                 "pass shift=True, as for networks made of autoregressive ones, or shift=False if it is meant so"
             )
             raise InputError(got, "logits at a token that are of that token", do)
+
+
+def _one_answer(first: Tensor, second: Tensor) -> None:
+    """InputError if two answers to one question, (width,), are further apart than the rounding of their format:
+    total variation of their softmaxes above half of its digits."""
+    if not first.is_floating_point():
+        return
+    laws = torch.softmax(torch.stack([first, second]).double(), -1)
+    apart = 0.5 * float((laws[0] - laws[1]).abs().sum())
+    if apart > torch.finfo(first.dtype).eps ** 0.5:
+        got = f"two answers to one question, a total variation of {apart:.3g} apart"
+        raise InputError(got, "one answer", "put the network into evaluation mode: model.eval()")
 
 
 def _no_probabilities(rows: Tensor, dtype: torch.dtype) -> None:

@@ -59,9 +59,13 @@ def bound(
     ours = (path / "manifest.json").is_file() and not (path / "config.json").is_file()
     network: Any = load_model(path) if ours else hugging_face(path, mask_id=mask_id, never=(), device=device)
     network = network.to(device) if ours else network
-    if (longest := getattr(network, "longest", None)) is not None and length > longest:
-        raise InputError(f"length = {length} for a model of {longest} positions", f"1 to {longest}", "--length")
-    return bound_of(network, windows_of(path, text, length, ours), passes=passes, seed=seed)
+    windows = windows_of(path, text, length, ours)
+    given = windows.tokens.shape[1]
+    if (longest := getattr(network, "longest", None)) is not None and given > longest:
+        raise InputError(
+            f"windows of {given} tokens for a model of {longest} positions", f"1 to {longest}", "--length"
+        )
+    return bound_of(network, windows, passes=passes, seed=seed)
 
 
 def bound_of(network: Any, windows: Windows, *, passes: int, seed: int) -> Estimate:

@@ -103,9 +103,12 @@ def masked_cross_entropy_sum(
     if model.config.causal:
         raise InputError("a causal network", "a masked one", "its loss is next_token_cross_entropy")
     text = ours(model, tokens)
-    never = getattr(model, "never", None)
-    if never is not None:
-        _drawable_text(text, tokens, masked, never.to(text.device))
+    mask = model.config.mask_id
+    if bool(((text < 0) | (text > mask)).any()):
+        got = f"ids {int(tokens.min())} to {int(tokens.max())}"
+        raise InputError(got, f"0 to {mask}", "use the model's own tokenizer")
+    never = getattr(model, "never", torch.zeros(mask, dtype=torch.bool))
+    _drawable_text(text, tokens, masked, never.to(text.device))
     hidden = model.hidden(text.masked_fill(masked, model.config.mask_id), t)
     loss = F.cross_entropy(model.logits(hidden[masked]).float(), text[masked], reduction="none")
     return loss.new_zeros(len(tokens)).index_add_(0, masked.nonzero()[:, 0], loss)

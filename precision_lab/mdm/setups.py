@@ -19,7 +19,8 @@ GREEDY = "temperature=0"
 class Setup:
     """``race``: in every step each token races the mask, or the token that stands there; else the places are
     chosen first, by coins or by confidence, and a token is one draw. ``published``: name of the sampler;
-    ``float32`` and ``bfloat16``: the same draw with noise of that precision. ``pipeline``: what stands
+    ``float32`` and ``bfloat16``: the nearest
+    recipe of ours with noise of that precision. ``pipeline``: what stands
     between logits and draw, "" for nothing, ``temperature=0`` for no draw at all. ``stored``: the dtype
     through which the probabilities pass before the race. ``length``: tokens of a text or of a block, None
     where the checkpoint says it. Schedules are linear: a step unmasks with r = 1 / (N t), t the masked share."""

@@ -9,7 +9,7 @@ A control token is one that the tokenizer adds as special, or that has one of th
 | pad | [PAD], <pad>; -100 and masked entries at the tail | cut |
 | unknown | [UNK], <unk> | U+FFFD, counted as replaced |
 | mask | [MASK], <|mdm_mask|> | an error: the text is not decoded to the end |
-| other | <|start_header_id|> | left out and counted as dropped |
+| other | <|start_header_id|>, <|vision_end|> | left out and counted as dropped |
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ USUAL = (
 _SPELLED = re.compile(r"<\|[A-Za-z0-9_]+\|>|" + "|".join(map(re.escape, USUAL[:-1])))
 _BRACKETS = "<>[]{}|\uff5c_ \u2581"  # also the wide bar and the low block of DeepSeek's names
 _ROLES: tuple[tuple[Role, str], ...] = (  # the first whose pattern is found in the bare name
+    ("other", r"header|^vision"),  # <|start_header_id|>, <|vision_end|>: neither starts nor ends a text
     ("mask", r"mask"),
     ("pad", r"pad"),
     ("unknown", r"^unk"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from ...errors import InputError
 from ...formats import FP64, FloatFormat
 from ...samplers import Sampler, resolve
 from ...uniforms import Rng
+from ..schedule import LINEAR, Schedule
 from .decoded import (
     Clock,
     Decoded,
@@ -77,7 +79,7 @@ def confidence_ordered(
         live = open_.any(1).nonzero()[:, 0]
         row, position = open_[live].nonzero().unbind(1)  # one after another, sequence by sequence
         with clock("network"), torch.no_grad():
-            hidden = ask(model, tokens[live], open_[live].sum(1).double() / length)
+            hidden = ask(model, tokens[live], _time_of(model, open_[live]))
         drawn, sure = [], []
         for part in _pieces(len(row), mask):
             with clock("network"), torch.no_grad():
@@ -101,6 +103,14 @@ def confidence_ordered(
         if progress is not None:
             progress(call + 1)
     return Decoded(public(model, tokens).cpu(), counts.shape[1], draws, came.cpu(), clock.seconds, asked=asked)
+
+
+def _time_of(model: Network, open_: Tensor) -> Tensor:
+    """The time of each sequence, (batch,) float64, by the share of its places that are masked, (batch, length) bool, and
+    the schedule that the network was trained with."""
+    share = open_.double().mean(1).cpu().numpy()
+    schedule: Schedule = getattr(model, "schedule", LINEAR)
+    return torch.from_numpy(np.asarray(schedule.time(share))).to(open_.device)
 
 
 def _counts_of_each(left: list[int], steps: int | None, per_call: Sequence[int] | None) -> Tensor:
