@@ -101,7 +101,7 @@ def analyse(rows):
 
 
 def summary(rows):
-    """Each run of the longest profile there is, with what the fit predicts (``predicted_seconds``), and t1, t2
+    """Each run of the longest profile there is, with what the fit predicts (``foretold``), and t1, t2
     with their intervals."""
     rows = rows[(rows.profile == "full") | ~(rows.profile == "full").any()].drop(
         columns="run_seed", errors="ignore"
@@ -111,10 +111,8 @@ def summary(rows):
         fitted = part[(part.decoder == "ancestral") & ~part.steps.isin([HELD_OUT, SMALL])]
         if len(fitted) > 2:
             cost = fit_cost(fitted.nfe, fitted.draws * fitted.vocab, fitted.seconds)
-            predicted_seconds = [predicted(cost, run) for run in part.itertuples()]
-            part = part.assign(
-                predicted_seconds=predicted_seconds, fitted=part.index.isin(fitted.index), n=len(fitted)
-            )
+            foretold = [predicted(cost, run) for run in part.itertuples()]
+            part = part.assign(foretold=foretold, fitted=part.index.isin(fitted.index), n=len(fitted))
             for name, t in (("t1", cost.t1), ("t2", cost.t2)):
                 part = part.assign(**{f"{name}_value": t.value, f"{name}_low": t.low, f"{name}_high": t.high})
         found.append(part)
@@ -131,9 +129,9 @@ def predicted(cost, run):
 def prediction_texts(table):
     text = []
     for sampler, part in table.groupby("sampler"):
-        if "predicted_seconds" not in part or part.predicted_seconds.isna().all():
+        if "foretold" not in part or part.foretold.isna().all():
             continue
-        off = part.predicted_seconds / part.seconds - 1
+        off = part.foretold / part.seconds - 1
         seen = {
             f"N = {HELD_OUT}": off[(part.steps == HELD_OUT) & (part.decoder == "ancestral")],
             "first-hitting": off[(part.steps != SMALL) & (part.decoder == "first_hitting")],
@@ -179,8 +177,8 @@ def figure(rows, analysis):
     look = figures.precision(SAMPLER) | {"ls": "none"}
     for decoder, face in (("ancestral", look["color"]), ("first_hitting", "white")):
         part = table[table.decoder == decoder]
-        predicted_seconds = part.get("predicted_seconds", part.seconds)
-        axes.plot(part.seconds, predicted_seconds, label=f"{SAMPLER}, {decoder}", **look | {"mfc": face})
+        foretold = part.get("foretold", part.seconds)
+        axes.plot(part.seconds, foretold, label=f"{SAMPLER}, {decoder}", **look | {"mfc": face})
         share.plot(part.steps, part.network_share, **look | {"mfc": face})
     low, high = axes.get_xlim()
     axes.plot([max(low, 0.1), high], [max(low, 0.1), high], color="black", lw=0.8)

@@ -1,11 +1,11 @@
 """Is the sampler of a published set-up harmless? From laws alone: no weights, no draws.
 
 For each set-up of `precision_lab.mdm.setups` (MDLM, SEDD, RADD, ReMDM, Duo, BD3-LMs, LLaDA, Fast-dLLM, d1,
-Dream, LLaDA 2, DiffusionGemma, VQ-Diffusion), as published and with the nearest draw in
-float32 and in bfloat16 that we have: the share of the intended unmasking that is left (where tokens race the mask), the effective
-temperature of the token, the entropy that it loses, its total variation. A step of N at a masked share t
-unmasks with r = 1 / (N t). The rows stand in for the networks': one trained on an H100 (16,384 tokens, five
-mask ratios) and SmolLM2-135M (49,152; taken at t = 0.5).
+Dream, LLaDA 2, DiffusionGemma, VQ-Diffusion), as published and with the nearest draw in float32 and in
+bfloat16 that we have: the share of the intended unmasking that is left (where tokens race the mask), the
+effective temperature of the token, the entropy that it loses, its total variation. A step of N at a masked
+share t unmasks with r = 1 / (N t). The rows stand in for the networks': one trained on an H100 (16,384
+tokens, five mask ratios) and SmolLM2-135M (49,152; taken at t = 0.5).
 
 A word for each, by the mean over the rows of one network with its 95 % interval (Student), the worse of the
 two networks: *decisive* beyond 5 % of the unmasking or 0.05 nats a token for certain (what 64 texts against

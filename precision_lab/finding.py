@@ -32,10 +32,11 @@ class Outcome(StrEnum):
 class Finding:
     """The quantity ``name`` with its ``estimate``, the value ``null`` to compare it with, and what is claimed of it.
 
-    ``claim`` ABOVE or BELOW: reproduced if the whole interval lies on that side of ``null``, different if it lies
-    on the other. EQUAL: reproduced if it lies within ``null`` -/+ ``margin``, different if it leaves that range out;
-    without a margin equality is reproduced only of a number that was computed (n = 0). None, nobody claims anything: different from ``null``, or
-    undecided. ``digits``: decimals in :meth:`text`. ``unit``: written behind the numbers.
+    ``claim`` ABOVE or BELOW: reproduced if the whole interval lies on that side of ``null``, different if it
+    lies on the other. EQUAL: reproduced if it lies within ``null`` -/+ ``margin``, different if it leaves
+    that range out; without a margin equality is reproduced only of a number that was computed (n = 0). None,
+    nobody claims anything: different from ``null``, or undecided. ``digits``: decimals in :meth:`text`.
+    ``unit``: written behind the numbers.
     """
 
     name: str
