@@ -23,6 +23,7 @@ from precision_lab.mdm.decode import (
     two_stage,
 )
 from precision_lab.mdm.folders import longest_of
+from precision_lab.mdm.schedule import COSINE, LINEAR
 from precision_lab.mdm.texts import rows
 
 EXACT = SAMPLERS["inverse_cdf_fp64"]
@@ -96,6 +97,22 @@ class TestWhatIsNoLogits:
         network = llada(module.eval(), width=WIDTH, mask_id=MASK)
         assert first_hitting(network, EXACT, batch=1, length=6, rng=rng()).nfe == 6
 
+    def test_two_answers_beside_a_mask_of_minus_a_million(self):
+        """MDLM's log-probabilities span a million nats; dropout shows all the same, and rounding does not."""
+        noise = torch.Generator().manual_seed(0)
+
+        def answer(scale):
+            def forward(ids, sigma):
+                drawn = RAW + scale * torch.randn(*ids.shape, WIDTH, generator=noise)
+                drawn[..., MASK] = -1e6
+                return drawn.log_softmax(-1)
+
+            return mdlm(forward, width=WIDTH, mask_id=MASK)
+
+        with pytest.raises(InputError, match=r"two answers.*model\.eval\(\)"):
+            first_hitting(answer(0.1), EXACT, batch=1, length=6, rng=rng())
+        assert first_hitting(answer(1e-6), EXACT, batch=1, length=6, rng=rng()).nfe == 6
+
     def test_what_the_network_raises(self):
         """Ids beyond its embeddings, a text beyond its positions."""
         table = torch.nn.Embedding(5, WIDTH)
@@ -141,6 +158,23 @@ class TestWhatIsNoLogits:
             first_hitting(sigma, EXACT, **size)
         copies = Adapted(lambda ids: torch.nn.functional.one_hot(ids, WIDTH) * 9.0, width=WIDTH, mask_id=MASK)
         first_hitting(copies, EXACT, **size)  # a network that copies what it sees is not shifted
+
+
+class TestTime:
+    @pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=["linear", "cosine"])
+    def test_confidence_decoding_tells_the_share_by_the_schedule(self, schedule):
+        """sigma = -log(1 - 0.999 m) of the share m that is masked, whatever the schedule."""
+        seen = []
+
+        def forward(ids, sigma):
+            seen.append((float((ids == MASK).double().mean()), float(sigma[0])))
+            return RAW.expand(*ids.shape, WIDTH)
+
+        network = mdlm(forward, width=WIDTH, mask_id=MASK, schedule=schedule)
+        confidence_ordered(network, EXACT, batch=1, length=4, rng=rng())
+        assert {share for share, _ in seen} == {1.0, 0.75, 0.5, 0.25}
+        for share, sigma in seen:
+            assert sigma == pytest.approx(-np.log1p(-0.999 * share), rel=1e-5)
 
 
 class TestIds:
