@@ -48,7 +48,8 @@ class RowSources:
     draws x_i of p_i the product of (1 - w) + w q_i(x_i) / p_i(x_i) has mean 1, whichever law q_i is that does
     not depend on x_i, so that its inverse is a p-value (Ville). Rows after x_i that were made from it, as
     those of one text are, depend on it: then the p-value is none. Batches are taken to begin with the first
-    row of the file. ``count``: draws that will come, about. Memory: 4 (2 FARTHEST + 1) bytes a draw looked at, and the rows that wait.
+    row of the file. ``count``: draws that will come, about. Memory: 4 (2 FARTHEST + 1) bytes a draw
+    looked at, and the rows that wait.
     """
 
     def __init__(self, count: int) -> None:

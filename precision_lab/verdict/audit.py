@@ -126,8 +126,9 @@ def audit(
     apart, and by whether the draws fit other rows of their batch better than their own. The draws must be
     independent given their rows; for the last two tests the rows must not be made from the draws either, as
     consecutive rows of one text are, and the report says so where these alone fail.
-    ``pipeline``: the logits are raw, and these steps, in float32 or better, are between them and the draws; with a row a draw, draws of tokens in doubt at an edge are set aside. Ids
-    beyond the vocabulary, and draws of tokens too rare to be drawn, fail and are named. Rows that are no law
+    ``pipeline``: the logits are raw, and these steps, in float32 or better, are between them and the
+    draws; with a row a draw, draws of tokens in doubt at an edge are set aside. Ids beyond the vocabulary,
+    and draws of tokens too rare to be drawn, fail and are named. Rows that are no law
     (all -inf, NaN, +inf) are set aside with their draws, and the report says how many. Errors: InputError
     for files that are missing, empty, broken or of unequal length, and where no row is a law.
     """
