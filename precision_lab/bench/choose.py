@@ -78,9 +78,10 @@ def choose(
     Zipf(1) over ``vocab`` tokens (50,257 if neither is given); then temperature, top-k, top-p and min-p, in
     this order, in float32. In mdm:N they act on the token, and the mask is mixed in afterwards, as the first
     of N steps has it: r = 1/N. Fidelity is from the laws on that very row, no draws: total variation as a
-    share of what comes, with a bound on its own error (see :func:`bound_of`), nats of entropy lost, of a step the unmasking multiplier. Cost is of a token (of a
-    step: of a masked place) in a batch, processing left out: medians over paired rounds, ``seconds`` in all,
-    ratios to float32 Gumbel-max with 95 % bootstrap intervals.
+    share of what comes, with a bound on its own error (see :func:`bound_of`), nats of entropy lost, of a step
+    the unmasking multiplier. Cost is of a token (of a step: of a masked place) in a batch, processing left
+    out: medians over paired rounds, ``seconds`` in all, ratios to float32 Gumbel-max with 95 % bootstrap
+    intervals.
     A sampler is proved right enough where both together are at most :data:`ENOUGH`, but not where its law is
     of arithmetic that was not measured here (``Guarantee.EMULATED``).
     Raises InputError for a vocabulary below 2, a batch below 1, temperature 0, a row of another width, a

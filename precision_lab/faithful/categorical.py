@@ -123,9 +123,9 @@ def _rows_of(logits: Tensor) -> Tensor:
 
 
 def _whole(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
-        raise InputError(f"{name} = {value!r}", "a whole number below 2^32", "change it")
-    return value
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**32:
+        raise InputError(f"{name} = {value!r}", "a whole number, 0 to 2^32 - 1", "give an int in that range")
+    return int(value)
 
 
 def _per_row(name: str, value: float | Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
@@ -133,7 +133,9 @@ def _per_row(name: str, value: float | Tensor, rows: Tensor, dtype: torch.dtype)
     try:
         found = torch.as_tensor(value, dtype=dtype, device=rows.device).reshape(-1)
     except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"{name} = {value!r}", "a number, or one a row", "change it") from None
+        raise InputError(
+            f"{name} = {value!r}", "a number, or one a row", f"a tensor of {len(rows)} numbers"
+        ) from None
     if found.numel() not in (1, rows.shape[0]):
         raise InputError(
             f"{found.numel()} values of {name} for {len(rows)} rows", "one, or one a row", "repeat it"
