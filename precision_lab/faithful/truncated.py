@@ -33,7 +33,8 @@ def draw_truncated(
     """(n, rows) tokens of what ``plan`` leaves of ``rows``, (rows, vocab), checked, on the CPU.
 
     ``heat``: (rows,) temperatures that act before the pipeline; 0 for the first of the largest logits.
-    Words as those of :func:`.categorical.categorical`. Memory: 32 vocab bytes a thread.
+    Words as those of :func:`.categorical.categorical`. Memory: 32 vocab bytes a thread, of
+    float64 logits 40.
     """
     count, vocab = rows.shape
     ids = np.empty((n, count), dtype=np.int64)
