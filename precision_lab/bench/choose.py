@@ -177,7 +177,7 @@ def bound_of(law: Law, sampler: Sampler) -> float:
     tokens as for one, since which of two sets has the winner is a half-line in every uniform too. That of a
     sum over atoms or integers is of one token: then error * vocab / 2.
     """
-    rule = getattr(sampler, "rule", None)
+    rule: Any = getattr(sampler, "rule", None)
     while hasattr(rule, "inner"):
         rule = rule.inner
     of_one_token = isinstance(rule, Enumerated) or law.guarantee is Guarantee.EXACT
