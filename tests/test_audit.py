@@ -20,7 +20,7 @@ from precision_lab.errors import InputError
 from precision_lab.laws.law import target_law
 from precision_lab.statistics import agreement, lattice_law, tempered_law, two_laws_log_likelihood
 from precision_lab.statistics.counts import Counts
-from precision_lab.statistics.row_sharing import shared_agreement
+from precision_lab.statistics.row_sharing import Sharing, shared_agreement
 from precision_lab.statistics.row_tests import RowEvidence
 from precision_lab.verdict.audit import audit
 from precision_lab.verdict.report import Outcome
@@ -305,6 +305,57 @@ class TestSharedNoise:
         serial = next(j for j in found.judged if j.test == "serial")
         assert (serial.outcome, serial.result.detectable) == (Outcome.INCONCLUSIVE, np.inf)
         assert "have no likely token in common, cannot be seen" in found.text()
+
+
+class TestRowsMadeFromTheDraws:
+    """Each row prefers the token drawn before it, as a text that repeats itself does: a right sampler seems to
+    draw from the row after its own, and the headline says on what that rests."""
+
+    SAID = "this supposes rows that were not made from the draws"
+
+    def repeating(self, count=4000, bent=1.0):
+        rng = np.random.default_rng(5)
+        logits = rng.normal(0, 1, (count, 50)).astype(np.float32)
+        tokens = np.zeros(count, dtype=np.int64)
+        for i in range(count):
+            if i:
+                logits[i, tokens[i - 1]] += 4
+            tokens[i] = (bent * logits[i] + rng.gumbel(size=50)).argmax()
+        return logits, tokens
+
+    @statistical(false_fail=RATE)
+    def test_the_headline_says_on_what_the_failure_rests(self, tmp_path):
+        """The tests of the law have their level; those of the rows fail by hundreds of nats."""
+        logits, tokens = self.repeating()
+        path = write(tmp_path / "draws.npz", logits=logits, tokens=tokens)
+        found = audit(path, path, false_fail=RATE)
+        failed = {j.test for j in found.judged if j.outcome is Outcome.FAIL}
+        assert failed
+        assert failed <= {"serial", "sources"}
+        assert self.SAID in found.headline()
+
+    def test_not_where_the_law_is_wrong_too(self, tmp_path):
+        logits, tokens = self.repeating(bent=2.0)
+        found = audit(*[write(tmp_path / "draws.npz", logits=logits, tokens=tokens)] * 2)
+        assert {j.test for j in found.judged if j.outcome is Outcome.FAIL} >= {"temperature", "sources"}
+        assert self.SAID not in found.headline()
+        assert any(self.SAID in note for note in found.all_notes())
+
+
+def test_the_two_streams_of_flat_rows_are_not_one(tmp_path, monkeypatch):
+    """The places of the draws and the chances of the test of them: one seed gives them other numbers."""
+    seen = []
+
+    def spied(self, false_fail, false_pass, rng):
+        seen.append((self.uniforms, rng.random(len(self.uniforms))))
+        return judged(self, false_fail, false_pass, rng)
+
+    judged = Sharing.uniformity_test
+    monkeypatch.setattr(Sharing, "uniformity_test", spied)
+    tokens = np.random.default_rng(0).integers(0, 8, 400)
+    audit(*[write(tmp_path / "draws.npz", logits=np.zeros((400, 8), np.float32), tokens=tokens)] * 2)
+    ((places, chances),) = seen
+    assert not np.isin(places, chances).any()
 
 
 class TestWhatIsSaid:

@@ -16,6 +16,7 @@ from scipy.special import softmax
 
 from precision_lab.calibration.verdicts import RightDraws, small_design
 from precision_lab.errors import InputError
+from precision_lab.pipelines import parse_pipeline
 from precision_lab.samplers import SAMPLERS
 from precision_lab.statistics.testing._binomial import conditional_power
 from precision_lab.verdict.batch_rows import PLACES, STRANGER, Batch, batch_logits, rows_at, with_setting
@@ -31,7 +32,7 @@ from precision_lab.verdict.batches import (
 )
 from precision_lab.verdict.caller import Caller, Misbehaved
 from precision_lab.verdict.check import check
-from precision_lab.verdict.company import agreements, events, explained, sign_p_values
+from precision_lab.verdict.company import Drawn, agreements, events, explained, sign_p_values
 from precision_lab.verdict.invariance import examine_identity
 from precision_lab.verdict.row_settings import VALUES, log_e_value
 
@@ -354,6 +355,14 @@ class TestRows:
         assert rows_at("joined", 4).tolist() == [STRANGER, STRANGER, 0, 1]
         assert rows_at("own", 2, first=3).tolist() == [3, 4]
 
+    def test_half_precision_is_left_out_only_where_steps_run_before(self):
+        """Without steps nothing runs before a sampler, and it is given every dtype."""
+        plain = design(0, before=True)
+        assert plain.left_out == ()
+        assert {"float16", "bfloat16"} <= {batch.dtype for batch in plain.company}
+        assert not any(batch.before for batch in plain.company)
+        assert design(0, pipeline=parse_pipeline("top_k=5"), before=True).left_out == ("float16", "bfloat16")
+
     def test_bad_input(self):
         with pytest.raises(InputError, match="own"):
             batch_logits("onw", 2, 16)
@@ -393,19 +402,20 @@ class TestErrorRates:
         assert 0 < laws <= most
 
     @statistical(false_fail=1e-8)
-    def test_so_does_the_whole_stage(self):
-        """20 stages of right draws at a level of 0.05 each for two tests."""
-        asked = design(0)
-        rng = np.random.default_rng(2)
-        right = RightDraws(asked)
-        fails = 0
-        for _ in range(20):
-            alone, drawn = right.stage(rng)
+    def test_the_same_decision_sees_a_fault_of_rows(self):
+        """50 such samplers that answer the rows of every batch in reverse: each is called, but for one in a
+        hundred at most, so that fewer than 40 calls have a probability below 1e-11."""
+        asked, rng = small_design(), np.random.default_rng(2)
+        draws = RightDraws(asked)
+        called = 0
+        for _ in range(50):
+            alone, drawn = draws.stage(rng)
+            reversed_ = [Drawn(each.batch, each.ids[:, ::-1]) for each in drawn]
             try:
-                fails += decide(asked, alone, drawn, [], 0.05, 1e-3, NOBODY)["row_laws"].failed
+                decide(asked, alone, reversed_, [], 0.05, 1e-3, NOBODY)
             except Misbehaved:
-                fails += 1
-        assert fails <= stats.binom.isf(1e-8, 20, 0.1)
+                called += 1
+        assert called >= 40
 
     @pytest.mark.parametrize(
         ("rows", "temperature", "most"),

@@ -26,9 +26,11 @@ from precision_lab.errors import InputError
 from precision_lab.faithful import categorical, categorical_masses, exponential_race
 from precision_lab.files import read_json
 from precision_lab.pipelines import parse_pipeline
-from precision_lab.samplers import SAMPLERS
+from precision_lab.samplers import SAMPLERS, with_tolerance
+from precision_lab.statistics import total_variation
 from precision_lab.targets import Capture, save_capture
 from precision_lab.targets.synthetic import zipf
+from precision_lab.types import Guarantee
 
 EAGER = [name for name, rival in RIVALS.items() if rival.in_chunks]
 ROWS = torch.from_numpy(np.random.default_rng(0).normal(0, 2, (7, 300))).float()
@@ -330,6 +332,29 @@ class TestChoose:
         wrong = [next(r["wrong_by"] for r in rows if r["sampler"] == REFERENCE) for rows in (plain, cut.rows)]
         assert wrong[0] != wrong[1]
         assert text in cut.given
+
+    def test_the_bound_is_of_total_variation(self):
+        """Of an enumeration, certified or exact, the error of one token times half the vocabulary, which
+        covers what one that stops early lacks; a perturbation bound is one of sets as it stands."""
+        logits = zipf(300).astype(np.float32)
+        sampler = with_tolerance(SAMPLERS["gumbel_max_fp16"], tolerance=1e-3, relative=np.inf)
+        early = sampler.law(logits)
+        apart = total_variation(early, SAMPLERS["gumbel_max_fp16"].law(logits))
+        assert early.guarantee is Guarantee.CERTIFIED
+        assert 1e-4 < apart < room.bound_of(early, sampler)
+        assert room.bound_of(early, sampler) == early.error * 150
+        fine = SAMPLERS["gumbel_max_fp64"]
+        assert room.bound_of(fine.law(logits), fine) == fine.law(logits).error
+
+    def test_what_was_not_measured_here_is_not_proved(self):
+        row = room._row(room.parse_use("lm"), room.parse_target("zipf[vocab=300]"), "")
+        sampler = SAMPLERS["faithful_masses"]
+        law = sampler.law(row.given)
+        found = [
+            room._fidelity(replace(law, guarantee=each), sampler, row, of_step=False)["enough"]
+            for each in (Guarantee.EXACT, Guarantee.CERTIFIED, Guarantee.EMULATED)
+        ]
+        assert found == [True, True, False]
 
     def test_a_target_of_ones_own(self, few, tmp_path):
         path = tmp_path / "rows.safetensors"

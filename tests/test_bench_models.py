@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from precision_lab.bench.models import TOKENS, bench_models
+from precision_lab.errors import InputError
 
 
 def test_rows(capsys):
@@ -15,6 +18,11 @@ def test_rows(capsys):
     assert 1 <= table["event_driven"]["network_calls"] <= TOKENS
     for row in table.values():
         assert row["seconds"] > 0
-        assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+        assert row["ratio_least"] <= row["ratio"] <= row["ratio_most"]
         assert math.isnan(row["peak_arrays"]) or row["peak_arrays"] >= 0
     assert "round 2/2" in capsys.readouterr().err
+
+
+def test_a_vocabulary_without_room_for_the_mask():
+    with pytest.raises(InputError, match="200 or more"):
+        bench_models(vocab=199)

@@ -46,6 +46,29 @@ class TestMasses:
             exact = mpmath.exp(mpmath.mpf(each)) * 2**BITS
             assert abs(mass - exact) <= 0.5 + exact * 1.3 * 2.0**-23
 
+    @pytest.mark.parametrize("temperature", [None, 0.7, 0.5 + 1.5 * 2.0**-24], ids=str)
+    def test_the_bound_of_a_mass_and_of_a_probability(self, temperature):
+        """Logits whose differences float32 does not hold, over temperatures that it does not hold either, the
+        last midway between two of its numbers: off by up to three roundings, and by more than one."""
+        roundings = 1 if temperature is None else 3
+        row = torch.tensor([3.7, *(3.7 - np.linspace(1e-3, 14, 600)).tolist()], dtype=torch.float32)
+        found = categorical_masses(row, temperature).tolist()
+        total = sum(found)
+        with mpmath.workdps(40):
+            over = mpmath.mpf(temperature or 1)
+            gaps = [(mpmath.mpf(row[0].item()) - mpmath.mpf(each)) / over for each in row.tolist()]
+            exact = [mpmath.exp(-gap) for gap in gaps]
+            whole = mpmath.fsum(exact)
+            own = [2.0**-22.6 + 1 / (2 * mpmath.mpf(m)) for m in found]
+            by_gap = [roundings * 2.0**-24 * gap for gap in gaps]
+            off = [abs(m / (2**BITS * e) - 1) for m, e in zip(found, exact, strict=True)]
+            assert all(o <= a + b for o, a, b in zip(off, own, by_gap, strict=True))
+            beyond_one = [o > a + 2.0**-24 * gap for o, a, gap in zip(off, own, gaps, strict=True)]
+            assert any(beyond_one) == (temperature is not None)
+            mean = mpmath.fsum((a + b) * e for a, b, e in zip(own, by_gap, exact, strict=True)) / whole
+            shares = [abs(m * whole / (total * e) - 1) for m, e in zip(found, exact, strict=True)]
+            assert all(s <= a + b + mean for s, a, b in zip(shares, own, by_gap, strict=True))
+
     @pytest.mark.slow
     def test_every_float_from_minus_32_to_0(self):
         """All 1.1e9 of them against float64, whose own exponential is right to 2^-52: the worst is below

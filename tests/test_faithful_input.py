@@ -235,6 +235,13 @@ LIMITS = {
 
 class TestLimits:
     @pytest.mark.parametrize("draw", [categorical, exponential_race, certified_argmax, gumbel_topk])
+    def test_whole_numbers_of_numpy_are_whole(self, draw):
+        ids = [draw(torch.zeros(2, 9), n, generator=seeded()) for n in (np.int64(5), np.uint8(5), 5)]
+        ids = [getattr(each, "tokens", each) for each in ids]
+        assert torch.equal(ids[0], ids[2])
+        assert torch.equal(ids[1], ids[2])
+
+    @pytest.mark.parametrize("draw", [categorical, exponential_race, certified_argmax, gumbel_topk])
     @pytest.mark.parametrize("case", LIMITS)
     def test_what_is_refused(self, draw, case):
         with pytest.raises(InputError) as error:

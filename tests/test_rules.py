@@ -333,6 +333,30 @@ class TestChunks:
         assert calls == [[0, 1], [2], [3, 4], [5], [6, 7], [8]]
         assert out.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
 
+    @pytest.mark.parametrize("name", ["gumbel_max_fp32", "torch_multinomial_fp32", "d1_bf16"])
+    def test_weights_are_made_of_a_chunk_at_a_time(self, name, monkeypatch):
+        """The ids of a seed are those of weights made of all rows at once."""
+        logits = torch.randn(7, 16, generator=torch.Generator().manual_seed(0)).double()
+
+        def drawn() -> torch.Tensor:
+            return SAMPLERS[name].draw(logits, 5, rng=torch.Generator().manual_seed(1))
+
+        whole = drawn()
+        monkeypatch.setattr(chunks, "VALUES_IN_MEMORY", 3 * 16)
+        made = []
+        seen = chunks.draw_in_chunks
+
+        def watched(decide, inputs, n, *, values_per_row, prepare):
+            def prepared(part: torch.Tensor) -> torch.Tensor:
+                made.append(part.numel())
+                return prepare(part)
+
+            return seen(decide, inputs, n, values_per_row=values_per_row, prepare=prepared)
+
+        monkeypatch.setattr(sys.modules[type(SAMPLERS[name]).__module__], "draw_in_chunks", watched)
+        assert torch.equal(drawn(), whole)
+        assert max(made) == 3 * 16
+
     def test_rows_of_an_inverse_cdf_are_drawn_part_by_part(self, monkeypatch):
         """Of three rows two have sums at a time: their draws come before those of the third."""
         monkeypatch.setattr(sys.modules[InverseCDF.__module__], "SUMS_IN_MEMORY", 2 * 64)

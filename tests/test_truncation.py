@@ -199,6 +199,17 @@ class TestDraws:
                 found = categorical(logits, 3, generator=seeded(3), temperature=given_heat, pipeline=text)
                 assert torch.equal(found, drawn_one_by_one(logits, given_heat, text, 3)), text
 
+    @pytest.mark.parametrize("vocab", [3, 5000])
+    @pytest.mark.parametrize("ties", ["first", "last", "all"])
+    def test_a_share_smaller_than_any_mass_keeps_the_first(self, vocab, ties):
+        """1e-15 of the mass is less than 1: the largest token is left all the same, or all that equal it."""
+        logits = torch.arange(vocab).remainder(3).float()[None]
+        text = f"top_p=1e-15 ties={ties}"
+        kept = {"first": [2], "last": [vocab - vocab % 3 - 1], "all": list(range(2, vocab, 3))}[ties]
+        assert categorical_masses(logits, pipeline=text)[0].nonzero().flatten().tolist() == kept
+        found = categorical(logits, 3, generator=seeded(3), pipeline=text)
+        assert torch.equal(found, drawn_one_by_one(logits, None, text, 3))
+
     def test_at_the_vocabulary_of_a_model(self):
         logits = torch.randn(2, 151_936, generator=seeded(4)) * 3
         for text in ("temperature=0.7 > top_k=50 > top_p=0.95 > min_p=0.05", "top_p=0.9999"):

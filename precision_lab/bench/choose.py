@@ -18,16 +18,19 @@ from ..faithful import unmask_step
 from ..laws.law import Law, target_law
 from ..pipelines import parse_pipeline
 from ..samplers import SAMPLERS, Sampler, with_tolerance
+from ..samplers.rules import Enumerated
 from ..statistics import total_variation
 from ..statistics.entropies import entropy
 from ..statistics.unmasking import unmasking
 from ..targets import Target, is_file_of_logits, load_row, parse_target, parse_use
 from ..targets.use import Use
-from .grid import TOLERANCE, rows_timed
+from ..types import Guarantee
+from .grid import rows_timed
 from .rivals import REFERENCE, here
 from .timing import Clock, best_rows, paired, ratio
 
 ENOUGH = 1e-6  # total variation of what comes: a chi-square test sees it after about 1e12 draws
+LEAST_TOLERANCE = 1e-12  # of an enumerated law: its arithmetic alone is off by twice as much
 STEP = "faithful.unmask_step"
 COMING = 4  # places that come in one timed call of unmask_step, on average, if that takes few calls
 MOST_CALLS = 2000
@@ -75,9 +78,12 @@ def choose(
     Zipf(1) over ``vocab`` tokens (50,257 if neither is given); then temperature, top-k, top-p and min-p, in
     this order, in float32. In mdm:N they act on the token, and the mask is mixed in afterwards, as the first
     of N steps has it: r = 1/N. Fidelity is from the laws on that very row, no draws: total variation as a
-    share of what comes, nats of entropy lost, of a step the unmasking multiplier. Cost is of a token (of a
-    step: of a masked place) in a batch, processing left out: medians over paired rounds, ``seconds`` in all,
-    ratios to float32 Gumbel-max with 95 % bootstrap intervals.
+    share of what comes, with a bound on its own error (see :func:`bound_of`), nats of entropy lost, of a step
+    the unmasking multiplier. Cost is of a token (of a step: of a masked place) in a batch, processing left
+    out: medians over paired rounds, ``seconds`` in all, ratios to float32 Gumbel-max with 95 % bootstrap
+    intervals.
+    A sampler is proved right enough where both together are at most :data:`ENOUGH`, but not where its law is
+    of arithmetic that was not measured here (``Guarantee.EMULATED``).
     Raises InputError for a vocabulary below 2, a batch below 1, temperature 0, a row of another width, a
     truncation out of range, an unknown use, and a device that is not there.
     """
@@ -154,7 +160,8 @@ def _laws(use: Use, row: _Row, device: str) -> dict[str, tuple[Law | None, Sampl
         print(f"law of {name}", file=sys.stderr, flush=True)
         law = None
         if sampler is not None:
-            exact = with_tolerance(sampler, tolerance=TOLERANCE * row.share, relative=np.inf)
+            tolerance = max(ENOUGH * row.share / len(row.given), LEAST_TOLERANCE)
+            exact = with_tolerance(sampler, tolerance=tolerance, relative=np.inf)
             law = exact.law(row.given)
         found[name] = law, sampler
     if use.steps is not None:
@@ -163,15 +170,30 @@ def _laws(use: Use, row: _Row, device: str) -> dict[str, tuple[Law | None, Sampl
     return found
 
 
+def bound_of(law: Law, sampler: Sampler) -> float:
+    """A bound on the total variation between ``law`` and the truth, from ``law.error``.
+
+    The error of :func:`~precision_lab.laws.argmax.perturbed_law` is one: its argument holds for a set of
+    tokens as for one, since which of two sets has the winner is a half-line in every uniform too. That of a
+    sum over atoms or integers is of one token: then error * vocab / 2.
+    """
+    rule: Any = getattr(sampler, "rule", None)
+    while hasattr(rule, "inner"):
+        rule = rule.inner
+    of_one_token = isinstance(rule, Enumerated) or law.guarantee is Guarantee.EXACT
+    return min(1.0, law.error * law.vocab / 2) if of_one_token else law.error
+
+
 def _fidelity(law: Law | None, sampler: Sampler | None, row: _Row, *, of_step: bool) -> dict[str, Any]:
     """``wrong_by``: total variation as a share of what comes. ``bound``: of it, the law's own error.
-    ``enough``: whether both together are at most :data:`ENOUGH`."""
+    ``enough``: whether both together are proved to be at most :data:`ENOUGH`."""
     if law is None or sampler is None:
         none = {"wrong_by": math.nan, "bound": math.nan, "enough": False, "unmasks": math.nan}
         return none | {"entropy_lost": math.nan, "ceiling": math.nan, "guarantee": "no law is known here"}
     share = row.share if of_step else 1.0
     target = target_law((row.given if of_step or row.share == 1 else row.tokens).astype(np.float64))
-    wrong, bound = total_variation(law, target) / share, law.error / share
+    wrong = total_variation(law, target) / share
+    bound = bound_of(law, sampler) / share
     unmasks = 1.0
     if not of_step:
         lost = entropy(target) - entropy(law)
@@ -183,7 +205,7 @@ def _fidelity(law: Law | None, sampler: Sampler | None, row: _Row, *, of_step: b
     return {
         "wrong_by": wrong,
         "bound": bound,
-        "enough": wrong + bound <= ENOUGH,
+        "enough": law.guarantee is not Guarantee.EMULATED and wrong + bound <= ENOUGH,
         "unmasks": unmasks,
         "entropy_lost": lost,
         "ceiling": sampler.ceiling,

@@ -224,7 +224,7 @@ def run(
 def _whole(name: str, values: tuple[int, ...]) -> None:
     for value in values:
         if value < 1:
-            raise InputError(f"--{name} {value}", "whole numbers from 1 on", "change it")
+            raise InputError(f"--{name} {value}", "whole numbers from 1 on", f"leave {value} out")
     if not values:
         raise InputError(f"--{name} without a number", "one or more", "for example 4096,50257")
 

@@ -12,21 +12,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..mdm.adapters import Adapted
 from ..mdm.decode import ancestral, confidence_ordered, event_driven, first_hitting, two_stage
 from .timing import peak_bytes
 
 TOKENS = 20  # that a decoder decodes
+LEAST_VOCAB = 200  # half of it below the mask
 
 
 def bench_models(*, vocab: int = 50_304, length: int = 512, rounds: int = 5) -> list[dict[str, Any]]:
     """A row each: a call of the network alone and through the adapter, and ``TOKENS`` tokens by every decoder of a network
     that costs only the writing of its float32 logits, (1, length, vocab).
 
-    ``seconds``: median over rounds; ``ratio``: to the network alone in the same round, of a call's work as often as the
-    decoder called; ``peak_arrays``: the most memory that was held above what was before, in arrays of logits, the network's own
-    answer among them (Linux; NaN elsewhere).
+    ``seconds``: median over rounds; ``ratio``: to the network alone in the same round, of a call's work as often
+    as the decoder called, the median too; ``ratio_least`` and ``ratio_most``: of all rounds, no interval.
+    ``peak_arrays``: the most memory that was held above what was before, in arrays of logits, the network's own
+    answer among them (Linux; NaN elsewhere). InputError for a vocabulary below :data:`LEAST_VOCAB`.
     """
+    if vocab < LEAST_VOCAB:
+        raise InputError(f"vocab = {vocab}", f"{LEAST_VOCAB} or more", "the mask stands 100 before its end")
     row = torch.randn(vocab, generator=torch.Generator().manual_seed(0))
     mask = vocab - 100
 
@@ -77,8 +82,8 @@ def bench_models(*, vocab: int = 50_304, length: int = 512, rounds: int = 5) -> 
                 "network_calls": calls[name],
                 "seconds": statistics.median(found),
                 "ratio": statistics.median(ratios),
-                "ratio_low": min(ratios),
-                "ratio_high": max(ratios),
+                "ratio_least": min(ratios),
+                "ratio_most": max(ratios),
                 "peak_arrays": peaks[name],
             }
         )

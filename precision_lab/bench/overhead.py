@@ -98,7 +98,7 @@ def overhead(
     rng = np.random.default_rng(0)
     for name in samplers:
         if name not in EXPRESSIONS:
-            raise InputError(f"sampler {name!r}", f"one of {', '.join(EXPRESSIONS)}", "choose")
+            raise InputError(f"sampler {name!r}", f"one of {', '.join(EXPRESSIONS)}", "give one of these names")
         draws = max(1, VALUES // (vocab * rows))
         print(f"overhead of {name}, vocabulary {vocab}, {rows} rows, {draws} draws", file=sys.stderr)
         with tempfile.TemporaryDirectory() as folder:

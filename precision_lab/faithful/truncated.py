@@ -33,7 +33,8 @@ def draw_truncated(
     """(n, rows) tokens of what ``plan`` leaves of ``rows``, (rows, vocab), checked, on the CPU.
 
     ``heat``: (rows,) temperatures that act before the pipeline; 0 for the first of the largest logits.
-    Words as those of :func:`.categorical.categorical`. Memory: 32 vocab bytes a thread.
+    Words as those of :func:`.categorical.categorical`. Memory: 32 vocab bytes a thread, of
+    float64 logits 40.
     """
     count, vocab = rows.shape
     ids = np.empty((n, count), dtype=np.int64)
@@ -187,8 +188,10 @@ def _loop() -> Any:
 
     @numba.njit(nogil=True, error_model="numpy")
     def room_of(values, peak, temper, rule, share, weights):
-        """A token is in while the mass before it is below this; ``weights`` become the masses."""
-        return np.int64(np.float64(fill(values, peak, temper, weights)) * share) + rule[2]
+        """A token is in while the mass before it is below this; ``weights`` become the masses. At least 1,
+        since the first token is in whatever its mass: no edge has a mass below 0 above it."""
+        total = np.float64(fill(values, peak, temper, weights))
+        return max(np.int64(total * share) + rule[2], np.int64(1))
 
     @numba.njit(nogil=True, error_model="numpy")
     def cut(values, index, peak, room, temper, least, rule, weights, spare, ones):

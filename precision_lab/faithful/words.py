@@ -60,7 +60,9 @@ def keys_of(generator: Randomness, rows: int) -> np.ndarray:
             found[i, 0] = int(each) & 0xFFFFFFFF
             found[i, 1] = (int(each) >> 32) & 0xFFFFFFFF
         else:
-            raise InputError(f"{each!r} for row {i}", "a torch.Generator or a seed of 64 bits", "change it")
+            raise InputError(
+                f"{each!r} for row {i}", "a torch.Generator or a seed of 64 bits", "take it modulo 2^64"
+            )
     return found
 
 

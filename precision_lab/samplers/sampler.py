@@ -255,7 +255,7 @@ class UniformSampler(Sampler):
             scores = SCORES[self.combine](weights, noise, out=u if alike else None)
             return self._winner(scores)
 
-        return draw_in_chunks(draw_part, self.weights_of(logits), n, values_per_row=logits.shape[-1])
+        return draw_in_chunks(draw_part, logits, n, values_per_row=logits.shape[-1], prepare=self.weights_of)
 
     @property
     def race(self) -> Race:

@@ -69,7 +69,10 @@ class TorchMultinomial(Sampler):
             many = probs.expand(count, *probs.shape).reshape(-1, probs.shape[-1])
             return torch.multinomial(many, 1, generator=generator).reshape(count, len(probs))
 
-        return draw_in_chunks(draw_part, _probs_of(self, logits), n, values_per_row=logits.shape[-1])
+        def probs_of(part: Tensor) -> Tensor:
+            return _probs_of(self, part)
+
+        return draw_in_chunks(draw_part, logits, n, values_per_row=logits.shape[-1], prepare=probs_of)
 
     def row_law(self, logits: Tensor) -> Law:
         return self.rule.law(self.race, _probs_of(self, logits).double().cpu().numpy())

@@ -1,5 +1,8 @@
 """Draws that each come from another row of logits: do they fit the rows beside which they stand better than
-their own?"""
+their own?
+
+The rows must not be made from the draws. The next row of one text is: a token that it has just drawn may be likely
+there, and a right sampler then seems to draw from the row after its own."""
 
 from __future__ import annotations
 
@@ -42,9 +45,11 @@ class RowSources:
 
     The first half of the draws chooses: for every size of a batch in :data:`SIZES`, and for every row alike,
     the row of the batch whose law explains a place best. The second half is judged by that choice alone. Of
-    draws x_i of p_i the product of (1 - w) + w q_i(x_i) / p_i(x_i) has mean 1, whichever law q_i is, so that
-    its inverse is a p-value (Ville). Batches are taken to begin with the first row of the file. ``count``:
-    draws that will come, about. Memory: 4 (2 FARTHEST + 1) bytes a draw looked at, and the rows that wait.
+    draws x_i of p_i the product of (1 - w) + w q_i(x_i) / p_i(x_i) has mean 1, whichever law q_i is that does
+    not depend on x_i, so that its inverse is a p-value (Ville). Rows after x_i that were made from it, as
+    those of one text are, depend on it: then the p-value is none. Batches are taken to begin with the first
+    row of the file. ``count``: draws that will come, about. Memory: 4 (2 FARTHEST + 1) bytes a draw
+    looked at, and the rows that wait.
     """
 
     def __init__(self, count: int) -> None:
@@ -100,7 +105,8 @@ class RowSources:
         return np.where(np.isnan(ratios), 1.0, ratios)
 
     def test(self, false_fail: float, false_pass: float) -> TestResult:
-        """p = 1 / mean over :data:`SHARES` of the product over the second half. Valid at every n.
+        """p = 1 / mean over :data:`SHARES` of the product over the second half. Valid at every n, for rows
+        that were not made from the draws.
 
         ``statistic``: log of the inverse of p.  ``detectable``: share of the draws that are of the row after
         theirs, by the normal law with the moments of these draws: asymptotic.

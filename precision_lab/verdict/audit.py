@@ -58,6 +58,8 @@ MOST_DRAWS = 1 << 28
 LOOKED_AT = 1 << 20  # numbers of the logits that are tried for being probabilities
 REFITTED = 1 << 27  # logits that are read a second time, to see whether the best temperature explains the draws
 SHOWN = 5  # rows set aside that are named
+OF_ROWS = frozenset({"serial", "sources"})  # tests that compare a draw with other rows
+NOT_OF_DRAWS = "this supposes rows that were not made from the draws, as consecutive rows of one text are"
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,11 @@ def audit(
     Rows are read in chunks, each once. One shared row is judged as by ``check``, except for what needs
     batches and seeds; a row for each draw by temperature, tail, support, by shared noise of draws some rows
     apart, and by whether the draws fit other rows of their batch better than their own. The draws must be
-    independent given their rows. ``pipeline``: the logits are raw, and these steps, in float32 or better,
-    are between them and the draws; with a row a draw, draws of tokens in doubt at an edge are set aside. Ids
-    beyond the vocabulary, and draws of tokens too rare to be drawn, fail and are named. Rows that are no law
+    independent given their rows; for the last two tests the rows must not be made from the draws either, as
+    consecutive rows of one text are, and the report says so where these alone fail.
+    ``pipeline``: the logits are raw, and these steps, in float32 or better, are between them and the
+    draws; with a row a draw, draws of tokens in doubt at an edge are set aside. Ids beyond the vocabulary,
+    and draws of tokens too rare to be drawn, fail and are named. Rows that are no law
     (all -inf, NaN, +inf) are set aside with their draws, and the report says how many. Errors: InputError
     for files that are missing, empty, broken or of unequal length, and where no row is a law.
     """
@@ -308,7 +312,7 @@ def _each(drawn: Array, inside: Array, rows: Recorded, asked: _Asked) -> Report:
         assert evidence.sources is not None
         found["serial"] = evidence.sharing.test(level, asked.false_pass)
         found["sources"] = evidence.sources.test(level, asked.false_pass)
-        notes.append(evidence.sharing.looked_at())
+        notes += [evidence.sharing.looked_at(), f"{' and '.join(sorted(OF_ROWS))}: {NOT_OF_DRAWS}"]
     wanted = {
         test: math.ceil(evidence.n * (found[test].detectable / size) ** 2)
         for test, size in plan.wish_of.items()
@@ -324,11 +328,18 @@ def _each(drawn: Array, inside: Array, rows: Recorded, asked: _Asked) -> Report:
         set_aside=len(evidence.dead),
         notes=tuple(notes),
         what=_mixed(evidence) if listed and listed[0].recipe == MIXED and found["sources"].failed else "",
+        supposes=_supposed(found),
     )
     if listed and listed[0].recipe == TEMPERATURE and report.exit_code == 1:
         fit = _fit_of_temperature(listed[0], drawn, inside, rows, asked)
         report = replace(report, suspects=(replace(listed[0], fit=fit), *listed[1:]))
     return report
+
+
+def _supposed(found: dict[str, TestResult]) -> str:
+    """For the headline: what a failure of the tests of rows, and of no other, supposes."""
+    failed = {test for test, result in found.items() if result.failed}
+    return NOT_OF_DRAWS if failed and failed <= OF_ROWS else ""
 
 
 def _flat(evidence: RowEvidence, rows: Recorded, asked: _Asked) -> Report:
@@ -342,7 +353,8 @@ def _flat(evidence: RowEvidence, rows: Recorded, asked: _Asked) -> Report:
     wished = {effect: size for effect, size in asked.wished.items() if effect not in lost}
     size = wished.setdefault("tv", FLAT_TV)
     plan = Plan((), wished, asked.false_fail, asked.false_pass, level)
-    rng = np.random.default_rng(asked.seed)
+    # the places of the draws were made from the seed itself
+    rng = np.random.default_rng(np.random.SeedSequence(asked.seed).spawn(1)[0])
     found = {
         "identity": sharing.uniformity_test(level, asked.false_pass, rng),
         "support": evidence.support_test(level, asked.false_pass),
@@ -360,6 +372,7 @@ def _flat(evidence: RowEvidence, rows: Recorded, asked: _Asked) -> Report:
         impossible=asked.named(name, evidence.rare.impossible(evidence.n, level), "row"),
         set_aside=len(evidence.dead),
         notes=(*asked.notes, *_set_aside(evidence.dead), note, sharing.looked_at()),
+        supposes=_supposed(found),
     )
 
 
@@ -459,8 +472,8 @@ def _row_suspects(evidence: RowEvidence, cut: RowTruncations) -> list[Suspect]:
     if evidence.sharing is not None and (shared := evidence.sharing.evidence()) is not None:
         found[SHARED] = shared
     if evidence.sources is not None and (mixed := evidence.sources.found()) is not None:
-        # the draws that were looked at stand for all
-        found[MIXED] = (_placed(mixed), mixed.log * evidence.n / evidence.sources.n)
+        # of the draws that were looked at; the others say nothing for it
+        found[MIXED] = (_placed(mixed), mixed.log)
     found |= {recipe: (how, log) for recipe, how, log in cut.found()}
     logs = np.array([log for _, log in found.values()])
     share = np.exp(logs - special.logsumexp(logs))

@@ -103,9 +103,11 @@ def design(
     ``compiled``: few shapes, for a library that compiles each. Without 1-D and strided arrays, two tokens,
     and padding to 16 rows. ``pipeline``: the steps inside the sampler; rows are at the first of
     :data:`SLOPES` at which none of their tokens is in doubt, dtypes in which some are are left out, and so
-    are settings by row, as the steps state them. ``before``: the steps are no part of the sampler, see
-    :class:`~.batch_rows.Batch`; all rows are then float32. InputError where every slope leaves doubts.
+    are settings by row, as the steps state them. ``before``: the steps, if there are any, are no part of the
+    sampler, see :class:`~.batch_rows.Batch`; all rows are then float32. InputError where every slope leaves
+    doubts.
     """
+    before = before and pipeline is not None
     slope = 1.0 if pipeline is None else slope_for(pipeline)
     steps = "" if pipeline is None else str(pipeline)
     make = functools.partial(Batch, slope=slope, pipeline=steps, before=before)

@@ -228,14 +228,15 @@ def examine(
         notes += [drawer.note] if drawer.note else []
         start = int(batches.generate_state(1)[0])
         notes += [note for question in asked.questions for note in question.notes]
+        pipeline = asked.questions[0].pipeline
         results[BATCHES] = examine_batches(
             drawer,
             seed=start,
             level=asked.level,
             false_pass=asked.false_pass,
             identity=batch,
-            pipeline=asked.questions[0].pipeline,
-            before=drawer.spec in SAMPLERS,
+            pipeline=pipeline,
+            before=pipeline is not None and drawer.spec in SAMPLERS,
             say=say,
         )
         notes += [] if results[BATCHES] else ["batches of rows that differ were not judged"]

@@ -136,7 +136,8 @@ class Report:
     ``impossible``: draws that fail alone.  ``set_aside``: rows that are no law.  ``notes``: what else a
     reader must know, such as how the sampler was called.  ``use``: what was judged.  ``harms``: what the
     sampler's own law does to it, and ``no_law``, why that is not known.  ``what``: what is wrong, in words
-    that the tests alone do not say.  ``shown``: a call that shows it.
+    that the tests alone do not say.  ``supposes``: on what a failure rests, where that is not certain.
+    ``shown``: a call that shows it.
     """
 
     name: str
@@ -155,6 +156,7 @@ class Report:
     harms: tuple[Harm, ...] = ()
     no_law: str = ""
     what: str = ""
+    supposes: str = ""
     shown: str = ""
 
     @property
@@ -195,7 +197,7 @@ class Report:
                 others = len(self.impossible) - 1
                 more = f", and {others:,} other token{'s' if others > 1 else ''}" if others else ""
                 said += f"; impossible: {self.impossible[0]}{more}"
-            return said
+            return f"{said}; {self.supposes}" if self.supposes else said
         blind = [judged for judged in self.judged if judged.outcome is Outcome.INCONCLUSIVE]
         if not blind:
             seen = (

@@ -57,7 +57,7 @@ def gaps(logits, peak, divisor, HEAT: tl.constexpr):
 @triton.jit
 def mass_parts(x):
     """(a, b) int32 with a 2^22 + b = rint(2^44 exp(x)) as :func:`..masses.masses` rounds it; 0 <= a <= 2^22
-    and |b| <= 2^21. Sums of 512 of them are whole numbers of 32 bits."""
+    and |b| <= 2^21. Sums of 511 of them are whole numbers of 32 bits."""
     turned = x * LOG2E + ROUNDER
     n = turned - ROUNDER
     r = tl.fma(n, -HIGH, x) - n * LOW

@@ -116,8 +116,8 @@ def cut_row(
 ):
     """Program i cuts row i: ``state`` is read and written. ``divisors``, (rows,) float32: temperatures, 0 is
     taken for 1. ``least``, (rows,) float64, of min-p; ``shares``, (1,) float64, ``room``, ``over``,
-    ``dropped``, ``whole`` and ``ties`` as :class:`..truncation.Cut` has them. A lane sums at most 512
-    masses: vocab <= 512 TILE."""
+    ``dropped``, ``whole`` and ``ties`` as :class:`..truncation.Cut` has them. A lane sums at most 511
+    masses: vocab < 512 TILE."""
     row = tl.program_id(0).to(tl.int64)
     start = logits + row * row_stride
     peak = tl.load(peaks + row)
