@@ -740,7 +740,12 @@ class TestPerplexity:
             (np.zeros(4, int), ["--judge", "RIVAL"], "tokens of shape (4,)"),
             (np.full((2, 4), 12), ["--judge", "RIVAL"], "ids from 12 to 12"),
             (np.zeros((2, 4)), ["--judge", "RIVAL"], "expected"),
-            (np.zeros((2, 4), int), ["--judge", "nowhere"], "nowhere"),
+            (np.zeros((2, 4), int), ["--judge", "nowhere"], "no --tokenizer"),
+            (
+                np.zeros((2, 4), int),
+                ["--judge", "nowhere", "--tokenizer", "nowhere.json"],
+                "no file nowhere.json",
+            ),
         ],
     )
     def test_bad_input(self, cli, rival, tmp_path, tokens, arguments, says):

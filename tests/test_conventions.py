@@ -385,13 +385,14 @@ class TestGlobalGenerators:
 
     def test_the_report_says_so(self):
         report = verdict(_sample_categorical)
-        (note,) = report.notes
+        note, batches = report.notes
+        assert batches == "batches of rows that differ were not judged"
         assert "draws from torch's global generator" in note
         assert note in report.text()
         assert note in report.json()["notes"]
         assert "Python's global" in verdict(python_global).notes[0]
         assert "moves the global state of torch" in verdict(seeds_torch).notes[0]
-        assert verdict(Engine().sample).notes == ()
+        assert verdict(Engine().sample).notes == (batches,)
 
     @pytest.mark.parametrize(
         "function",

@@ -33,6 +33,7 @@ from precision_lab.laws.argmax import (
 from precision_lab.laws.inverse_cdf import inverse_cdf_law, threshold_law
 from precision_lab.laws.law import Law, check_logits, target_law
 from precision_lab.laws.reference import enumerate_argmax, enumerate_inverse_cdf, numpy_score
+from precision_lab.samplers.gumbel_max import gumbel_max
 from precision_lab.types import Guarantee
 from precision_lab.uniforms import TORCH_RAND
 
@@ -793,6 +794,17 @@ class TestRelativeError:
         assert law.relative < 1e-6
         np.testing.assert_allclose(law.probs[seen], expected[seen], rtol=law.relative)
         assert 0 < expected[seen].min() < 1e-4
+
+    def test_what_is_left_by_many_halvings_stays_above_zero(self):
+        """Two tokens that win only where seven others draw u = 0 in bfloat16: 6e-20 each, right to a part in 10,000
+        and not below 0, though the mass before them was halved some sixty times."""
+        logits = np.array([-4.0, -1.5, 0.0, -2.0, -3.0, -5.0, -6.0, -19.0, -19.0])
+        weights = BF16.round(logits - np.logaddexp.reduce(logits))
+        atoms = gumbel_max("bf16").noise_atoms()
+        law = argmax_law(weights, atoms, combine="add", score=BF16)
+        expected = by_scores(weights, atoms, "add", "first", "bf16")
+        assert 1e-20 < expected[-1] < expected[-2] < 1e-19
+        np.testing.assert_allclose(law.probs, expected, rtol=1e-4)
 
     @pytest.mark.parametrize("tie", ["first", "last"])
     @pytest.mark.parametrize("combine", ["add", "divide"])

@@ -752,7 +752,7 @@ class TestEventDriven:
         False-fail rate 1e-6 each; sees an outcome of probability 0.1 off by 62 %."""
         once = event_driven(Table(model), faithful_step, batch=3000, length=2, steps=1, rng=philox(10))
         assert worst_p_value(outcomes(once.tokens), ancestral_law(model, 2, 1)) > FALSE_FAIL
-        assert once.nfe == 3000
+        assert once.nfe < once.asked == 3000
         loose = event_driven(
             Table(model), faithful_step, batch=3000, length=2, steps=3, rng=philox(11), excess=0.3
         )
@@ -767,7 +767,7 @@ class TestEventDriven:
 
         found = event_driven(model, late, batch=200, length=4, steps=6, rng=philox(12))
         assert not (found.tokens == 3).any()
-        assert found.nfe == 200
+        assert found.asked == 200
 
     def test_a_law_above_the_bound_is_reported(self, model):
         def eager(log_probs, r):

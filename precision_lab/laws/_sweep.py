@@ -140,15 +140,16 @@ def add(total, i, value):
 
 @part
 def spend(product, lacking, fate):
-    """One event of ``product``: (what its token gets, what is left, ``lacking`` with what the subtraction
-    rounded away).
+    """One event of ``product``: (what its token gets, what is left, what is left of ``lacking`` with what the
+    subtraction rounded away). Both fall in proportion, so that the product stays right, and above 0, however
+    small it gets.
 
     ``fate``: the odds o, or -f = o - 1 where o > 1/2, so that either is known to a few ulp.
     """
     if fate > 0:
         taken = product * fate
         left = product - taken
-        lacking += (product - left) - taken
+        lacking += (product - left) - taken - lacking * fate
     else:
         taken = product * (1.0 + fate)
         left = product * -fate
@@ -404,10 +405,12 @@ def share(i, j, events, product, exponent, moments, doubt):
 
 @part
 def take(product, lacking, exponent):
-    """What is left of ``product`` after a share of 1 - e^-exponent, and ``lacking`` with what that rounds away."""
-    taken = product * -math.expm1(-exponent)
+    """What is left of ``product`` after a share of 1 - e^-exponent, and of ``lacking``, with what that rounds
+    away."""
+    spent = -math.expm1(-exponent)
+    taken = product * spent
     left = product - taken
-    return left, lacking + ((product - left) - taken)
+    return left, lacking + ((product - left) - taken) - lacking * spent
 
 
 @jit
