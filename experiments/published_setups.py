@@ -40,7 +40,7 @@ RATIOS = 5  # mask ratios of the masked model's rows, in turn
 # ---------------------------------------------------------------- grid
 
 # profile -> rows of each network
-ROWS = {"smoke": {"h100": 2}, "quick": {"h100": 2}, "full": {"h100": 15, "smollm2": 6}}
+ROWS = {"smoke": {"h100": 2}, "quick": {"h100": 2}, "full": {"h100": 15, "smollm2": 4}}
 SMOKE = ("BD3-LMs", "Dream-7B")
 QUICK = ("MDLM", "MDLM in Duo's code", "d1, rollouts", "Dream-7B")
 VARIANTS = ("published", "float32", "bfloat16")
