@@ -830,7 +830,8 @@ def overhead(
     ] = False,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """What ``draw`` and a Study cost beside the bare torch expression in its best chunks, as ratios in one run."""
+    """What ``draw`` and a Study cost beside the bare torch expression in its best chunks, as ratios in one
+    run."""
     from .bench import overhead as measure
 
     emit(measure.memory() if memory else measure.overhead(vocab=vocab, rows=rows, seconds=seconds), format)

@@ -65,8 +65,8 @@ def _commit() -> str | None:
 def analysed(
     study: Study, frame: pd.DataFrame, seed: int, folder: Path = FOLDER
 ) -> tuple[pd.DataFrame, Analysis]:
-    """The rows that the study's analysis takes, with the committed long run of results/full where it names ``keys``, and the
-    analysis. ``folder``: where the experiments are; results/ is beside it."""
+    """The rows that the study's analysis takes, with the committed long run of results/full where it names
+    ``keys``, and the analysis. ``folder``: where the experiments are; results/ is beside it."""
     rows = frame
     if study.keys:
         rows = with_committed_run(frame, seed, study.keys, folder.parent / "results" / "full", study.name)

@@ -1,4 +1,5 @@
-"""How our figures look, and how they are saved. Colours are Okabe and Ito's; every series also has its own marker."""
+"""How our figures look, and how they are saved. Colours are Okabe and Ito's; every series also has its own
+marker."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ STYLE: Any = {
 
 
 def style() -> Any:
-    """A context in which figures have the house style; matplotlib's settings return to the user's afterwards."""
+    """A context in which figures have the house style; matplotlib's settings return to the user's
+    afterwards."""
     return plt.rc_context(STYLE)
 
 
@@ -134,7 +136,8 @@ def interval(
     line: str = "-",
     look: dict[str, Any] | None = None,
 ) -> None:
-    """Points with their intervals, joined by a line. ``look``: keywords of matplotlib in place of the index-th series."""
+    """Points with their intervals, joined by a line. ``look``: keywords of matplotlib in place of the
+    index-th series."""
     axes.errorbar(
         x,
         value,
@@ -173,8 +176,9 @@ def sweep(
     line: str = "-",
     factor: float = 1.0,
 ) -> None:
-    """:func:`interval` of the rows of a table, by ``x``: ``column`` with ``column_low`` and ``column_high`` ("value": low and
-    high). ``factor``: of x, so that several sweeps stand side by side on a logarithmic axis."""
+    """:func:`interval` of the rows of a table, by ``x``: ``column`` with ``column_low`` and ``column_high``
+    ("value": low and high). ``factor``: of x, so that several sweeps stand side by side on a logarithmic
+    axis."""
     part = table.sort_values(x)
     ends = ("low", "high") if column == "value" else (f"{column}_low", f"{column}_high")
     low, high = (part[end].to_numpy(dtype=float) for end in ends)

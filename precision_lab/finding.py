@@ -104,8 +104,8 @@ def number(estimate: Estimate, digits: int = 3) -> str:
 def evidence(nats: float, odds: float = 1e6) -> Estimate:
     """A log likelihood ratio of two laws given before the draws, as an estimate: nats -/+ log(odds).
 
-    The interval leaves out 0 on the wrong side, whichever of the two is right, with probability at most 1 / odds,
-    at any stopping time (Ville's inequality for a ratio whose mean is at most 1 under the law below).
+    The interval leaves out 0 on the wrong side, whichever of the two is right, with probability at most 1 /
+    odds, at any stopping time (Ville's inequality for a ratio whose mean is at most 1 under the law below).
     """
     if not odds > 1:
         raise InputError(f"odds = {odds}", "more than 1", "1e6: wrong once in a million")

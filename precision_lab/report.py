@@ -1,4 +1,5 @@
-"""From a study to what people look at: the engine's table and manifest, a summary, and the figure drawn from that table."""
+"""From a study to what people look at: the engine's table and manifest, a summary, and the figure drawn
+from that table."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from .types import Profile
 def run(
     name: str, profile: Profile, out: Path, *, seed: int = 0, jobs: int = 1, folder: Path = engine.FOLDER
 ) -> tuple[Result, list[Path]]:
-    """:func:`engine.run`, then the figure. Returns the result and the files: table, manifest, summary, SVG and PNG."""
+    """:func:`engine.run`, then the figure. Returns the result and the files: table, manifest, summary, SVG
+    and PNG."""
     result, files = engine.run(name, profile, out, seed=seed, jobs=jobs, folder=folder)
     assert result.analysis is not None
     return result, files + _shown(engine.load_study(name, folder), result.rows, result.analysis, out)
@@ -24,8 +26,8 @@ def run(
 def remake(name: str, out: Path, *, folder: Path = engine.FOLDER) -> list[Path]:
     """Verdict, findings, summary and figure made again from the table in ``out``, which stays as it is.
 
-    For a change of wording or of drawing: nothing is measured. Returns the files written. Raises InputError where the table
-    or its manifest is missing.
+    For a change of wording or of drawing: nothing is measured. Returns the files written. Raises InputError
+    where the table or its manifest is missing.
     """
     study, found = engine.load_study(name, folder), load_result(out, name)
     rows, analysis = engine.analysed(study, found.frame, found.manifest["seed"], folder)

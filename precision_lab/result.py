@@ -53,8 +53,9 @@ def estimates_table(found: Mapping[tuple, Any], names: Sequence[str]) -> pd.Data
 def with_committed_run(
     frame: pd.DataFrame, seed: int, keys: Sequence[str], committed: Path, name: str
 ) -> pd.DataFrame:
-    """Rows of a run with ``seed`` and those of the committed long run of experiment ``name`` (in the folder ``committed``),
-    if there is one; ``run_seed`` says of which seed. Rows of the same ``keys`` and seed are the same numbers and taken once.
+    """Rows of a run with ``seed`` and those of the committed long run of experiment ``name`` (in the folder
+    ``committed``), if there is one; ``run_seed`` says of which seed. Rows of the same ``keys`` and seed are
+    the same numbers and taken once.
     """
     fresh = frame.assign(**{RUN_SEED: seed})
     if not (committed / f"{name}.json").exists():

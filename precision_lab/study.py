@@ -19,9 +19,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Analysis:
-    """What the rows say. ``findings``: claims and what became of them; ``notes``: sentences of measured numbers that nobody
-    claimed anything of; ``head``: what all these numbers are (quantity, unit, interval); ``summary``: the table that a
-    reader wants, saved beside the rows; ``details``: what the figure shows besides."""
+    """What the rows say. ``findings``: claims and what became of them; ``notes``: sentences of measured
+    numbers that nobody claimed anything of; ``head``: what all these numbers are (quantity, unit,
+    interval); ``summary``: the table that a reader wants, saved beside the rows; ``details``: what the
+    figure shows besides."""
 
     findings: Sequence[Finding] = ()
     notes: Sequence[str] = ()
@@ -40,10 +41,10 @@ class Study:
     """``cells(profile)`` lists the grid. ``measure(cell, rng)`` returns tidy rows. ``analyse(rows)`` returns an
     :class:`Analysis`. ``figure(rows, analysis)`` returns a matplotlib figure.
 
-    ``keys``: the columns that identify a row; if they are named, ``analyse`` gets the committed long run beside the fresh
-    rows (:func:`precision_lab.result.with_committed_run`). ``version``: raise it when the meaning of a cell changes, so that
-    cells on disk are not mistaken for the new ones. ``clocked``: columns of wall time, which no second run repeats; all others
-    are the same for the same seed."""
+    ``keys``: the columns that identify a row; if they are named, ``analyse`` gets the committed long run
+    beside the fresh rows (:func:`precision_lab.result.with_committed_run`). ``version``: raise it when the
+    meaning of a cell changes, so that cells on disk are not mistaken for the new ones. ``clocked``: columns
+    of wall time, which no second run repeats; all others are the same for the same seed."""
 
     name: str
     question: str

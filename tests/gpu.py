@@ -177,7 +177,8 @@ def run_marked_tests(device: str, deadline: float) -> dict[str, Any]:
 
 
 def measure_tables(device: str, deadline: float) -> dict[str, Any]:
-    """What `precision-lab measure` says of each table; the tables themselves, up to a gigabyte, are not kept."""
+    """What `precision-lab measure` says of each table; the tables themselves, up to a gigabyte, are not
+    kept."""
     rows = []
     for op, dtype in TABLES if device == "cuda" else DRY_TABLES:
         with tempfile.TemporaryDirectory() as folder:

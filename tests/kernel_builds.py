@@ -1,6 +1,7 @@
 """The kernels built for a card that need not be there: they compile, and no product is fused with a sum.
 
-Not collected by itself: test_kernels.py runs it in a process of its own, as Triton must not be in its interpreter.
+Not collected by itself: test_kernels.py runs it in a process of its own, as Triton must not be in its
+interpreter.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Public calling conventions, on miniature networks saved here: what goes in, what is read where, and what is refused."""
+"""Public calling conventions, on miniature networks saved here: what goes in, what is read where, and what
+is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Bounds and captures of other people's models: the number that training minimises, by mathematics on tables."""
+"""Bounds and captures of other people's models: the number that training minimises, by mathematics on
+tables."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def text(batch: int, length: int) -> torch.Tensor:
 class TestBounds:
     @statistical(false_fail=1e-9)
     def test_are_the_cross_entropy_of_independent_tokens(self, kind):
-        """3,200 sequences, the continuous one within 7 standard errors (3e-12); the discrete one has the masked tokens' mean."""
+        """3,200 sequences, the continuous one within 7 standard errors (3e-12); the discrete one has the
+        masked tokens' mean."""
         tokens = text(8, 16)
         due = float(-LOG_P[tokens].mean())
         network = constant(kind)

@@ -1,4 +1,5 @@
-"""The trial of the judge is itself right: its simulations ask what the judge asks, and a broken promise is found."""
+"""The trial of the judge is itself right: its simulations ask what the judge asks, and a broken promise is
+found."""
 
 from __future__ import annotations
 
@@ -254,7 +255,8 @@ class TestSparseNull:
 @pytest.mark.parametrize("n", [1, 50, 10**6, 10**12])
 @pytest.mark.parametrize("confidence", [0.5, 0.95, 1 - 1e-6])
 def test_ends_of_a_proportion_are_relatively_exact(n: int, confidence: float) -> None:
-    """P(X >= k) at the lower end and P(X <= k) at the upper one are (1 - confidence) / 2, for the smallest rates too."""
+    """P(X >= k) at the lower end and P(X <= k) at the upper one are (1 - confidence) / 2, for the smallest
+    rates too."""
     for k in {0, 1, min(2, n), n // 3}:
         found, side = proportion(k, n, confidence), (1 - confidence) / 2
         assert (

@@ -467,7 +467,8 @@ class TestAncestral:
             ancestral(Probe(1, 2), EXACT, batch=1, length=1, steps=5, rng=rng(), unmask=r)
 
     def test_no_mask_left_in_another_arithmetic_unmasks(self):
-        """0 / 0 behind an r of 1 is no error, for no mask is left; the last counts as 1, rounding above 1 too."""
+        """0 / 0 behind an r of 1 is no error, for no mask is left; the last counts as 1, rounding above 1
+        too."""
         seen = witness()
         r = torch.tensor([0.0, 0.0, 1.0078125, math.nan]).bfloat16()
         ancestral(Probe(1, 2), seen, batch=1, length=1, steps=4, rng=rng(7), unmask=r)

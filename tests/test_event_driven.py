@@ -553,7 +553,8 @@ class TestSpeed:
 
 
 class TestWatch:
-    """What ``watch`` sees is what happened, and its candidates are a sample with the probabilities it states."""
+    """What ``watch`` sees is what happened, and its candidates are a sample with the probabilities it
+    states."""
 
     def test_every_token_is_seen_where_it_came(self):
         seen, network = [], Answers(3, 4)

@@ -86,7 +86,8 @@ def row_with_a_tail() -> Tensor:
 
 
 def tried(name: str, n: int) -> None:
-    """Chi-square and the tail pass for the law; chi-square fails for a temperature off by 30 standard errors."""
+    """Chi-square and the tail pass for the law; chi-square fails for a temperature off by 30 standard
+    errors."""
     row = row_with_a_tail()
     draws = IMPLEMENTATIONS[name][1]
     right = law("faithful_masses", row).probs

@@ -280,7 +280,8 @@ class TestUnchanged:
 
     @given(ROWS, st.randoms(use_true_random=False))
     def test_an_order(self, row, random):
-        """Tokens in another order, with their words: the masses and the race's token are those in that order."""
+        """Tokens in another order, with their words: the masses and the race's token are those in that
+        order."""
         wide = torch.tensor(row, dtype=torch.float64)
         order = list(range(len(row)))
         random.shuffle(order)

@@ -1,4 +1,5 @@
-"""The rule by which a claim is reproduced, different or undecided, over every place of an interval; and its wording."""
+"""The rule by which a claim is reproduced, different or undecided, over every place of an interval; and its
+wording."""
 
 import json
 import math

@@ -1,5 +1,5 @@
-"""Any causal model in a local folder as the judge: its nats are the model's, and the six definitions of them are computed by
-hand. The models are miniature and random; nothing is downloaded."""
+"""Any causal model in a local folder as the judge: its nats are the model's, and the six definitions of
+them are computed by hand. The models are miniature and random; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ def nats_by_hand(folder: Path, row: list[int]) -> np.ndarray:
 @pytest.mark.parametrize("family", SPECIAL)
 class TestNats:
     def test_are_the_models(self, folders, spelled, family):
-        """Texts of unequal length in one batch, with ends; Llama's begins with its start symbol, as it was trained."""
+        """Texts of unequal length in one batch, with ends; Llama's begins with its start symbol, as it was
+        trained."""
         one = folder_judge(folders[family], spelled)
         words = Tokenizer.from_file(str(folders[family] / "tokenizer.json"))
         end = words.token_to_id(SPECIAL[family]["eos_token"])

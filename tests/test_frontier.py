@@ -67,7 +67,8 @@ class TestMatchedEntropy:
     @settings(max_examples=20)
     @given(st.floats(0.7, 1.0))
     def test_a_smooth_frontier_is_missed_by_little(self, heat):
-        """By |l''(h)| gap^2 / 8: 0.02 in the widest gap, 0.7 to 0.8, where h rises by 0.15 and l(h) has l'' = 7.1."""
+        """By |l''(h)| gap^2 / 8: 0.02 in the widest gap, 0.7 to 0.8, where h rises by 0.15 and l(h) has l''
+        = 7.1."""
         entropy, log_p = curve(heat)
         found = matched_entropy(drawn(entropy, log_p, 5, 0, rng()), frontier(0, rng()), rng=rng())
         assert abs(math.log(found.ratio.value)) < 0.0205

@@ -25,7 +25,8 @@ with_triton = pytest.mark.skipif(
 
 
 def outcomes(file: str, folder: Path, workers: int = 0, **settings: str) -> dict[str, str]:
-    """Test -> passed, skipped or failed, of pytest on the file in a process with these environment variables."""
+    """Test -> passed, skipped or failed, of pytest on the file in a process with these environment
+    variables."""
     report = folder / "report.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", str(workers)]
     quiet = ["-W", "ignore::RuntimeWarning:triton.runtime.interpreter"]  # overflow to -inf is meant

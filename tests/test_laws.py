@@ -466,7 +466,8 @@ class TestNoRowIsSlow:
         assert self.work(np.array(row), combine, FP32, pytest.MonkeyPatch.context) <= self.LIMIT
 
     def test_a_thousand_weights_that_absorb_the_noise(self):
-        """Each has one score, or two where u = 0, whatever the number of atoms, which are not read one by one."""
+        """Each has one score, or two where u = 0, whatever the number of atoms, which are not read one by
+        one."""
         weights = FP32.round(np.random.default_rng(0).uniform(-3e38, 3e38, 1000))
         assert self.work(weights, "add", FP32, pytest.MonkeyPatch.context) < 200 * len(weights)
 

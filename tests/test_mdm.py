@@ -760,7 +760,8 @@ class TestEventDriven:
         assert loose.draws > 6300  # two a sequence would do if none were refused
 
     def test_the_last_step_takes_what_is_left(self, model):
-        """A law that never unmasks before the end: every token comes in the last step, from mu given nothing."""
+        """A law that never unmasks before the end: every token comes in the last step, from mu given
+        nothing."""
 
         def late(log_probs, r):
             return np.exp(log_probs) * (r if r == 1 else 0)

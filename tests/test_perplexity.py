@@ -234,7 +234,8 @@ class TestSameTokens:
             SameTokens("x", self.model).score([[1, 11]])
 
     def test_a_judge_that_says_nan(self):
-        """NaN in :class:`Scores` means "context only": such tokens would leave the perplexity without a word."""
+        """NaN in :class:`Scores` means "context only": such tokens would leave the perplexity without a
+        word."""
         broken = Denoiser(self.model.config)
         broken.bias.data[3] = math.nan
         with pytest.raises(InputError, match="NaN for 4 of 4 tokens from x"):

@@ -1,4 +1,5 @@
-"""What every decoder takes: a prompt, temperature 0, a sampler by name or as a plain function; and one unit of network calls."""
+"""What every decoder takes: a prompt, temperature 0, a sampler by name or as a plain function; and one unit
+of network calls."""
 
 from __future__ import annotations
 
@@ -112,7 +113,8 @@ def one_by_one(probe: Probe, start: tuple[int, ...]) -> Laws:
 
 
 def surest(probe: Probe, start: tuple[int, ...]) -> Laws:
-    """LLaDA's order, one token a call: every place proposes, the surest proposal stays, of equal ones the leftmost."""
+    """LLaDA's order, one token a call: every place proposes, the surest proposal stays, of equal ones the
+    leftmost."""
     law: Laws = {start: 1.0}
     while any(masks(state) for state in law):
         after: Laws = {}
@@ -165,7 +167,8 @@ def fails(tokens: torch.Tensor, law: Laws) -> bool:
 
 
 class TestLawOfThePrompt:
-    """Three prompts in one batch, one of them with fewer masks: each text has the enumerated law of its own prompt."""
+    """Three prompts in one batch, one of them with fewer masks: each text has the enumerated law of its own
+    prompt."""
 
     @statistical(false_fail=3e-8)
     @pytest.mark.parametrize("decoder", CASES)
@@ -183,7 +186,8 @@ class TestLawOfThePrompt:
             assert not fails(done.tokens[k::3], law_of(probe, tuple(start)))
 
     def test_the_laws_differ(self):
-        """A decoder that took one for the other would be seen: all at once, by steps, one by one, by confidence."""
+        """A decoder that took one for the other would be seen: all at once, by steps, one by one, by
+        confidence."""
         probe = Untold(LENGTH, VOCAB, seed=2)
         start = tuple(START[0].tolist())
         laws = [
@@ -201,7 +205,8 @@ class TestLawOfThePrompt:
 
     @statistical(false_fail=1e-8)
     def test_extrapolated_and_corrected_prompts_of_unequal_length(self):
-        """Untold the time, extrapolation changes nothing; the corrector draws again only where a call is left."""
+        """Untold the time, extrapolation changes nothing; the corrector draws again only where a call is
+        left."""
         probe = Untold(LENGTH, VOCAB, seed=2)
         given = START.repeat(3000, 1)
         size = {"batch": 9000, "length": LENGTH, "given": given}

@@ -1,6 +1,8 @@
-"""Kinds of fault that users have met in public samplers, in our own words: each fails by its name, a right one passes.
+"""Kinds of fault that users have met in public samplers, in our own words: each fails by its name, a right
+one passes.
 
-What mixes up rows, layouts and seeds is in test_batches.py; conventions, in test_conventions.py; files, in test_recorded.py.
+What mixes up rows, layouts and seeds is in test_batches.py; conventions, in test_conventions.py; files, in
+test_recorded.py.
 """
 
 from __future__ import annotations
@@ -103,7 +105,8 @@ class TestLargeVocabularies:
         ids=lambda each: getattr(each, "__name__", ""),
     )
     def test_what_breaks_there_fails_by_default(self, sampler, token):
-        """800 draws; a token of 2.8 % that never comes has p = 2 x 32 e^-22.8 = 8e-9, below the level of 2.3e-8."""
+        """800 draws; a token of 2.8 % that never comes has p = 2 x 32 e^-22.8 = 8e-9, below the level of
+        2.3e-8."""
         failed, note = by_default(sampler, "ends")
         assert "tokens" in failed
         assert token in note
@@ -129,7 +132,8 @@ class TestLargeVocabularies:
         assert 0.01 * runs < failed <= runs * 0.1 + 5 * (runs * 0.1 * 0.9) ** 0.5
 
     def test_the_stated_effect_is_seen(self):
-        """The rate of one token changed by ``detectable``: 400 runs, of which 99.9 % should fail and 95 % must."""
+        """The rate of one token changed by ``detectable``: 400 runs, of which 99.9 % should fail and 95 %
+        must."""
         law = target_law(np.log([0.5, 0.3, 0.2]))
         asked, n = Plan((), {}, 0.01, 1e-3, 0.01), 2000
         rng = np.random.default_rng(1)
@@ -164,7 +168,8 @@ class TestUnnormalisedLogits:
         assert "again: precision-lab check this" in found.text()
 
     def test_a_call_shows_it_where_ids_are_clamped(self, tmp_path, capsys):
-        """No id is out of range, so it is a test that fails: the call prints the row, its logits and the ids."""
+        """No id is out of range, so it is a test that fails: the call prints the row, its logits and the
+        ids."""
         path = tmp_path / "clamped.py"
         path.write_text(CLAMPED)
         asked = plan([Asked(parse_target("shifted[vocab=64,by=1000]"))], {}, budget=Budget.SMOKE, **RATES)
@@ -251,7 +256,8 @@ class TestTruncated:
 
 class TestRowsOfFiles:
     def test_the_row_of_another_request(self, tmp_path):
-        """Batches of four, recorded a row a draw; everybody's token comes from the first row, or from the mirrored one."""
+        """Batches of four, recorded a row a draw; everybody's token comes from the first row, or from the
+        mirrored one."""
         rng = np.random.default_rng(3)
         logits = rng.normal(0, 2, (4000, 4, 200)).astype(np.float32)
         tokens = (logits + rng.gumbel(size=logits.shape)).argmax(-1)
@@ -513,7 +519,8 @@ class TestRowsMixedUpInFiles:
         assert results[0][0] == pytest.approx(direct, rel=1e-5)  # of probabilities in float32
 
     def test_large_vocabularies_keep_fewer_rows(self):
-        """Of 2^19 tokens eight rows are kept, and 2^26 probabilities are looked at: 128 draws, of 20 nats each."""
+        """Of 2^19 tokens eight rows are kept, and 2^26 probabilities are looked at: 128 draws, of 20 nats
+        each."""
         vocab, sources = 1 << 19, RowSources(200)
         rng = np.random.default_rng(0)
         for i in range(0, 200, 2):

@@ -1,4 +1,5 @@
-"""Published set-ups: the data is whole, and what the experiment makes of it agrees with independent formulas."""
+"""Published set-ups: the data is whole, and what the experiment makes of it agrees with independent
+formulas."""
 
 from __future__ import annotations
 

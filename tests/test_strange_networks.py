@@ -1,5 +1,5 @@
-"""Networks as people have them: what is no model's answer is refused, ids are the model's own at every door, and what must
-not be drawn is not."""
+"""Networks as people have them: what is no model's answer is refused, ids are the model's own at every
+door, and what must not be drawn is not."""
 
 from __future__ import annotations
 
@@ -321,7 +321,8 @@ def answer(folder: Path) -> torch.Tensor:
 
 
 class TestHeads:
-    """Of every family, tied or not: a folder that lacks a tensor of its head is refused, or loads as it was saved."""
+    """Of every family, tied or not: a folder that lacks a tensor of its head is refused, or loads as it was
+    saved."""
 
     @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
     @pytest.mark.parametrize("family", FAMILIES)

@@ -152,7 +152,8 @@ def test_real_texts_are_in_random_order_always_the_same(tmp_path):
 
 
 def test_texts_that_changed_are_not_counted_twice():
-    """A judged table keeps rows of texts that were measured again since; they are told by what the texts say."""
+    """A judged table keeps rows of texts that were measured again since; they are told by what the texts
+    say."""
     engine.load_study("generative_perplexity")
     module = sys.modules["experiments.generative_perplexity"]
     now = pd.read_csv(module.ROOT / "results" / "full" / "generative_perplexity.csv")

@@ -269,7 +269,8 @@ def test_rare_differences_are_refused(name: str) -> None:
 
 
 def test_narrow_ids_wrap() -> None:
-    """uint8 holds 256 ids: with 300 tokens the function returns id - 256 for the last ones, and so has its law."""
+    """uint8 holds 256 ids: with 300 tokens the function returns id - 256 for the last ones, and so has its
+    law."""
     row = torch.zeros(300)
     plain = law(of(draw), row).probs
     found = law(of(lambda l, n, g: draw(l, n, g).to(torch.uint8)), row).probs

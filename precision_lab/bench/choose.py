@@ -1,4 +1,5 @@
-"""The decision table of one use on this machine: what each sampler gets wrong there, beside what it costs here."""
+"""The decision table of one use on this machine: what each sampler gets wrong there, beside what it costs
+here."""
 
 from __future__ import annotations
 

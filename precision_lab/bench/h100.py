@@ -1,4 +1,5 @@
-"""Times recorded on an NVIDIA H100 (``h100.json``, beside this file): a reference for machines that have none."""
+"""Times recorded on an NVIDIA H100 (``h100.json``, beside this file): a reference for machines that have
+none."""
 
 from __future__ import annotations
 

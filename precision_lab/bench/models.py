@@ -1,4 +1,5 @@
-"""What an adapter and decoding with it add to a network: seconds as ratios within one run, memory in arrays of logits."""
+"""What an adapter and decoding with it add to a network: seconds as ratios within one run, memory in arrays
+of logits."""
 
 from __future__ import annotations
 
@@ -22,13 +23,14 @@ LEAST_VOCAB = 200  # half of it below the mask
 
 
 def bench_models(*, vocab: int = 50_304, length: int = 512, rounds: int = 5) -> list[dict[str, Any]]:
-    """A row each: a call of the network alone and through the adapter, and ``TOKENS`` tokens by every decoder of a network
-    that costs only the writing of its float32 logits, (1, length, vocab).
+    """A row each: a call of the network alone and through the adapter, and ``TOKENS`` tokens by every
+    decoder of a network that costs only the writing of its float32 logits, (1, length, vocab).
 
-    ``seconds``: median over rounds; ``ratio``: to the network alone in the same round, of a call's work as often
-    as the decoder called, the median too; ``ratio_least`` and ``ratio_most``: of all rounds, no interval.
-    ``peak_arrays``: the most memory that was held above what was before, in arrays of logits, the network's own
-    answer among them (Linux; NaN elsewhere). InputError for a vocabulary below :data:`LEAST_VOCAB`.
+    ``seconds``: median over rounds; ``ratio``: to the network alone in the same round, of a call's work as
+    often as the decoder called, the median too; ``ratio_least`` and ``ratio_most``: of all rounds, no
+    interval. ``peak_arrays``: the most memory that was held above what was before, in arrays of logits, the
+    network's own answer among them (Linux; NaN elsewhere). InputError for a vocabulary below
+    :data:`LEAST_VOCAB`.
     """
     if vocab < LEAST_VOCAB:
         raise InputError(f"vocab = {vocab}", f"{LEAST_VOCAB} or more", "the mask stands 100 before its end")

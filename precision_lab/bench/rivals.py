@@ -1,4 +1,5 @@
-"""What is compared: one literal table of samplers as people write them, each with the recipe that gives its law."""
+"""What is compared: one literal table of samplers as people write them, each with the recipe that gives its
+law."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The judge on trial: what ``statistics`` and ``verdict`` promise, and simulations of right and wrong samplers that try it."""
+"""The judge on trial: what ``statistics`` and ``verdict`` promise, and simulations of right and wrong
+samplers that try it."""
 
 from .coverages import all_coverages
 from .e_values import all_e_values

@@ -1,8 +1,8 @@
 """Top-k, top-p and min-p on integer masses: which tokens of a row are left. Exact, without a sort.
 
 The tokens stand in the order of their logits, the largest first, equal ones by index. B is the mass of the
-tokens before one, A = B + m the mass with it, M that of all tokens left (``mass=whole``: of the row). Masses are
-those of :mod:`.masses` at the temperature that holds there; for top-k every mass is 1.
+tokens before one, A = B + m the mass with it, M that of all tokens left (``mass=whole``: of the row).
+Masses are those of :mod:`.masses` at the temperature that holds there; for top-k every mass is 1.
 
     top_k = k     in while B < k
     top_p = p     in while B < P or, crossing=beyond, B < P' + 1 or, crossing=dropped, A <= P'

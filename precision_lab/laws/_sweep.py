@@ -174,7 +174,8 @@ def next_scores(weights, noise, combine, format, pos, ahead):
 @part
 def end_of_run(w, noise, combine, format, low, key):
     """The first atom after ``low`` that does not score ``key``, as ``low`` does, and how many were looked at: by
-    doubled steps, then by bisection. A weight that absorbs all noise has one score for millions of atoms."""
+    doubled steps, then by bisection. A weight that absorbs all noise has one score for millions of atoms.
+    """
     atoms = len(noise)
     looked_at = 0
     high = low + 1
@@ -436,7 +437,8 @@ def spend_all(
     at.
 
     Of a score that equal tokens share with others the product before it is kept, in ``start``, and what is
-    left of it is known without a look at the tokens; these get their parts once ``LANES`` such scores have come."""
+    left of it is known without a look at the tokens; these get their parts once ``LANES`` such scores have
+    come."""
     start = np.zeros(LANES)
     spent = np.empty(LANES)
     owed = np.empty(LANES)

@@ -1,8 +1,10 @@
-"""Other people's networks as ours: any forward pass from token ids to logits, in the calling conventions of public models.
+"""Other people's networks as ours: any forward pass from token ids to logits, in the calling conventions of
+public models.
 
-Decoders, bounds and captures take and give the model's own ids. Inside, real tokens are numbered 0 .. vocab - 1 and the mask
-is ``vocab``; :class:`Adapted` renumbers on the way in and out (``from_public``, ``to_public``), wherever the model has its
-mask. What a network says is kept as it is; rows are normalised where they are asked for.
+Decoders, bounds and captures take and give the model's own ids. Inside, real tokens are numbered 0 .. vocab
+- 1 and the mask is ``vocab``; :class:`Adapted` renumbers on the way in and out (``from_public``,
+``to_public``), wherever the model has its mask. What a network says is kept as it is; rows are normalised
+where they are asked for.
 """
 
 from __future__ import annotations
@@ -44,19 +46,21 @@ class AdaptedConfig:
 class Adapted:
     """A :class:`~precision_lab.mdm.decode.Network` around ``forward(ids) -> logits``.
 
-    ``ids``: (batch, length) int64, of the model.  ``logits``: (batch, length, width) floats, or an object with ``.logits``; with
-    ``timed``, ``forward(ids, t)``, t in the dtype of the module's weights.  ``mask_id``: the model's, which may lie beyond the
-    logits.  ``shift``: logits at l are of token l + 1 (networks adapted from autoregressive ones: Dream, DiffuLLaMA), so that
-    the prediction at l is read at l - 1, and at 0 from itself; None: they are not, and a prompt that says otherwise is an
-    InputError.  ``subs``: what the network says of its mask is thrown away and the rest normalised (MDLM's parameterisation);
-    without it a network that puts mass on its mask is an InputError.  ``never``: ids (names, with a tokenizer) that are not
-    to be drawn; they are thrown away too. By default those of ``tokenizer`` (a tokenizer.json, its folder, or the object) that
-    are special, and ids without a token.  ``longest``: the most tokens that it has positions for.  ``schedule``: by which one
-    decodes, for a timed network that is not told the time.  ``device``: where ``forward`` computes, by default where the
+    ``ids``: (batch, length) int64, of the model.  ``logits``: (batch, length, width) floats, or an object
+    with ``.logits``; with ``timed``, ``forward(ids, t)``, t in the dtype of the module's weights.
+    ``mask_id``: the model's, which may lie beyond the logits.  ``shift``: logits at l are of token l + 1
+    (networks adapted from autoregressive ones: Dream, DiffuLLaMA), so that the prediction at l is read at l
+    - 1, and at 0 from itself; None: they are not, and a prompt that says otherwise is an InputError.
+    ``subs``: what the network says of its mask is thrown away and the rest normalised (MDLM's
+    parameterisation); without it a network that puts mass on its mask is an InputError.  ``never``: ids
+    (names, with a tokenizer) that are not to be drawn; they are thrown away too. By default those of
+    ``tokenizer`` (a tokenizer.json, its folder, or the object) that are special, and ids without a token.
+    ``longest``: the most tokens that it has positions for.  ``schedule``: by which one decodes, for a timed
+    network that is not told the time.  ``device``: where ``forward`` computes, by default where the
     parameters of that module lie now; the CPU for a plain function.
 
-    The first question is asked twice: a network with two answers (dropout that is on) is an InputError, and so are values
-    that are probabilities, NaN and +inf, in the rows that are asked for.
+    The first question is asked twice: a network with two answers (dropout that is on) is an InputError, and
+    so are values that are probabilities, NaN and +inf, in the rows that are asked for.
     """
 
     def __init__(
@@ -112,8 +116,8 @@ class Adapted:
     def hidden(self, tokens: Tensor, t: Tensor | None = None) -> Tensor:
         """(batch, length) of our ids -> (batch, length, width), what the network says, in its own dtype and numbering.
 
-        InputError for a text that is too long, for what the network raises, logits of another shape, two answers to one
-        question, NaN where everything is masked, and a shift that was forgotten."""
+        InputError for a text that is too long, for what the network raises, logits of another shape, two
+        answers to one question, NaN where everything is masked, and a shift that was forgotten."""
         ids = self.to_public(tokens)
         if self.longest is not None and ids.shape[1] > self.longest:
             got = f"{ids.shape[1]} tokens for a model of {self.longest} positions"
@@ -140,8 +144,9 @@ class Adapted:
         return torch.cat([logits[:, :1], logits[:, :-1]], 1) if self.shift else logits
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., width) of :meth:`hidden` -> (..., vocab) unnormalised nats in our numbering, float64 if they are, else float32;
-        -inf for what is never drawn. InputError for NaN, +inf, and rows of probabilities."""
+        """(..., width) of :meth:`hidden` -> (..., vocab) unnormalised nats in our numbering, float64 if
+        they are, else float32; -inf for what is never drawn. InputError for NaN, +inf, and rows of
+        probabilities."""
         wide = hidden if hidden.dtype == torch.float64 else hidden.float()
         top = wide.amax(-1)
         if bool((torch.isnan(top) | (top == torch.inf)).any()):
@@ -163,8 +168,8 @@ class Adapted:
         return wide.masked_fill(self.never.to(wide.device), -torch.inf)
 
     def log_probs(self, hidden: Tensor) -> Tensor:
-        """(..., width) of :meth:`hidden` -> (..., vocab) natural-log probabilities in our numbering, as :meth:`logits`: the
-        softmax is never taken in half precision."""
+        """(..., width) of :meth:`hidden` -> (..., vocab) natural-log probabilities in our numbering, as
+        :meth:`logits`: the softmax is never taken in half precision."""
         return F.log_softmax(self.logits(hidden), dim=-1)
 
     def _share(self, ids: Tensor) -> Tensor:
@@ -191,7 +196,8 @@ class Adapted:
         return logits
 
     def _not_shifted(self, ids: Tensor, logits: Tensor) -> None:
-        """A forgotten shift shows in a prompt: what is likeliest at a token is the next one, and not at itself."""
+        """A forgotten shift shows in a prompt: what is likeliest at a token is the next one, and not at
+        itself."""
         shown = (ids != self.mask_id) & ~torch.isin(ids, self.public[:-1][self.never].to(ids.device))
         row, at = (shown[:, :-1] & shown[:, 1:]).nonzero()[: 4 * _PAIRS].unbind(1)
         if len(row) < _PAIRS:
@@ -238,13 +244,13 @@ def hugging_face(
     device: torch.device | str | None = None,
     **options: Any,
 ) -> Adapted:
-    """A masked language model saved by ``transformers`` (``save_pretrained``) in a local folder; nothing is downloaded and no
-    code of the folder is run.
+    """A masked language model saved by ``transformers`` (``save_pretrained``) in a local folder; nothing is
+    downloaded and no code of the folder is run.
 
-    ``mask_id``: an id or a name, by default the tokenizer's. ``never``: ids or names that are not drawn, by default special
-    tokens and ids without a token; ``never=()`` draws all. ``pad_id``: what pads prompts of unequal length and is not
-    attended to, by default the tokenizer's padding, unless that ends texts too. Other options as for :class:`Adapted`, and the
-    model is put on ``device``.
+    ``mask_id``: an id or a name, by default the tokenizer's. ``never``: ids or names that are not drawn, by
+    default special tokens and ids without a token; ``never=()`` draws all. ``pad_id``: what pads prompts of
+    unequal length and is not attended to, by default the tokenizer's padding, unless that ends texts too.
+    Other options as for :class:`Adapted`, and the model is put on ``device``.
 
     Raises InputError without ``transformers`` (extra ``hf``), without the folder, for weights that are not in the file or do
     not fit its configuration, and where no mask is known.
@@ -303,13 +309,13 @@ def mdlm(
     tokenizer: Any = None,
     device: torch.device | str | None = None,
 ) -> Adapted:
-    """MDLM's ``forward(x, sigma)``, (batch,) noise levels in the dtype of the module's weights; SUBS parameterisation. Its
-    log-probabilities may come normalised: that changes nothing.
+    """MDLM's ``forward(x, sigma)``, (batch,) noise levels in the dtype of the module's weights; SUBS
+    parameterisation. Its log-probabilities may come normalised: that changes nothing.
 
-    sigma = -log(1 - (1 - 1e-3) m), m the masked share: its ``LogLinearNoise``, at most 6.908 (commit 06dd29f of
-    kuleshov-group/mdlm). m is that of ``schedule``, by which one decodes, at the time told; where none is told, that of the ids.
-    ``timed=False``: sigma = 0 always, as for networks trained with ``time_conditioning=False``; an unchanged text is then not
-    asked again.
+    sigma = -log(1 - (1 - 1e-3) m), m the masked share: its ``LogLinearNoise``, at most 6.908 (commit
+    06dd29f of kuleshov-group/mdlm). m is that of ``schedule``, by which one decodes, at the time told;
+    where none is told, that of the ids. ``timed=False``: sigma = 0 always, as for networks trained with
+    ``time_conditioning=False``; an unchanged text is then not asked again.
     """
     checked(schedule)
     dtype = _format(forward)
@@ -347,7 +353,8 @@ def llada(
     longest: int | None = None,
     device: torch.device | str | None = None,
 ) -> Adapted:
-    """LLaDA's ``model(x).logits``: no time; its mask is an id inside the vocabulary. ``shift=True``: Dream's."""
+    """LLaDA's ``model(x).logits``: no time; its mask is an id inside the vocabulary. ``shift=True``:
+    Dream's."""
     if not 0 <= mask_id < width:
         raise InputError(
             f"mask_id = {mask_id}", f"an id of the model, 0 to {width - 1}", "look at its tokenizer"
@@ -382,7 +389,8 @@ def _format(forward: Forward) -> torch.dtype:
 
 
 def _never(never: Ids | None, tokenizer: Any, size: int) -> list[int]:
-    """What is not drawn, as ids: what is asked for, or special tokens and ids without a token of ``tokenizer``."""
+    """What is not drawn, as ids: what is asked for, or special tokens and ids without a token of
+    ``tokenizer``."""
     if tokenizer is not None and not hasattr(tokenizer, "get_vocab"):
         path = Path(tokenizer)
         tokenizer = read_tokenizer(path / "tokenizer.json" if path.is_dir() else path)

@@ -29,7 +29,8 @@ ROWS = 16  # windows at once: the shares of masks are stratified over them
 
 @dataclass(frozen=True)
 class Windows:
-    """``tokens``: (windows, length) ids of the model; ``answer``: which of them are text, and not what surrounds it."""
+    """``tokens``: (windows, length) ids of the model; ``answer``: which of them are text, and not what
+    surrounds it."""
 
     tokens: Tensor
     answer: Tensor
@@ -46,7 +47,8 @@ def bound(
     device: torch.device | str = "cpu",
 ) -> Estimate:
     """At most so many nats per token does the masked model of ``folder`` need for the text: E of
-    :func:`~.loss.continuous_bound` over windows, with a 95 % interval over them (windows are taken as independent).
+    :func:`~.loss.continuous_bound` over windows, with a 95 % interval over them (windows are taken as
+    independent).
 
     ``folder``: of ``transformers`` (extra ``hf``) or of ours, with its tokenizer. ``text``: .txt, .jsonl or .json of texts, or
     a file of ids (n, length). Texts are put one behind another and cut into windows of ``length`` tokens, what the tokenizer

@@ -19,12 +19,14 @@ CONTEXT = 8  # tokens that come before the last one read, at least
 
 
 def _half(logits: Tensor) -> np.ndarray:
-    """float16 log-probabilities, shifted so that the largest logit is 0: these values are the target from here on."""
+    """float16 log-probabilities, shifted so that the largest logit is 0: these values are the target from
+    here on."""
     return (logits - logits.amax(-1, keepdim=True)).half().cpu().numpy()
 
 
 def _own_columns(model: MaskedNetwork, row: Tensor) -> Tensor:
-    """(vocab,) in the numbering of decoders -> in the model's own, the mask among them, where an adapter renumbers."""
+    """(vocab,) in the numbering of decoders -> in the model's own, the mask among them, where an adapter
+    renumbers."""
     if not hasattr(model, "to_public"):
         return row
     ids = public(model, torch.arange(len(row), device=row.device))
@@ -52,8 +54,8 @@ def capture_mdm(
 ) -> Capture:
     """``rows`` rows in all, as even as can be over ``MASK_RATIOS``. text: (windows, length) int64 real text.
 
-    For each row a fresh window has a uniformly random share of its positions masked, and one masked position is kept.
-    Of an adapted model ids and columns are its own, and its mask has the logit -inf.
+    For each row a fresh window has a uniformly random share of its positions masked, and one masked
+    position is kept. Of an adapted model ids and columns are its own, and its mask has the logit -inf.
     """
     if model.config.causal:
         raise InputError("a causal network", "a masked one", "it is not shown the mask")
@@ -82,7 +84,8 @@ def capture_mdm(
 def capture_smollm2(
     model: SmolLM2, text: Tensor, *, rows: int, rng: np.random.Generator, manifest: dict[str, Any] | None = None
 ) -> Capture:
-    """``rows`` next-token rows, each at a random position of a window of its own. text: (windows, length) int64."""
+    """``rows`` next-token rows, each at a random position of a window of its own. text: (windows, length)
+    int64."""
     _check_rows(rows, text, CONTEXT + 2)
     logits, truth, device = [], [], device_of(cast(Network, model))
     for window in rng.permutation(len(text))[:rows]:

@@ -14,13 +14,13 @@ from .loss import MaskedNetwork, mask_counts, masked_cross_entropy, next_token_c
 def window_losses(
     model: MaskedNetwork, tokens: Tensor, *, rng: torch.Generator, weights: Tensor | None = None
 ) -> Tensor:
-    """(batch, length) ids -> (batch,) nats per token: of the masked network a draw whose mean over the batch is one of the
-    bound, of the causal one the value itself.
+    """(batch, length) ids -> (batch,) nats per token: of the masked network a draw whose mean over the
+    batch is one of the bound, of the causal one the value itself.
 
-    The shares of masks are stratified over the rows: row i alone is a draw at shares in the i-th part of (0, 1], which says
-    less (early rows) or more (late ones) than the bound of that window.
-    ``rng`` is a CPU generator, so that the masks do not depend on the device; a causal network draws nothing.
-    ``weights``: (length,), w_n of n = 1 .. length masks; then it is no bound, but has the same optimum (Prop. 3.2).
+    The shares of masks are stratified over the rows: row i alone is a draw at shares in the i-th part of
+    (0, 1], which says less (early rows) or more (late ones) than the bound of that window. ``rng`` is a CPU
+    generator, so that the masks do not depend on the device; a causal network draws nothing. ``weights``:
+    (length,), w_n of n = 1 .. length masks; then it is no bound, but has the same optimum (Prop. 3.2).
     """
     if model.config.causal:
         return next_token_cross_entropy(model, tokens)
@@ -35,8 +35,8 @@ def validation_losses(
 ) -> Tensor:
     """:func:`window_losses` of ``text`` (windows, length), without gradients: (windows,) float64 on the CPU.
 
-    Window i is always in the part i mod ``batch`` of the masked shares: right is the mean over windows in random order, and
-    no window's own value."""
+    Window i is always in the part i mod ``batch`` of the masked shares: right is the mean over windows in
+    random order, and no window's own value."""
     rng, device = torch.Generator().manual_seed(seed), device_of(model)
     losses = []
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):

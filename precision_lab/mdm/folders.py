@@ -1,5 +1,5 @@
-"""Models that ``transformers`` saved in a local folder. Nothing is downloaded, no code of the folder is run, and no pickle is
-read; weights that are not in the file are an error, for they would be random."""
+"""Models that ``transformers`` saved in a local folder. Nothing is downloaded, no code of the folder is
+run, and no pickle is read; weights that are not in the file are an error, for they would be random."""
 
 from __future__ import annotations
 
@@ -127,7 +127,8 @@ def longest_of(model: Any) -> int | None:
 
 
 class Whole:
-    """A causal model as a judge's network: ``hidden`` are its logits, whatever its family makes of the last layer."""
+    """A causal model as a judge's network: ``hidden`` are its logits, whatever its family makes of the last
+    layer."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.parameters = model, model.parameters

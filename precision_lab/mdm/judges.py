@@ -1,9 +1,10 @@
-"""Judges of generated text: a causal network that reads token ids and says the nats of each. What is made of them: see
-:mod:`precision_lab.statistics.perplexity`.
+"""Judges of generated text: a causal network that reads token ids and says the nats of each. What is made
+of them: see :mod:`precision_lab.statistics.perplexity`.
 
-Two kinds. :class:`SameTokens`: our own autoregressive rival on the very ids; no text, no second tokenizer, but it was trained
-on our data and is kind to its own samples. :class:`Retokenised`: a pretrained network that reads the decoded text, SmolLM2
-(:func:`smollm2_judge`) or any causal model that ``transformers`` saved in a folder (:func:`folder_judge`).
+Two kinds. :class:`SameTokens`: our own autoregressive rival on the very ids; no text, no second tokenizer,
+but it was trained on our data and is kind to its own samples. :class:`Retokenised`: a pretrained network
+that reads the decoded text, SmolLM2 (:func:`smollm2_judge`) or any causal model that ``transformers`` saved
+in a folder (:func:`folder_judge`).
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class SameTokens:
-    """A causal :class:`Denoiser` on the generated ids: -log p(x_l | start, x_<l) for every l, the first included."""
+    """A causal :class:`Denoiser` on the generated ids: -log p(x_l | start, x_<l) for every l, the first
+    included."""
 
     name: str
     model: Denoiser
@@ -75,16 +77,16 @@ class SameTokens:
 class Retokenised:
     """``network`` reads the text that ``tokenizer`` makes of the ids, cut by its own ``words``.
 
-    Text between two ends is decoded by itself: see :class:`~.spelling.Spelling`, which also says what becomes of control
-    tokens. Each end becomes the judge's; what merely spells a control token is read as text. Bytes for which ``words``
-    has no token (unknown words of a judge that is not byte-level) are left out and counted (``dropped``).
-    ``tokenizer`` None: what is judged are texts. ``end``, ``mask``: of the ids, beside tokens of the usual names.
-    ``start``: a start symbol is put in front, so that the first token is scored too. More than ``context`` tokens are read
-    in chunks of that many, the first token of each later chunk unscored (as in MDLM's code); nothing is cut off. ``words``
-    is set to take no control tokens from text.
-    ``network``: hidden(ids (batch, length)), head(hidden), config.context, as :class:`~.smollm2.SmolLM2` has them.
-    ``stop``, ``first``: the judge's own end and start symbol, where its ``words`` do not say them by name; as start
-    symbol the end, if it has no other.
+    Text between two ends is decoded by itself: see :class:`~.spelling.Spelling`, which also says what
+    becomes of control tokens. Each end becomes the judge's; what merely spells a control token is read as
+    text. Bytes for which ``words`` has no token (unknown words of a judge that is not byte-level) are left
+    out and counted (``dropped``). ``tokenizer`` None: what is judged are texts. ``end``, ``mask``: of the
+    ids, beside tokens of the usual names. ``start``: a start symbol is put in front, so that the first
+    token is scored too. More than ``context`` tokens are read in chunks of that many, the first token of
+    each later chunk unscored (as in MDLM's code); nothing is cut off. ``words`` is set to take no control
+    tokens from text. ``network``: hidden(ids (batch, length)), head(hidden), config.context, as
+    :class:`~.smollm2.SmolLM2` has them. ``stop``, ``first``: the judge's own end and start symbol, where
+    its ``words`` do not say them by name; as start symbol the end, if it has no other.
     """
 
     name: str
@@ -157,8 +159,8 @@ class Retokenised:
 
     @torch.no_grad()
     def score(self, tokens: Any) -> Scores:
-        """``tokens``: (n, length) ids, or sequences of unequal length; masked entries (numpy.ma) and -100 at the tail do not
-        count. Or n texts."""
+        """``tokens``: (n, length) ids, or sequences of unequal length; masked entries (numpy.ma) and -100
+        at the tail do not count. Or n texts."""
         texts = [isinstance(row, str) for row in tokens]
         if any(texts) and not all(texts):
             raise InputError("texts among ids", "texts, or ids", "judge them one after another")
@@ -187,11 +189,11 @@ class Retokenised:
 def smollm2_judge(
     tokenizer: Path | None, *, start: bool = False, cache: Path | None = None, download: bool = True, **ids: Any
 ) -> Retokenised:
-    """SmolLM2-135M-Q4_1 on text of ``tokenizer`` (a tokenizer.json; None for texts). About a second for 256 tokens on one
-    core. ``ids``: ``end`` and ``mask`` of :class:`Retokenised`.
+    """SmolLM2-135M-Q4_1 on text of ``tokenizer`` (a tokenizer.json; None for texts). About a second for 256
+    tokens on one core. ``ids``: ``end`` and ``mask`` of :class:`Retokenised`.
 
-    Errors: Unavailable, saying what is skipped and how to have it, if the model or the package ``tokenizers`` cannot be had
-    (``download=False``: if it is not in the cache already).
+    Errors: Unavailable, saying what is skipped and how to have it, if the model or the package
+    ``tokenizers`` cannot be had (``download=False``: if it is not in the cache already).
     """
     skipped = f"perplexity under {SMOLLM2_NAME} is skipped"
     try:
@@ -221,11 +223,13 @@ def folder_judge(
     device: torch.device | str = "cpu",
     **ids: Any,
 ) -> Retokenised:
-    """A causal model that ``transformers`` saved in ``folder``, with its tokenizer, in float32 (on CUDA as it was saved).
+    """A causal model that ``transformers`` saved in ``folder``, with its tokenizer, in float32 (on CUDA as
+    it was saved).
 
-    ``tokenizer``: of the ids, None for texts. ``start``: whether its start symbol is put in front; None: as its own
-    tokenizer does (Llama's does, GPT-2's does not). ``ids``: ``end`` and ``mask`` of :class:`Retokenised`.
-    Errors: InputError as :func:`~.folders.load_folder`, and for a tokenizer with more tokens than the model has.
+    ``tokenizer``: of the ids, None for texts. ``start``: whether its start symbol is put in front; None: as
+    its own tokenizer does (Llama's does, GPT-2's does not). ``ids``: ``end`` and ``mask`` of
+    :class:`Retokenised`. Errors: InputError as :func:`~.folders.load_folder`, and for a tokenizer with more
+    tokens than the model has.
     """
     on_cuda = torch.device(device).type == "cuda"
     model = load_folder(folder, "AutoModelForCausalLM", dtype=None if on_cuda else torch.float32)
@@ -254,8 +258,8 @@ def judge_of(
     device: torch.device | str = "cpu",
     **ids: Any,
 ) -> Judge:
-    """The judge of a name: "smollm2", the folder of a causal model saved by ``transformers``, or of a causal model of ours,
-    which reads ids and no text."""
+    """The judge of a name: "smollm2", the folder of a causal model saved by ``transformers``, or of a
+    causal model of ours, which reads ids and no text."""
     ours = (Path(judge) / "manifest.json").is_file() and not (Path(judge) / "config.json").is_file()
     if ours and not texts:
         return SameTokens(judge, load_model(Path(judge)).to(device))
@@ -300,8 +304,9 @@ def report(
     """Of a file of texts or of generated ids: perplexity by each definition that the judge's scores allow, then the
     diversity of the ids, where none of them is padding.
 
-    ``judge``: see :func:`judge_of`; ``ids``: ``end`` and ``mask`` of :class:`Retokenised`.
-    Errors: InputError for a file that holds neither texts nor (n, length) ids, no tokenizer, a judge that cannot be had.
+    ``judge``: see :func:`judge_of`; ``ids``: ``end`` and ``mask`` of :class:`Retokenised`. Errors:
+    InputError for a file that holds neither texts nor (n, length) ids, no tokenizer, a judge that cannot be
+    had.
     """
     rng = np.random.default_rng(seed)
     texts = texts_in(samples)
@@ -347,7 +352,8 @@ def _padded(tokens: Int, judge: Judge) -> int:
 
 
 def _chunks(ids: list[Int], start: bool, context: int) -> Iterator[tuple[int, int, int, int]]:
-    """(sequence, from, to, 1 if a start symbol leads) of every piece that fits in the context and has a token to score."""
+    """(sequence, from, to, 1 if a start symbol leads) of every piece that fits in the context and has a
+    token to score."""
     for i, row in enumerate(ids):
         a = 0
         while a < len(row):
@@ -359,7 +365,8 @@ def _chunks(ids: list[Int], start: bool, context: int) -> Iterator[tuple[int, in
 
 
 def _batches(pieces: list[Any], rows: Callable[[int], int]) -> Iterator[list[Any]]:
-    """By length, so that little is padded; as many together as ``rows`` allows for the longest that may be among them."""
+    """By length, so that little is padded; as many together as ``rows`` allows for the longest that may be
+    among them."""
     pieces = sorted(pieces, key=lambda piece: piece[2] - piece[1])
     at = 0
     while at < len(pieces):

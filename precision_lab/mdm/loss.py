@@ -4,14 +4,15 @@ Time-agnostic (Prop. 3.1 of arXiv:2409.02908):
 
     -log p(x) <= sum_{n=1..L} E_{S uniform, |S|=n} [ (1/n) sum_{l in S} -log mu_l(x_l | x with S masked) ]
 
-so the bound per token, (1/L) of it, is the expectation over n uniform on {1..L} of the mean cross-entropy at the masked
-positions. Continuous time, every position masked with probability m(t) = 1 - alpha_t by itself:
+so the bound per token, (1/L) of it, is the expectation over n uniform on {1..L} of the mean cross-entropy
+at the masked positions. Continuous time, every position masked with probability m(t) = 1 - alpha_t by
+itself:
 
     -log p(x) <= int_0^1 m'(t) / m(t) E[ sum_{l masked} -log mu_l ] dt = int_0^1 E[ ... ] / m dm,
 
-the same number, whatever the schedule, for a network that is not told the time. Any positive weights of n have the same
-optimum (Prop. 3.2); only n uniform gives the bound. The causal network's loss is no bound but the value itself:
--log p(x) = sum_l -log p(x_l | x_1 .. x_{l-1}).
+the same number, whatever the schedule, for a network that is not told the time. Any positive weights of n
+have the same optimum (Prop. 3.2); only n uniform gives the bound. The causal network's loss is no bound but
+the value itself: -log p(x) = sum_l -log p(x_l | x_1 .. x_{l-1}).
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ Scheme = Literal["independent", "shared", "stratified"]
 
 
 def times(batch: int, *, rng: torch.Generator, scheme: Scheme = "stratified") -> Tensor:
-    """(batch,) float64 in [0, 1). "independent": u_i; "shared": mod(u + i / B, 1) (VDM, arXiv:2107.00630); "stratified":
-    (u_i + i) / B (MDLM). The last two are spread evenly, which takes the variance between t out of the mean over a batch.
-    Stratified, row i is uniform on the i-th part only: the mean over the batch is right if its rows are in random order."""
+    """(batch,) float64 in [0, 1). "independent": u_i; "shared": mod(u + i / B, 1) (VDM, arXiv:2107.00630);
+    "stratified": (u_i + i) / B (MDLM). The last two are spread evenly, which takes the variance between t
+    out of the mean over a batch. Stratified, row i is uniform on the i-th part only: the mean over the
+    batch is right if its rows are in random order."""
     steps = torch.arange(check_whole("batch", batch, 1), dtype=torch.float64)
     if scheme == "shared":
         return (torch.rand(1, generator=rng, dtype=torch.float64) + steps / batch) % 1.0
@@ -47,7 +49,8 @@ def times(batch: int, *, rng: torch.Generator, scheme: Scheme = "stratified") ->
 
 
 def mask_counts(batch: int, length: int, *, rng: torch.Generator, scheme: Scheme = "stratified") -> Tensor:
-    """n uniform on {1..L}: ``n_i = ceil(L t_i)`` of :func:`times`. (batch,) int64; InputError for a size below 1."""
+    """n uniform on {1..L}: ``n_i = ceil(L t_i)`` of :func:`times`. (batch,) int64; InputError for a size
+    below 1."""
     length = check_whole("length", length, 1)
     return (times(batch, rng=rng, scheme=scheme) * length).ceil().clamp(1, length).long()
 
@@ -63,10 +66,10 @@ def continuous_bound(
 ) -> Tensor:
     """One draw of the continuous-time bound per token for each sequence, (batch,) nats.
 
-    m uniform by ``scheme``, t = m^-1(m), positions masked with probability m, weight 1 / (m L) on each one's cross-entropy. A
-    sequence with no mask counts 0. The network is told t if it asks for it.
-    ``answer``: (batch, length) bool, the positions whose bound it is; the others are a prompt and never masked, L is the number
-    of positions in the answer, and the bound is of -log p(answer | prompt).
+    m uniform by ``scheme``, t = m^-1(m), positions masked with probability m, weight 1 / (m L) on each
+    one's cross-entropy. A sequence with no mask counts 0. The network is told t if it asks for it.
+    ``answer``: (batch, length) bool, the positions whose bound it is; the others are a prompt and never
+    masked, L is the number of positions in the answer, and the bound is of -log p(answer | prompt).
     """
     share = times(len(tokens), rng=rng, scheme=scheme).clamp(min=2.0**-53)
     masked = torch.rand(tokens.shape, generator=rng, dtype=torch.float64) < share[:, None]
@@ -89,7 +92,8 @@ def checked_answer(answer: Tensor, tokens: Tensor) -> Tensor:
 
 
 def random_subset(counts: Tensor, length: int, *, rng: torch.Generator) -> Tensor:
-    """A uniformly random subset of ``counts[i]`` positions in row i. (batch, length) bool, True where masked."""
+    """A uniformly random subset of ``counts[i]`` positions in row i. (batch, length) bool, True where
+    masked."""
     rank = torch.rand(len(counts), length, generator=rng, dtype=torch.float64).argsort(1).argsort(1)
     return rank < counts[:, None]
 
@@ -97,9 +101,9 @@ def random_subset(counts: Tensor, length: int, *, rng: torch.Generator) -> Tenso
 def masked_cross_entropy_sum(
     model: MaskedNetwork, tokens: Tensor, masked: Tensor, t: Tensor | None = None
 ) -> Tensor:
-    """Sum over masked positions of -log mu(x), one value (nats) per sequence: (batch,). The head runs only there.
-    ``tokens``: the model's own ids. InputError for a causal network, which is not shown the mask at the positions that it
-    predicts, and for a text with a mask, or with what the model never gives."""
+    """Sum over masked positions of -log mu(x), one value (nats) per sequence: (batch,). The head runs only
+    there. ``tokens``: the model's own ids. InputError for a causal network, which is not shown the mask at
+    the positions that it predicts, and for a text with a mask, or with what the model never gives."""
     if model.config.causal:
         raise InputError("a causal network", "a masked one", "its loss is next_token_cross_entropy")
     text = ours(model, tokens)
@@ -126,7 +130,8 @@ def _drawable_text(text: Tensor, tokens: Tensor, masked: Tensor, never: Tensor) 
 
 
 def masked_cross_entropy(model: MaskedNetwork, tokens: Tensor, masked: Tensor) -> Tensor:
-    """Mean over masked positions of -log mu(x), one value (nats) per sequence: (batch,); no sequence without a mask."""
+    """Mean over masked positions of -log mu(x), one value (nats) per sequence: (batch,); no sequence
+    without a mask."""
     return masked_cross_entropy_sum(model, tokens, masked) / masked.sum(1)
 
 

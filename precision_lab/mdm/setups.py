@@ -23,7 +23,8 @@ class Setup:
     recipe of ours with noise of that precision. ``pipeline``: what stands
     between logits and draw, "" for nothing, ``temperature=0`` for no draw at all. ``stored``: the dtype
     through which the probabilities pass before the race. ``length``: tokens of a text or of a block, None
-    where the checkpoint says it. Schedules are linear: a step unmasks with r = 1 / (N t), t the masked share."""
+    where the checkpoint says it. Schedules are linear: a step unmasks with r = 1 / (N t), t the masked share.
+    """
 
     name: str
     source: str

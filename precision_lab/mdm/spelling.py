@@ -68,8 +68,8 @@ def role_of(name: str) -> Role:
 class Spelling:
     """The text of ids of one ``tokenizer``; ``end`` and ``mask``: names or ids of such tokens beside the usual ones.
 
-    Byte-level BPE is read to bytes and then to UTF-8, other kinds by the tokenizer's own decoder. Raises InputError for
-    a tokenizer without a decoder (but of whole words), and for names that it does not know.
+    Byte-level BPE is read to bytes and then to UTF-8, other kinds by the tokenizer's own decoder. Raises
+    InputError for a tokenizer without a decoder (but of whole words), and for names that it does not know.
     """
 
     def __init__(
@@ -140,7 +140,8 @@ class Spelling:
         return [int(id_) for id_ in row]
 
     def _text(self, piece: list[int]) -> tuple[str, int]:
-        """The text of ids without control tokens but the unknown, and how often it is U+FFFD for what is no text."""
+        """The text of ids without control tokens but the unknown, and how often it is U+FFFD for what is no
+        text."""
         if self._bytes is not None:
             unknown = "\ufffd".encode()
             raw = b"".join(unknown if id_ in self.controls else self._bytes[id_] for id_ in piece)
@@ -158,7 +159,8 @@ class Spelling:
 
 
 def read_text(text: str) -> Said:
-    """A text as it is, read as :class:`Spelling` reads ids: what spells a control token of a usual name is one."""
+    """A text as it is, read as :class:`Spelling` reads ids: what spells a control token of a usual name is
+    one."""
     texts = [""]
     replaced = 0
     dropped = 0
@@ -228,7 +230,8 @@ def letters_of(tokenizer: Tokenizer) -> dict[int, bytes] | None:
 
 
 def decode_utf8(raw: bytes) -> tuple[str, int]:
-    """Text, and the number of maximal invalid parts, each replaced by U+FFFD (as the Unicode standard recommends, 3.9)."""
+    """Text, and the number of maximal invalid parts, each replaced by U+FFFD (as the Unicode standard
+    recommends, 3.9)."""
     text, count = "", 0
     while True:
         try:
@@ -239,8 +242,8 @@ def decode_utf8(raw: bytes) -> tuple[str, int]:
 
 
 def rows_of(tokens: Any) -> list[Int]:
-    """Sequences of ids, which may be of unequal length: masked entries (numpy.ma) become -100. InputError for none, and
-    for what is no whole numbers."""
+    """Sequences of ids, which may be of unequal length: masked entries (numpy.ma) become -100. InputError
+    for none, and for what is no whole numbers."""
     try:
         rows = [_row(row) for row in tokens]
     except (TypeError, ValueError):
@@ -264,8 +267,9 @@ def _row(row: Any) -> Int:
 
 
 def texts_in(path: Path | str) -> list[str] | None:
-    """The texts of a file: of .txt one a line, of .jsonl and .json strings, or objects with a string in "text" (or one
-    string only). None for a file of another kind, or of ids. InputError where no text is in it, or some items are none."""
+    """The texts of a file: of .txt one a line, of .jsonl and .json strings, or objects with a string in
+    "text" (or one string only). None for a file of another kind, or of ids. InputError where no text is in
+    it, or some items are none."""
     path = Path(path)
     if path.suffix not in (".txt", ".jsonl", ".json") or not path.is_file():
         return None
@@ -316,7 +320,8 @@ def _id(tokenizer: Tokenizer, wanted: str | int, role: str) -> int:
 
 
 def _letters() -> dict[str, int]:
-    """GPT-2's alphabet: printable bytes of Latin-1 stand for themselves, the k-th other byte is chr(256 + k)."""
+    """GPT-2's alphabet: printable bytes of Latin-1 stand for themselves, the k-th other byte is chr(256 +
+    k)."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in plain]
     return {chr(byte): byte for byte in plain} | {chr(256 + k): byte for k, byte in enumerate(others)}

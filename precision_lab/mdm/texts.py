@@ -35,7 +35,8 @@ def batches(total: int, size: int) -> list[dict[str, int]]:
 
 
 def generate(model: Any, decoder: str, sampler: str, steps: int = 0, **common: Any) -> Decoded:
-    """``decoder`` of :data:`DECODERS` with a sampler by name; ``common``: batch, length, rng and what the decoder knows.
+    """``decoder`` of :data:`DECODERS` with a sampler by name; ``common``: batch, length, rng and what the
+    decoder knows.
 
     ``steps``: N of ancestral, event_driven and two_stage decoding, network calls of the parallel kinds; else unused.
     "parallel", "extrapolated", "corrected": first-hitting decoding with ``steps`` network calls; "confidence_ordered" and the
@@ -77,8 +78,9 @@ def _masks(model: Any, *, batch: int, length: int, given: Any = None, **_: Any) 
 
 
 def rows(done: Decoded) -> list[dict[str, Any]]:
-    """One row a sequence: the ids, in a string; sequence entropy in nats (plug-in, as published); different n-grams over
-    n-grams (n = 1, 2) and repeated ones (n = 3); the run's network calls and draws. The ids are the model's own."""
+    """One row a sequence: the ids, in a string; sequence entropy in nats (plug-in, as published); different
+    n-grams over n-grams (n = 1, 2) and repeated ones (n = 3); the run's network calls and draws. The ids
+    are the model's own."""
     tokens = done.tokens.numpy()
     measures = {"sequence_entropy": sequence_entropy(tokens), "repetition_3": repetition(tokens, 3)}
     measures |= {f"distinct_{n}": 1.0 - repetition(tokens, n) for n in (1, 2)}
@@ -91,8 +93,8 @@ def rows(done: Decoded) -> list[dict[str, Any]]:
 
 
 def real_texts(folder: Path | str) -> np.ndarray:
-    """The held-out windows kept beside a model, (windows, length) int64, in one random order, always the same: on disk they
-    lie source by source, and here the first n are a sample of all sources."""
+    """The held-out windows kept beside a model, (windows, length) int64, in one random order, always the
+    same: on disk they lie source by source, and here the first n are a sample of all sources."""
     windows = np.load(Path(folder) / "validation.npy", allow_pickle=False).astype(np.int64)
     return windows[np.random.Generator(np.random.Philox(0)).permutation(len(windows))]
 
@@ -103,7 +105,8 @@ def as_text(row: np.ndarray) -> str:
 
 
 def ids(texts: list[str]) -> np.ndarray:
-    """Back from the strings of :func:`rows`: (sequences, length) int64; InputError for words, and for unequal lengths."""
+    """Back from the strings of :func:`rows`: (sequences, length) int64; InputError for words, and for
+    unequal lengths."""
     try:
         return check_tokens([[int(token) for token in text.split()] for text in texts])
     except InputError:

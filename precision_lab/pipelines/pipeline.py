@@ -23,8 +23,8 @@ class Pipeline:
     """Steps between logits and a draw, in the order in which they act: ``Pipeline((Temperature(0.7),
     TopK(50)))``.
 
-    ``str(pipeline)`` is the text that :func:`~.texts.parse_pipeline` reads. InputError for what is not a step, and
-    for none.
+    ``str(pipeline)`` is the text that :func:`~.texts.parse_pipeline` reads. InputError for what is not a
+    step, and for none.
     """
 
     steps: tuple[Step, ...]

@@ -65,7 +65,8 @@ class InverseCDF(Sampler):
         return emulated_arithmetic(self.source, self.backend)
 
     def decide(self, logits: Tensor, u: Tensor) -> Tensor:
-        """The pure decision. logits: (rows, vocab); u: (n, rows) from :attr:`source`. Returns (n, rows) int64."""
+        """The pure decision. logits: (rows, vocab); u: (n, rows) from :attr:`source`. Returns (n, rows)
+        int64."""
         return self._search(self.sums(logits), u)
 
     def _search(self, sums: Tensor, u: Tensor) -> Tensor:
@@ -102,7 +103,8 @@ class InverseCDF(Sampler):
 
 
 def inverse_cdf(format: str) -> InverseCDF:
-    """softmax, ``torch.cumsum`` and ``searchsorted`` in ``format``: fp16, fp32 or fp64; u from ``torch.rand``."""
+    """softmax, ``torch.cumsum`` and ``searchsorted`` in ``format``: fp16, fp32 or fp64; u from
+    ``torch.rand``."""
     return InverseCDF(
         name=f"inverse_cdf_{format}",
         publisher="textbook",

@@ -83,7 +83,8 @@ def proportion(successes: int, n: int, confidence: float = 0.95) -> Estimate:
 def ratio_of_proportion(
     successes: int, n: int, expected_probability: float, confidence: float = 0.95
 ) -> Estimate:
-    """(successes / n) / p0: 1 where the sampler is right. Clopper-Pearson divided by the known p0, 0 < p0 <= 1."""
+    """(successes / n) / p0: 1 where the sampler is right. Clopper-Pearson divided by the known p0, 0 < p0
+    <= 1."""
     if not 0 < expected_probability <= 1:
         raise InputError(
             f"expected_probability = {expected_probability}",
@@ -122,7 +123,8 @@ def variance(values: ArrayLike, confidence: float = 0.95) -> Estimate:
     """Sample variance s^2 of independent values with the interval of normal ones: (n - 1) s^2 over the quantiles of
     chi-square with n - 1 degrees of freedom at (1 + confidence) / 2 and (1 - confidence) / 2.
 
-    HEURISTIC: exact for normal values only. Errors: InputError for fewer than two values and for values that are not finite.
+    HEURISTIC: exact for normal values only. Errors: InputError for fewer than two values and for values
+    that are not finite.
     """
     check_open_unit("confidence", confidence)
     x = check_numbers(values)

@@ -1,8 +1,8 @@
 """Draws that each come from another row of logits: do they fit the rows beside which they stand better than
 their own?
 
-The rows must not be made from the draws. The next row of one text is: a token that it has just drawn may be likely
-there, and a right sampler then seems to draw from the row after its own."""
+The rows must not be made from the draws. The next row of one text is: a token that it has just drawn may be
+likely there, and a right sampler then seems to draw from the row after its own."""
 
 from __future__ import annotations
 

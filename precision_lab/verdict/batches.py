@@ -197,9 +197,9 @@ def examine_batches(
     of all plain draws against their law, exact binomials. ``identity``: also whether (seed, row, position)
     -> token depends on nothing else, see :mod:`.invariance`.  ``pipeline``, ``before``: see :func:`design`.
 
-    Without a pipeline, power at least 1 - 1e-6 at the level of a check at 1e-6: rows mixed up, in any batch; noise that two
-    rows share; temperature 0.7 or 1.5 from a number of 8 rows on; 0.5 or 2.5 in any batch, or of its last
-    row alone.
+    Without a pipeline, power at least 1 - 1e-6 at the level of a check at 1e-6: rows mixed up, in any
+    batch; noise that two rows share; temperature 0.7 or 1.5 from a number of 8 rows on; 0.5 or 2.5 in any
+    batch, or of its last row alone.
     """
     try:
         asked = design(seed, drawer.takes, getattr(drawer, "arrays", "torch") == "jax", pipeline, before)

@@ -1,8 +1,8 @@
 """What the kernels compute with: masses, keys and random words, the same to the last bit as :mod:`..masses`,
 :mod:`..truncation` and :mod:`..words`.
 
-Every kernel that uses them must be started with ``enable_fp_fusion=False``: a product and a sum are rounded each.
-Where ``tl.fma`` stands the product is exact, so that one rounding and two are the same.
+Every kernel that uses them must be started with ``enable_fp_fusion=False``: a product and a sum are rounded
+each. Where ``tl.fma`` stands the product is exact, so that one rounding and two are the same.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Kernel: one step of a pipeline, top-k, top-p or min-p, by bisection over the floats; see :mod:`..truncation`.
 
-The state of a row is what is left of it, (edge, first, last) int64: keys above the edge, and of those that equal
-it the ones with first <= index < last.
+The state of a row is what is left of it, (edge, first, last) int64: keys above the edge, and of those that
+equal it the ones with first <= index < last.
 """
 
 from __future__ import annotations

@@ -38,9 +38,9 @@ def autoregressive(
 ) -> Decoded:
     """Token l from p(. | x_<l): ``length`` network calls, one draw a token. ``steps``: position.
 
-    A network with a ``reader`` (:meth:`precision_lab.mdm.denoiser.Denoiser.reader`) keeps its keys and values;
-    another reads the whole prefix again. ``given``: (batch, length) ids, in each sequence a prompt, which stays,
-    and then the mask. ``temperature`` 0: the likeliest token, the first of those that tie.
+    A network with a ``reader`` (:meth:`precision_lab.mdm.denoiser.Denoiser.reader`) keeps its keys and
+    values; another reads the whole prefix again. ``given``: (batch, length) ids, in each sequence a prompt,
+    which stays, and then the mask. ``temperature`` 0: the likeliest token, the first of those that tie.
     """
     check_size(batch, length)
     sampler = resolve(sampler)

@@ -1,5 +1,5 @@
-"""Confidence-ordered decoding, as LLaDA and Dream do it: at each step every masked position proposes a token, and the surest
-proposals stay."""
+"""Confidence-ordered decoding, as LLaDA and Dream do it: at each step every masked position proposes a
+token, and the surest proposals stay."""
 
 from __future__ import annotations
 
@@ -50,16 +50,17 @@ def confidence_ordered(
     given: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Decoded:
-    """``steps`` network calls, over which the tokens are spread evenly, the larger first, as LLaDA; or ``per_call`` tokens at
-    each; by default one.
+    """``steps`` network calls, over which the tokens are spread evenly, the larger first, as LLaDA; or
+    ``per_call`` tokens at each; by default one.
 
-    ``order``: what makes a proposal sure. "confidence": mu of the proposed token (LLaDA, ``low_confidence``); "margin": the
-    largest mu less the second; "entropy": minus that of mu (Dream); "random": a uniform number, never rounded, which is
-    parallel first-hitting decoding. Confidence is of mu itself, at temperature 1, as LLaDA has it, rounded to
-    ``confidence_format``: in bfloat16 every mu above 1 - 2^-9 is 1, and ties go to the leftmost position. The law is not
-    that of the model. ``given``: (batch, length) ids to begin with; what is not the mask stays, and of prompts of unequal
-    length each sequence has its own masks spread over the calls. ``temperature`` 0, LLaDA's default: the likeliest token,
-    the first of those that tie.
+    ``order``: what makes a proposal sure. "confidence": mu of the proposed token (LLaDA,
+    ``low_confidence``); "margin": the largest mu less the second; "entropy": minus that of mu (Dream);
+    "random": a uniform number, never rounded, which is parallel first-hitting decoding. Confidence is of mu
+    itself, at temperature 1, as LLaDA has it, rounded to ``confidence_format``: in bfloat16 every mu above
+    1 - 2^-9 is 1, and ties go to the leftmost position. The law is not that of the model. ``given``:
+    (batch, length) ids to begin with; what is not the mask stays, and of prompts of unequal length each
+    sequence has its own masks spread over the calls. ``temperature`` 0, LLaDA's default: the likeliest
+    token, the first of those that tie.
     """
     check_size(batch, length)
     sampler = resolve(sampler)
@@ -106,8 +107,8 @@ def confidence_ordered(
 
 
 def _time_of(model: Network, open_: Tensor) -> Tensor:
-    """The time of each sequence, (batch,) float64, by the share of its places that are masked, (batch, length) bool, and
-    the schedule that the network was trained with."""
+    """The time of each sequence, (batch,) float64, by the share of its places that are masked, (batch,
+    length) bool, and the schedule that the network was trained with."""
     share = open_.double().mean(1).cpu().numpy()
     schedule: Schedule = getattr(model, "schedule", LINEAR)
     return torch.from_numpy(np.asarray(schedule.time(share))).to(open_.device)
@@ -129,14 +130,16 @@ def _counts_of_each(left: list[int], steps: int | None, per_call: Sequence[int] 
 
 
 def _pieces(count: int, vocab: int) -> Iterator[slice]:
-    """Rows that are proposed to at once: no more than 2^26 numbers, which are as many as published runs of ours had."""
+    """Rows that are proposed to at once: no more than 2^26 numbers, which are as many as published runs of
+    ours had."""
     size = max((1 << 26) // vocab, 1)
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 
 
 def _surest(sure: Tensor, row: Tensor, counts: Tensor) -> Tensor:
-    """Which places stay: the ``counts`` surest of each row, of equal ones the leftmost. Places come row by row."""
+    """Which places stay: the ``counts`` surest of each row, of equal ones the leftmost. Places come row by
+    row."""
     order = sure.to(row.device).argsort(descending=True, stable=True)
     order = order[row[order].argsort(stable=True)]  # row by row, in each the surest first
     first = torch.searchsorted(row[order].contiguous(), torch.arange(len(counts), device=row.device))

@@ -34,11 +34,13 @@ _TOKENS = 256  # tokens in one network call: more are slower, on a CPU
 
 
 class Candidate(NamedTuple):
-    """One candidate step of one masked position. ``bound``: P(candidate at this step), whatever the network says; ``r``:
-    what a step asks for; ``log_mu``: (vocab,) nats; ``q``: (vocab,) the step law there; ``token``: what came, -1 for none.
+    """One candidate step of one masked position. ``bound``: P(candidate at this step), whatever the network
+    says; ``r``: what a step asks for; ``log_mu``: (vocab,) nats; ``q``: (vocab,) the step law there;
+    ``token``: what came, -1 for none.
 
-    So the sum over candidates of g / bound estimates, without bias, the sum of g over all steps of all masked positions. In
-    the last step every masked position is a candidate, bound = 1 and q is renormalised.
+    So the sum over candidates of g / bound estimates, without bias, the sum of g over all steps of all
+    masked positions. In the last step every masked position is a candidate, bound = 1 and q is
+    renormalised.
     """
 
     sequence: int
@@ -64,19 +66,21 @@ def event_driven(
     progress: Progress | None = None,
     watch: Callable[[Candidate], None] | None = None,
 ) -> Decoded:
-    """Ancestral decoding of a sampler known by its law: the same law as N brute-force steps, at the cost of its events.
+    """Ancestral decoding of a sampler known by its law: the same law as N brute-force steps, at the cost of
+    its events.
 
-    Thinning: whatever the network says, a step unmasks with probability at most d_i = min(r_i + ``excess``, 1), so every
-    masked position carries candidate steps of that Bernoulli process, drawn in closed form and independent of the network.
-    Only at a candidate is the law asked: with u uniform below d_i, the token is the first j with u < q_1 + ... + q_j, and
-    none, where u exceeds the sum, is a refusal. In the last step r = 1 and the law is renormalised. Sequences advance each
-    at its own pace and share network calls of up to 256 tokens. ``draws``: candidates; ``progress``: called with the number of
-    tokens that have come; ``watch``: with every candidate, its token in our numbering.
-    ``sampler``: by name, or a step law, see :mod:`precision_lab.laws.process`; of a sampler without a closed form its exact
-    law is computed at every candidate. ``excess``: what it may give above r; u = 0 is 2^-24 in float32, 2^-9 in bfloat16.
-    ``given``: (batch, length) ids to begin with; what is not the mask stays. Raises InputError if the law unmasks more often
-    than d_i allows, and for a network that is told the time: its predictions change from step to step, whether tokens come
-    or not.
+    Thinning: whatever the network says, a step unmasks with probability at most d_i = min(r_i + ``excess``,
+    1), so every masked position carries candidate steps of that Bernoulli process, drawn in closed form and
+    independent of the network. Only at a candidate is the law asked: with u uniform below d_i, the token is
+    the first j with u < q_1 + ... + q_j, and none, where u exceeds the sum, is a refusal. In the last step
+    r = 1 and the law is renormalised. Sequences advance each at its own pace and share network calls of up
+    to 256 tokens. ``draws``: candidates; ``progress``: called with the number of tokens that have come;
+    ``watch``: with every candidate, its token in our numbering. ``sampler``: by name, or a step law, see
+    :mod:`precision_lab.laws.process`; of a sampler without a closed form its exact law is computed at every
+    candidate. ``excess``: what it may give above r; u = 0 is 2^-24 in float32, 2^-9 in bfloat16. ``given``:
+    (batch, length) ids to begin with; what is not the mask stays. Raises InputError if the law unmasks more
+    often than d_i allows, and for a network that is told the time: its predictions change from step to
+    step, whether tokens come or not.
     """
     check_size(batch, length, steps)
     if timed(model):

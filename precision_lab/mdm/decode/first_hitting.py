@@ -1,5 +1,5 @@
-"""The first-hitting sampler (Prop. 4.1 of arXiv:2409.02908) and its faster relatives: the law of ancestral sampling as
-steps -> infinity, at one network call a token or fewer."""
+"""The first-hitting sampler (Prop. 4.1 of arXiv:2409.02908) and its faster relatives: the law of ancestral
+sampling as steps -> infinity, at one network call a token or fewer."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ from .decoded import (
 def hitting_times(batch: int, length: int, *, rng: Rng, schedule: Schedule = LINEAR) -> Tensor:
     """(batch, length) float64, falling: the time at which each token comes, independent for each sequence.
 
-    With n masks left, 1 - alpha(tau_{n-1}) = u^(1/n) (1 - alpha(tau_n)), tau_L = 1: order statistics, largest first, of
-    ``length`` independent times whose masked share is uniform. log u / n is summed, so that no product underflows.
+    With n masks left, 1 - alpha(tau_{n-1}) = u^(1/n) (1 - alpha(tau_n)), tau_L = 1: order statistics,
+    largest first, of ``length`` independent times whose masked share is uniform. log u / n is summed, so
+    that no product underflows.
     """
     check_size(batch, length)
     left = torch.arange(length, 0, -1, dtype=torch.float64)
@@ -59,18 +60,19 @@ def first_hitting(
     given: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Decoded:
-    """At each hitting time one uniformly chosen masked position draws its token from mu(x, tau), tau the *new* time. A
-    network that is not told the time needs no tau, and none is drawn for it. The head runs at the chosen positions alone.
+    """At each hitting time one uniformly chosen masked position draws its token from mu(x, tau), tau the
+    *new* time. A network that is not told the time needs no tau, and none is drawn for it. The head runs at
+    the chosen positions alone.
 
-    ``per_call``: tokens decoded at each network call, summing to ``length`` (parallel decoding, first order in the
-    number of calls); the call is made at the time of its first token. ``extrapolate``: the token that comes at tau takes
-    mu + (mu - mu') (tau - t) / (t - t'), through the last two calls at t' > t; what falls below 0 is set to 0 and the rest
-    normalised. ``correct``: the tokens of the last call are drawn again from the newest prediction *at their positions*,
-    in which they are no longer masked; no network call is added.
-    ``given``: (batch, length) ids to begin with; what is not the mask stays, and ``length`` above is the number of masks. They
-    may be more in some sequences than in others (without ``per_call``): a sequence that is done is not asked again.
-    ``temperature`` 0: the likeliest token, the first of those that tie.
-    ``steps`` of the result: the call in which each token came (for the last time).
+    ``per_call``: tokens decoded at each network call, summing to ``length`` (parallel decoding, first order
+    in the number of calls); the call is made at the time of its first token. ``extrapolate``: the token
+    that comes at tau takes mu + (mu - mu') (tau - t) / (t - t'), through the last two calls at t' > t; what
+    falls below 0 is set to 0 and the rest normalised. ``correct``: the tokens of the last call are drawn
+    again from the newest prediction *at their positions*, in which they are no longer masked; no network
+    call is added. ``given``: (batch, length) ids to begin with; what is not the mask stays, and ``length``
+    above is the number of masks. They may be more in some sequences than in others (without ``per_call``):
+    a sequence that is done is not asked again. ``temperature`` 0: the likeliest token, the first of those
+    that tie. ``steps`` of the result: the call in which each token came (for the last time).
     """
     check_size(batch, length)
     sampler = resolve(sampler)
@@ -163,7 +165,8 @@ def even_counts(length: int, calls: int) -> list[int]:
 
 
 def _lagrange(log_mu: Tensor, log_before: Tensor, tau: Tensor, t: Tensor, t_before: Tensor) -> Tensor:
-    """log of mu extrapolated from t' and t to tau. (batch, count, vocab); where nothing positive is left, mu."""
+    """log of mu extrapolated from t' and t to tau. (batch, count, vocab); where nothing positive is left,
+    mu."""
     mu, gap = log_mu.exp(), (t - t_before)[:, None]
     slope = torch.where(gap != 0, (tau - t[:, None]) / gap, 0.0)
     found = (mu + (mu - log_before.exp()) * slope[..., None]).clamp(min=0.0)

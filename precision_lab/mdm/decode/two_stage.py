@@ -1,4 +1,5 @@
-"""Ancestral sampling in two stages: *whether* a position is unmasked by a float64 Bernoulli draw, *which* token by a sampler."""
+"""Ancestral sampling in two stages: *whether* a position is unmasked by a float64 Bernoulli draw, *which*
+token by a sampler."""
 
 from __future__ import annotations
 
@@ -41,13 +42,15 @@ def two_stage(
     given: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Decoded:
-    """The law of ``steps`` ancestral steps (Eq. 10 of arXiv:2409.02908); ``sampler`` draws from mu alone, not against the mask.
+    """The law of ``steps`` ancestral steps (Eq. 10 of arXiv:2409.02908); ``sampler`` draws from mu alone,
+    not against the mask.
 
-    A masked position is unmasked in step i with probability r_i = (alpha_s - alpha_t) / (1 - alpha_t), whatever the network says.
-    The step of each position is drawn at once: the first i with e <= -sum_{j <= i} log(1 - r_j), e a float64 exponential. So
-    imprecise noise cannot prefer tokens in time; what is left is its error against the likeliest *token*. One draw a token;
-    the network runs only on sequences that receive a token, at most once a token. ``given``: (batch, length) ids to begin
-    with; what is not the mask stays. ``temperature`` 0: the likeliest token, the first of those that tie.
+    A masked position is unmasked in step i with probability r_i = (alpha_s - alpha_t) / (1 - alpha_t),
+    whatever the network says. The step of each position is drawn at once: the first i with e <= -sum_{j <=
+    i} log(1 - r_j), e a float64 exponential. So imprecise noise cannot prefer tokens in time; what is left
+    is its error against the likeliest *token*. One draw a token; the network runs only on sequences that
+    receive a token, at most once a token. ``given``: (batch, length) ids to begin with; what is not the
+    mask stays. ``temperature`` 0: the likeliest token, the first of those that tie.
     """
     check_size(batch, length, steps)
     sampler = resolve(sampler)

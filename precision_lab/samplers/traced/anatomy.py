@@ -306,7 +306,8 @@ def _one_hot(value: Value) -> Value | None:
 
 
 def _compared_with_all(step: Step) -> Value | None:
-    """The index behind ``index[..., None] == arange(size)``, as :func:`torch.nn.functional.one_hot` is recorded."""
+    """The index behind ``index[..., None] == arange(size)``, as :func:`torch.nn.functional.one_hot` is
+    recorded."""
     first, second = step.args[0], step.args[1]
     if not isinstance(first, Value) or not isinstance(second, Value):
         return None
@@ -357,7 +358,8 @@ def weighed_one_hot(step: Step) -> tuple[Value, Tensor] | None:
 
 
 def _is_in_row(step: Step, draws: list[Draw]) -> None:
-    """A one-hot row has a place for every index of its draws: for others torch raises, which no replay shows."""
+    """A one-hot row has a place for every index of its draws: for others torch raises, which no replay
+    shows."""
     one_hot = step.inputs[0]
     size = one_hot.shape[-1]
     for draw in draws:

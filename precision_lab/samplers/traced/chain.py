@@ -398,7 +398,8 @@ def _extent(geometry: tuple[tuple[int, ...], tuple[int, ...], int]) -> int:
 
 
 def constant(value: Value) -> Tensor:
-    """What a value that is the same for every token contributes to one element: a scalar, or a vector of one."""
+    """What a value that is the same for every token contributes to one element: a scalar, or a vector of
+    one."""
     kept = value.kept
     assert kept is not None
     if kept.numel() > 1 and not bool((kept == kept.reshape(-1)[0]).all()):

@@ -36,7 +36,8 @@ _LEAVES = {"numpy", "__array__", "__dlpack__", "tolist", "data_ptr"}
 
 @dataclass(frozen=True)
 class Depends:
-    """What a value is a function of: the logits, the results of random operations (their numbers), or neither."""
+    """What a value is a function of: the logits, the results of random operations (their numbers), or
+    neither."""
 
     logits: bool = False
     random: frozenset[int] = frozenset()
@@ -88,7 +89,8 @@ class Step:
 
     @cached_property
     def reads(self) -> list[Value]:
-        """The inputs whose numbers enter the outputs: of a copy the source, of what only looks at a shape none."""
+        """The inputs whose numbers enter the outputs: of a copy the source, of what only looks at a shape
+        none."""
         if self.name in _SHAPE_ONLY:
             return self.inputs[1:] if self.name == "fill" else []
         return self.inputs[1:] if self.name == "copy" else self.inputs
@@ -360,7 +362,8 @@ class _Exits(TorchFunctionMode):
 
 
 def _one_hot(func: Any, tensor: Tensor, num_classes: int = -1) -> Tensor:
-    """:func:`torch.nn.functional.one_hot` without its look at the values, which raises where one is out of range."""
+    """:func:`torch.nn.functional.one_hot` without its look at the values, which raises where one is out of
+    range."""
     if num_classes < 0:
         return func(tensor, num_classes)
     return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).long()

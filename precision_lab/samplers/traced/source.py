@@ -96,7 +96,8 @@ def stretch_here(low: float, high: float, dtype: torch.dtype, device: str) -> St
 @lru_cache(maxsize=64)
 def divides_here(rate: float, dtype: torch.dtype, device: str) -> bool:
     """Whether ``exponential_(rate)`` is that of rate 1, divided, on this machine, tried on 4,096 draws: to the last
-    bit for a power of two, to two ulp for other rates in float32 and float64, which :mod:`.bounds` counts."""
+    bit for a power of two, to two ulp for other rates in float32 and float64, which :mod:`.bounds` counts.
+    """
     if device != "cpu" or not 2.0**-60 <= rate <= 2.0**60:
         return False
     power_of_two = math.frexp(rate)[0] == 0.5
