@@ -25,7 +25,7 @@ EXACT, CONTINUUM, LATTICE, DRAWS = "exact law", "Prop. 5.2", "lattice, y/(e^y - 
 
 DRAWN = {  # profile -> gap -> draws; about 0.09 of them land in the tail
     "smoke": {10.0: 400},
-    "quick": {16.0: 4_000, 15.0: 6_000},
+    "quick": {16.0: 2_000, 15.0: 3_000},
     "full": {14.0: 40_000, 15.0: 40_000, 16.0: 16_000, 17.0: 6_000},
 }
 GAPS = {

@@ -42,7 +42,7 @@ HELD_OUT = "held-out windows of models/mdm"
 SETTINGS = ["text", "vocab", "layers", "width", "length", "batch", "steps", "blocks"]
 GRID = {  # profile -> kinds, seeds, settings
     "smoke": (2, 2, (HELD_OUT, 8192, 1, 64, 16, 8, 3, 2)),
-    "quick": (4, 2, (HELD_OUT, 8192, 1, 64, 16, 16, 40, 16)),
+    "quick": (4, 2, (HELD_OUT, 8192, 1, 64, 16, 16, 12, 8)),
     "full": (3, 5, ("chitchat,wikipedia", 1024, 2, 128, 64, 32, 3000, 60)),
 }
 

@@ -32,7 +32,7 @@ FORMS = ("continuous", "discrete")
 SCHEMES = ("independent", "shared", "stratified")
 GRID = {  # profile -> forms, cells of each form and scheme, batches of a cell
     "smoke": (FORMS[1:], 1, 3),
-    "quick": (FORMS, 1, 20),
+    "quick": (FORMS, 1, 10),
     "full": (FORMS, 15, 20),
 }
 

@@ -54,7 +54,7 @@ TOKENS = [  # model, use, temperature, top-p, steps
 ]
 GRID = {  # profile -> rows of each use, steps N, rounds, lengths and blocks of whole runs
     "smoke": (1, [64], 1, [4], 1),
-    "quick": (2, [64, 1024, 50_000], 5, [128], 3),
+    "quick": (2, [64, 1024, 50_000], 3, [128], 3),
     "full": (4, [64, 1024, 16_384, 50_000], 9, [128, 1024], 3),
 }
 
